@@ -1,0 +1,179 @@
+/*
+ * olla.h - level 0: limits with their cost, version, return codes, exit codes.
+ *
+ * Every limit is a compile-time constant that can be overridden with -D.
+ * The comment beside it says what one more costs; `olla -m` prints the sum.
+ * When a limit is reached at run time there is a defined answer (a status
+ * code or back-pressure), a counter and a rate-limited log line.
+ *
+ * May include: standard C headers only.
+ */
+#ifndef OLLA_H
+#define OLLA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef OLLA_VERSION
+#define OLLA_VERSION "0.1.0"
+#endif
+
+/* ---- connections -------------------------------------------------------- */
+
+/* Client connections at one time; each costs about 1.5 KB with its exchange.
+ * When all are taken the listener is not polled and the kernel queues. */
+#ifndef OLLA_MAX_CLIENTS
+#define OLLA_MAX_CLIENTS 512
+#endif
+
+/* Connections to backends, busy and idle together; each costs about 150 B. */
+#ifndef OLLA_MAX_UPSTREAMS
+#define OLLA_MAX_UPSTREAMS (OLLA_MAX_CLIENTS + 64)
+#endif
+
+/* Idle keep-alive connections kept per endpoint; they come out of the number above. */
+#ifndef OLLA_MAX_IDLE_PER_ENDPOINT
+#define OLLA_MAX_IDLE_PER_ENDPOINT 64
+#endif
+
+/* ---- buffers ------------------------------------------------------------ */
+
+/* One I/O block. A request or response head must fit in it with
+ * OLLA_HEAD_RESERVE bytes to spare for the headers that are added. */
+#ifndef OLLA_BUF_SIZE
+#define OLLA_BUF_SIZE 16384
+#endif
+
+/* Blocks in the pool, OLLA_BUF_SIZE bytes each. A connection holds one only
+ * while bytes wait in it. When they run out, reading waits. */
+#ifndef OLLA_MAX_BUFS
+#define OLLA_MAX_BUFS 320
+#endif
+
+/* Blocks that only running exchanges may take, so that new requests cannot starve running streams. */
+#ifndef OLLA_RESERVED_BUFS
+#define OLLA_RESERVED_BUFS (OLLA_MAX_BUFS / 5)
+#endif
+
+#ifndef OLLA_HEAD_RESERVE
+#define OLLA_HEAD_RESERVE 1536
+#endif
+
+/* Largest head accepted from a client or a backend, in bytes. */
+#define OLLA_MAX_HEAD (OLLA_BUF_SIZE - OLLA_HEAD_RESERVE)
+
+/* Header lines in one head. */
+#ifndef OLLA_MAX_HEADERS
+#define OLLA_MAX_HEADERS 128
+#endif
+
+/* Request bodies that do not fit behind their head but stay in memory:
+ * OLLA_BODY_BLOCK bytes each. Larger ones, or more of them, go to the spool. */
+#ifndef OLLA_BODY_BLOCK
+#define OLLA_BODY_BLOCK 65536
+#endif
+#ifndef OLLA_MAX_BODY_BLOCKS
+#define OLLA_MAX_BODY_BLOCKS 16
+#endif
+
+/* ---- backends and models ------------------------------------------------ */
+
+/* Endpoints; a set of them is one 64-bit word, so 64 is the most. */
+#ifndef OLLA_MAX_ENDPOINTS
+#define OLLA_MAX_ENDPOINTS 32
+#endif
+
+/* Addresses remembered per endpoint name. */
+#ifndef OLLA_MAX_ADDRS
+#define OLLA_MAX_ADDRS 4
+#endif
+
+/* Distinct model names in the catalogue; each costs about 400 B. */
+#ifndef OLLA_MAX_MODELS
+#define OLLA_MAX_MODELS 1024
+#endif
+
+/* Longest model name, with its terminating NUL. Longer ones are skipped and warned about. */
+#ifndef OLLA_MODEL_NAME
+#define OLLA_MODEL_NAME 128
+#endif
+
+/* Probes (health checks and model lists) running at one time. Each holds one block while it runs. */
+#ifndef OLLA_MAX_PROBES
+#define OLLA_MAX_PROBES 8
+#endif
+
+/* Largest model list read from a backend, in bytes; it is never held as a whole. */
+#ifndef OLLA_MAX_LIST
+#define OLLA_MAX_LIST (10u * 1024u * 1024u)
+#endif
+
+/* Tokens for one JSON slice (one catalogue entry); 20 B each. jsmn's cost is quadratic in them. */
+#ifndef OLLA_MAX_TOKENS
+#define OLLA_MAX_TOKENS 512
+#endif
+
+/* ---- configuration ------------------------------------------------------ */
+
+/* Text of all string settings of one configuration; two are kept for reload. */
+#ifndef OLLA_CONF_TEXT
+#define OLLA_CONF_TEXT 16384
+#endif
+
+/* Items in one list setting. */
+#ifndef OLLA_MAX_LIST_ITEMS
+#define OLLA_MAX_LIST_ITEMS 16
+#endif
+
+/* ---- log ---------------------------------------------------------------- */
+
+/* Log lines waiting for a slow sink; beyond it lines are dropped and counted. */
+#ifndef OLLA_LOG_BUF
+#define OLLA_LOG_BUF 32768
+#endif
+
+#if OLLA_MAX_ENDPOINTS > 64
+#error "OLLA_MAX_ENDPOINTS: at most 64, a set of endpoints is one 64-bit word"
+#endif
+#if OLLA_MAX_CLIENTS < 1 || OLLA_MAX_CLIENTS > 30000
+#error "OLLA_MAX_CLIENTS: set it to 1..30000"
+#endif
+#if OLLA_BUF_SIZE < 4096 || OLLA_BUF_SIZE > 65536
+#error "OLLA_BUF_SIZE: set it to 4096..65536"
+#endif
+#if OLLA_HEAD_RESERVE < 1024 || OLLA_HEAD_RESERVE > OLLA_BUF_SIZE / 2
+#error "OLLA_HEAD_RESERVE: set it to at least 1024 and at most half of OLLA_BUF_SIZE"
+#endif
+#if OLLA_MAX_BUFS < 4
+#error "OLLA_MAX_BUFS: at least 4 blocks are needed to move one request"
+#endif
+#if OLLA_BODY_BLOCK < OLLA_BUF_SIZE
+#error "OLLA_BODY_BLOCK: must be at least OLLA_BUF_SIZE"
+#endif
+
+/*
+ * Return convention, everywhere the same: a count or OLLA_OK for success,
+ * one of the negative codes otherwise.
+ */
+enum {
+    OLLA_OK = 0,
+    OLLA_AGAIN = -1, /* nothing wrong, more input or room is needed */
+    OLLA_ERR = -2,   /* failed; the reason is in the object or the log */
+    OLLA_EOF = -3    /* the peer has ended its side */
+};
+
+/* Exit codes of the program, also in the manual page. */
+enum {
+    OLLA_EXIT_OK = 0,      /* clean shutdown, --version, --help, valid configuration */
+    OLLA_EXIT_CONF = 1,    /* configuration or start-up failure */
+    OLLA_EXIT_USAGE = 2,   /* bad option */
+    OLLA_EXIT_CUT = 3      /* shut down, but some requests were cut */
+};
+
+/* A set of endpoints: bit i is slot i of the endpoint table. */
+typedef uint64_t endpoint_set;
+
+#define OLLA_COUNT(a) (sizeof(a) / sizeof((a)[0]))
+
+#endif

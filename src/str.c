@@ -1,0 +1,379 @@
+/*
+ * str.c - level 1: see str.h.
+ *
+ * May include: olla.h, str.h.
+ */
+#include "str.h"
+
+#include <string.h>
+
+/* ---- slices --------------------------------------------------------------- */
+
+struct str str_of(const char *z)
+{
+    return (struct str){z, z ? strlen(z) : 0};
+}
+
+char str_lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c;
+}
+
+bool str_eq(struct str a, struct str b)
+{
+    return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
+}
+
+bool str_ieq(struct str a, struct str b)
+{
+    if (a.n != b.n) {
+        return false;
+    }
+    for (size_t i = 0; i < a.n; i++) {
+        if (str_lower(a.p[i]) != str_lower(b.p[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool str_starts(struct str s, struct str prefix)
+{
+    return s.n >= prefix.n && str_eq((struct str){s.p, prefix.n}, prefix);
+}
+
+bool str_istarts(struct str s, struct str prefix)
+{
+    return s.n >= prefix.n && str_ieq((struct str){s.p, prefix.n}, prefix);
+}
+
+bool str_ends(struct str s, struct str suffix)
+{
+    return s.n >= suffix.n && str_eq(str_skip(s, s.n - suffix.n), suffix);
+}
+
+struct str str_skip(struct str s, size_t n)
+{
+    if (n > s.n) {
+        n = s.n;
+    }
+    return (struct str){n ? s.p + n : s.p, s.n - n};
+}
+
+static bool is_blank(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+struct str str_trim(struct str s)
+{
+    while (s.n > 0 && is_blank(s.p[0])) {
+        s.p++;
+        s.n--;
+    }
+    while (s.n > 0 && is_blank(s.p[s.n - 1])) {
+        s.n--;
+    }
+    return s;
+}
+
+size_t str_find(struct str s, char c)
+{
+    const char *hit = s.n ? memchr(s.p, c, s.n) : NULL;
+    return hit ? (size_t)(hit - s.p) : s.n;
+}
+
+struct str str_split(struct str *rest, char sep)
+{
+    size_t at = str_find(*rest, sep);
+    struct str item = str_trim((struct str){rest->p, at});
+    *rest = at < rest->n ? str_skip(*rest, at + 1) : (struct str){NULL, 0};
+    return item;
+}
+
+bool str_list_has(struct str list, struct str item)
+{
+    for (struct str rest = list; rest.p != NULL;) {
+        if (str_ieq(str_split(&rest, ','), item)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+uint32_t str_hash(struct str s)
+{
+    uint32_t h = 2166136261u;
+    for (size_t i = 0; i < s.n; i++) {
+        h = (h ^ (unsigned char)s.p[i]) * 16777619u;
+    }
+    return h;
+}
+
+uint32_t str_ihash(struct str s)
+{
+    uint32_t h = 2166136261u;
+    for (size_t i = 0; i < s.n; i++) {
+        h = (h ^ (unsigned char)str_lower(s.p[i])) * 16777619u;
+    }
+    return h;
+}
+
+bool str_copy(char *to, size_t cap, struct str s)
+{
+    if (s.n >= cap) {
+        to[0] = '\0';
+        return false;
+    }
+    if (s.n > 0) {
+        memcpy(to, s.p, s.n);
+    }
+    to[s.n] = '\0';
+    return true;
+}
+
+/* ---- numbers --------------------------------------------------------------- */
+
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+int str_to_u64(struct str s, uint64_t max, uint64_t *out)
+{
+    uint64_t v = 0;
+    if (s.n == 0) {
+        return OLLA_ERR;
+    }
+    for (size_t i = 0; i < s.n; i++) {
+        if (!is_digit(s.p[i])) {
+            return OLLA_ERR;
+        }
+        uint64_t d = (uint64_t)(s.p[i] - '0');
+        if (v > (UINT64_MAX - d) / 10) {
+            return OLLA_ERR;
+        }
+        v = v * 10 + d;
+    }
+    if (v > max) {
+        return OLLA_ERR;
+    }
+    *out = v;
+    return OLLA_OK;
+}
+
+/* A decimal number with optional fraction, as thousandths of `unit`; eats it off *s. */
+static int take_scaled(struct str *s, uint64_t *whole, uint64_t *nanos)
+{
+    size_t digits = 0;
+    uint64_t scale = 100000000;
+    *whole = 0;
+    *nanos = 0;
+    while (s->n > 0 && is_digit(s->p[0])) {
+        if (*whole > UINT64_C(1000000000000)) {
+            return OLLA_ERR;
+        }
+        *whole = *whole * 10 + (uint64_t)(s->p[0] - '0');
+        *s = str_skip(*s, 1);
+        digits++;
+    }
+    if (s->n > 0 && s->p[0] == '.') {
+        *s = str_skip(*s, 1);
+        while (s->n > 0 && is_digit(s->p[0])) {
+            *nanos += (uint64_t)(s->p[0] - '0') * scale;
+            scale /= 10;
+            *s = str_skip(*s, 1);
+            digits++;
+        }
+    }
+    return digits > 0 ? OLLA_OK : OLLA_ERR;
+}
+
+int str_to_duration(struct str s, int64_t *ms)
+{
+    static const struct {
+        struct str name;
+        uint64_t ns;
+    } units[] = {
+        {STR("ns"), 1},
+        {STR("us"), 1000},
+        {STR("\xc2\xb5s"), 1000}, /* both micro signs of Unicode */
+        {STR("\xce\xbcs"), 1000},
+        {STR("ms"), 1000000},
+        {STR("s"), 1000000000},
+        {STR("m"), UINT64_C(60000000000)},
+        {STR("h"), UINT64_C(3600000000000)},
+    };
+    uint64_t total = 0;
+    bool negative = false;
+
+    if (s.n > 0 && (s.p[0] == '-' || s.p[0] == '+')) {
+        negative = s.p[0] == '-';
+        s = str_skip(s, 1);
+    }
+    if (str_eq(s, STR("0"))) {
+        *ms = 0;
+        return OLLA_OK;
+    }
+    if (s.n == 0) {
+        return OLLA_ERR;
+    }
+    while (s.n > 0) {
+        uint64_t whole, nanos;
+        size_t i;
+        if (take_scaled(&s, &whole, &nanos) != OLLA_OK) {
+            return OLLA_ERR;
+        }
+        for (i = 0; i < OLLA_COUNT(units); i++) {
+            if (str_starts(s, units[i].name)) {
+                break;
+            }
+        }
+        if (i == OLLA_COUNT(units) || whole > UINT64_C(9000000000000000000) / units[i].ns) {
+            return OLLA_ERR;
+        }
+        s = str_skip(s, units[i].name.n);
+        /* The fraction is split so that nanos * unit stays inside 64 bits for hours too. */
+        total += whole * units[i].ns + nanos / 1000 * (units[i].ns / 1000) / 1000 + (units[i].ns < 1000 ? nanos / 1000000000 : 0);
+        if (total > UINT64_C(9000000000000000000)) {
+            return OLLA_ERR;
+        }
+    }
+    *ms = (int64_t)((total + 999999) / 1000000);
+    if (negative) {
+        *ms = -*ms;
+    }
+    return OLLA_OK;
+}
+
+int str_to_size(struct str s, uint64_t *bytes)
+{
+    static const char letters[] = "kmgtp";
+    uint64_t whole, nanos;
+    unsigned shift = 0;
+
+    s = str_trim(s);
+    if (take_scaled(&s, &whole, &nanos) != OLLA_OK) {
+        return OLLA_ERR;
+    }
+    if (s.n > 0 && s.p[0] == ' ') {
+        s = str_skip(s, 1);
+    }
+    if (s.n > 0) {
+        const char *hit = memchr(letters, str_lower(s.p[0]), sizeof(letters) - 1);
+        if (hit) {
+            shift = 10u * (unsigned)(hit - letters + 1);
+            s = str_skip(s, 1);
+            if (s.n == 2 && str_lower(s.p[0]) == 'i') {
+                s = str_skip(s, 1);
+            }
+        }
+        if (s.n == 1 && str_lower(s.p[0]) == 'b') {
+            s = str_skip(s, 1);
+        }
+    }
+    if (s.n > 0 || whole > (UINT64_MAX >> 1 >> shift)) {
+        return OLLA_ERR;
+    }
+    uint64_t millionths = nanos / 1000;
+    *bytes = (whole << shift) + (shift >= 30 ? (millionths << 20) / 1000000 << (shift - 20) : (millionths << shift) / 1000000);
+    return OLLA_OK;
+}
+
+int str_to_bool(struct str s, bool *out)
+{
+    static const struct {
+        struct str word;
+        bool value;
+    } words[] = {
+        {STR("true"), true}, {STR("false"), false}, {STR("yes"), true}, {STR("no"), false}, {STR("on"), true},
+        {STR("off"), false}, {STR("1"), true},      {STR("0"), false},  {STR("t"), true},   {STR("f"), false},
+        {STR("y"), true},    {STR("n"), false},
+    };
+    for (size_t i = 0; i < OLLA_COUNT(words); i++) {
+        if (str_ieq(s, words[i].word)) {
+            *out = words[i].value;
+            return OLLA_OK;
+        }
+    }
+    return OLLA_ERR;
+}
+
+/* ---- text builder ------------------------------------------------------------ */
+
+struct text text_in(char *p, size_t cap)
+{
+    return (struct text){p, cap, 0, false};
+}
+
+void text_add(struct text *t, struct str s)
+{
+    if (t->full || s.n > t->cap - t->n) {
+        t->full = true;
+        return;
+    }
+    if (s.n > 0) {
+        memcpy(t->p + t->n, s.p, s.n);
+        t->n += s.n;
+    }
+}
+
+void text_addz(struct text *t, const char *z)
+{
+    text_add(t, str_of(z));
+}
+
+void text_char(struct text *t, char c)
+{
+    text_add(t, (struct str){&c, 1});
+}
+
+void text_padded(struct text *t, uint64_t v, unsigned digits)
+{
+    char tmp[24];
+    size_t at = sizeof(tmp);
+    do {
+        tmp[--at] = (char)('0' + v % 10);
+        v /= 10;
+    } while ((v > 0 || sizeof(tmp) - at < digits) && at > 0);
+    text_add(t, (struct str){tmp + at, sizeof(tmp) - at});
+}
+
+void text_u64(struct text *t, uint64_t v)
+{
+    text_padded(t, v, 1);
+}
+
+void text_i64(struct text *t, int64_t v)
+{
+    if (v < 0) {
+        text_char(t, '-');
+        text_u64(t, (uint64_t)0 - (uint64_t)v);
+    } else {
+        text_u64(t, (uint64_t)v);
+    }
+}
+
+void text_hex(struct text *t, uint64_t v, unsigned digits)
+{
+    static const char hex[] = "0123456789abcdef";
+    char tmp[16];
+    size_t at = sizeof(tmp);
+    do {
+        tmp[--at] = hex[v & 15];
+        v >>= 4;
+    } while ((v > 0 || sizeof(tmp) - at < digits) && at > 0);
+    text_add(t, (struct str){tmp + at, sizeof(tmp) - at});
+}
+
+struct str text_str(const struct text *t)
+{
+    return (struct str){t->p, t->n};
+}
+
+const char *text_z(struct text *t)
+{
+    size_t end = t->n < t->cap ? t->n : t->cap - 1;
+    t->p[end] = '\0';
+    return t->p;
+}

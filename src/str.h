@@ -1,0 +1,88 @@
+/*
+ * str.h - level 1: (pointer, length) slices, checked number parsing and a
+ * bounded text builder.
+ *
+ * Text from the network is always a struct str and never NUL-terminated.
+ * A slice owns nothing: it lives as long as the bytes it points into.
+ *
+ * May include: olla.h.
+ */
+#ifndef OLLA_STR_H
+#define OLLA_STR_H
+
+#include "../olla.h"
+
+struct str {
+    const char *p;
+    size_t n;
+};
+
+/* A slice of a string literal. */
+#define STR(lit) ((struct str){(lit), sizeof(lit) - 1})
+
+struct str str_of(const char *z); /* z may be NULL: the empty slice */
+bool str_eq(struct str a, struct str b);
+bool str_ieq(struct str a, struct str b); /* ASCII case ignored */
+bool str_starts(struct str s, struct str prefix);
+bool str_istarts(struct str s, struct str prefix);
+bool str_ends(struct str s, struct str suffix);
+struct str str_skip(struct str s, size_t n); /* without the first n bytes; n may exceed s.n */
+struct str str_trim(struct str s);           /* without blanks (space, tab, CR, LF) at both ends */
+char str_lower(char c);                      /* ASCII only */
+
+/* Position of c, or s.n if there is none. */
+size_t str_find(struct str s, char c);
+
+/*
+ * Splits *rest at the first sep: returns the part before it, trimmed, and
+ * leaves the part after it in *rest (with p == NULL when there is none left).
+ * Loop: for (rest = list; rest.p;) { item = str_split(&rest, ','); ... }
+ */
+struct str str_split(struct str *rest, char sep);
+
+/* Case-insensitive search for an item in a comma-separated header value (RFC 9110, 5.6.1). */
+bool str_list_has(struct str list, struct str item);
+
+/* FNV-1a; the second one over the lower-cased bytes. */
+uint32_t str_hash(struct str s);
+uint32_t str_ihash(struct str s);
+
+/* Copies s and a NUL into to[cap]; returns false (and an empty string) if it does not fit. */
+bool str_copy(char *to, size_t cap, struct str s);
+
+/*
+ * Checked parsing: the whole slice must be consumed. OLLA_OK or OLLA_ERR.
+ *   u64       decimal digits only, not above max
+ *   duration  Go style, "1h30m", "500ms", "1.5s", "0"; result in milliseconds, rounded
+ *             up so that a small positive value never becomes 0 (config.md 6.1)
+ *   size      plain bytes or "64KB", "2.5 MiB", multiples of 1024 (config.md 6.2)
+ *   bool      true/false yes/no on/off y/n 1/0 t/f, any case
+ */
+int str_to_u64(struct str s, uint64_t max, uint64_t *out);
+int str_to_duration(struct str s, int64_t *ms);
+int str_to_size(struct str s, uint64_t *bytes);
+int str_to_bool(struct str s, bool *out);
+
+/*
+ * Text builder over caller-owned memory. Once something did not fit, `full`
+ * stays set and nothing more is added: check it once at the end.
+ */
+struct text {
+    char *p;
+    size_t cap;
+    size_t n;
+    bool full;
+};
+
+struct text text_in(char *p, size_t cap);
+void text_add(struct text *t, struct str s);
+void text_addz(struct text *t, const char *z);
+void text_char(struct text *t, char c);
+void text_u64(struct text *t, uint64_t v);
+void text_i64(struct text *t, int64_t v);
+void text_hex(struct text *t, uint64_t v, unsigned digits); /* zero-padded, lower case */
+void text_padded(struct text *t, uint64_t v, unsigned digits); /* decimal, zero-padded */
+struct str text_str(const struct text *t);
+const char *text_z(struct text *t); /* NUL-terminates (cutting the last byte if full) */
+
+#endif
