@@ -1,0 +1,141 @@
+/*
+ * platform.h - level 1: the contract with the operating system.
+ *
+ * Only the .c files beside this header include system headers; the rest of
+ * the program sees these functions. No call here blocks, except the ones
+ * marked "start-up only". Results follow olla.h: a count or OLLA_OK, or
+ * OLLA_AGAIN, OLLA_ERR, OLLA_EOF. After OLLA_ERR plat_error() tells why.
+ *
+ * <poll.h> and <sys/uio.h> are exposed on purpose: struct pollfd and struct
+ * iovec are the portable forms of what they hold.
+ *
+ * May include: olla.h.
+ */
+#ifndef OLLA_PLATFORM_H
+#define OLLA_PLATFORM_H
+
+#include <poll.h>
+#include <sys/uio.h>
+
+#include "../olla.h"
+
+/* ---- errors ------------------------------------------------------------- */
+
+/* Kinds of failure that the program treats differently. */
+enum plat_fail {
+    PLAT_FAIL_NONE = 0,
+    PLAT_FAIL_REFUSED,     /* connection refused */
+    PLAT_FAIL_RESET,       /* reset or broken pipe */
+    PLAT_FAIL_TIMEOUT,     /* the kernel gave up (keep-alive probes, SYN retries) */
+    PLAT_FAIL_UNREACHABLE, /* no route to host or network */
+    PLAT_FAIL_NO_FDS,      /* out of descriptors or kernel buffers (EMFILE, ENFILE, ENOBUFS, ENOMEM) */
+    PLAT_FAIL_NO_SPACE,    /* disk full, or a quota or size limit reached */
+    PLAT_FAIL_OTHER
+};
+
+enum plat_fail plat_error(void);      /* of the last call here that returned OLLA_ERR */
+const char *plat_error_text(void);    /* the system's words for it */
+
+/* ---- time and chance ---------------------------------------------------- */
+
+uint64_t plat_now_ms(void);           /* monotonic */
+uint64_t plat_now_us(void);           /* monotonic, for measuring */
+int64_t plat_wall_ms(void);           /* Unix time; may jump */
+void plat_random(void *to, size_t n); /* from the kernel; call it once at start-up: the first call opens /dev/urandom */
+
+/* Broken-down wall time, UTC or local; offset_min is the zone's distance from UTC. */
+struct plat_time {
+    int year, month, day, weekday, hour, minute, second, ms; /* month 1..12, weekday 0 = Sunday */
+    int offset_min;
+};
+void plat_time_of(int64_t wall_ms, bool local, struct plat_time *out);
+
+/* ---- addresses ---------------------------------------------------------- */
+
+struct plat_addr {
+    unsigned char bytes[28]; /* a sockaddr_in or sockaddr_in6 */
+    uint8_t len;             /* 0 = none */
+};
+
+/* From an IPv4 or IPv6 literal without brackets. OLLA_ERR if it is neither. */
+int plat_addr_parse(const char *ip, uint16_t port, struct plat_addr *out);
+void plat_addr_set_port(struct plat_addr *a, uint16_t port);
+uint16_t plat_addr_port(const struct plat_addr *a);
+bool plat_addr_eq(const struct plat_addr *a, const struct plat_addr *b);
+/* The address without the port as text, NUL-terminated; a v4-mapped v6 address prints as v4. to[46] is enough. */
+void plat_addr_text(const struct plat_addr *a, char *to, size_t cap);
+
+/* Start-up only (blocks): addresses of host for listening; host "" = all interfaces. Count or OLLA_ERR. */
+int plat_listen_addrs(const char *host, uint16_t port, struct plat_addr *out, int max);
+
+/* ---- sockets (all non-blocking, close-on-exec) -------------------------- */
+
+int plat_listen(const struct plat_addr *a);                 /* fd or OLLA_ERR; port 0 = any free one */
+uint16_t plat_local_port(int fd);
+int plat_accept(int fd, struct plat_addr *peer);            /* fd, OLLA_AGAIN, OLLA_ERR; TCP_NODELAY is set */
+/* fd of a connection under way. keepalive_s > 0 turns TCP keep-alive on with that idle time. */
+int plat_connect(const struct plat_addr *a, unsigned keepalive_s);
+int plat_connected(int fd);                                 /* when writable: OLLA_OK or OLLA_ERR */
+long plat_read(int fd, void *p, size_t n);                  /* count > 0, OLLA_AGAIN, OLLA_EOF, OLLA_ERR */
+long plat_write(int fd, const void *p, size_t n);           /* count > 0, OLLA_AGAIN, OLLA_ERR; never SIGPIPE */
+long plat_writev(int fd, const struct iovec *v, int count); /* same */
+void plat_shutdown_write(int fd);                           /* FIN, our side only */
+void plat_close(int fd);
+void plat_abort(int fd);                                    /* RST instead of FIN, so that the peer notices at once */
+void plat_keepalive(int fd, unsigned idle_s);
+
+/* poll(2); count of ready descriptors, 0 also when interrupted. timeout_ms < 0 waits for ever. */
+int plat_poll(struct pollfd *set, size_t n, int timeout_ms);
+
+/* ---- signals through a pipe --------------------------------------------- */
+
+enum plat_signal { PLAT_SIG_NONE = 0, PLAT_SIG_TERM, PLAT_SIG_RELOAD, PLAT_SIG_REPORT };
+
+/* Start-up only: installs the handlers (TERM and INT, HUP, USR1; PIPE ignored); fd to poll for reading, or OLLA_ERR. */
+int plat_signals_open(void);
+enum plat_signal plat_signal_next(void); /* PLAT_SIG_NONE when there is no more */
+
+/* ---- files -------------------------------------------------------------- */
+
+bool plat_readable(const char *path);
+/* An unlinked temporary file in dir: fd or OLLA_ERR. Reads and writes go through the page cache. */
+int plat_spool_open(const char *dir);
+int plat_spool_write(int fd, uint64_t at, const void *p, size_t n);  /* OLLA_OK or OLLA_ERR, never partial */
+long plat_spool_read(int fd, uint64_t at, void *p, size_t n);        /* count > 0, or OLLA_ERR */
+
+/* Writes to a log descriptor only if that cannot block: count, OLLA_AGAIN or OLLA_ERR. */
+long plat_log_write(int fd, const void *p, size_t n);
+bool plat_is_tty(int fd);
+
+/* ---- process ------------------------------------------------------------ */
+
+long plat_pid(void);
+long plat_raise_fd_limit(size_t want); /* the soft limit after trying to raise it to want */
+uint64_t plat_rss_bytes(void);         /* resident memory; 0 where it cannot be known */
+int plat_cpu_count(void);
+
+/* ---- names (platform/resolve.c) ----------------------------------------- */
+
+/*
+ * A child process asks getaddrinfo, because that blocks. Start it before
+ * anything else is open. With RESOLVER=sync (OLLA_RESOLVER_SYNC) there is no
+ * child: questions are answered inside resolve_ask, which then may block, and
+ * are asked at start and reload only.
+ */
+struct resolve_answer {
+    uint32_t id;     /* of the question */
+    int count;       /* 0 = the name has no address */
+    struct plat_addr addr[OLLA_MAX_ADDRS]; /* port as asked */
+};
+
+int resolve_open(void);  /* start-up only; fd to poll for reading, or OLLA_ERR; -1000 means "no fd" (sync) */
+#define RESOLVE_NO_FD (-1000)
+/* host: at most 253 bytes; an impossible one is answered with count 0. OLLA_OK, OLLA_AGAIN (child busy,
+ * ask later) or OLLA_ERR (there is no child: call resolve_reopen, then ask again). */
+int resolve_ask(uint32_t id, const char *host, uint16_t port);
+/* OLLA_OK, OLLA_AGAIN, or OLLA_ERR when the child died: call resolve_reopen. */
+int resolve_next(struct resolve_answer *out);
+int resolve_reopen(void); /* like resolve_open; outstanding questions are lost */
+void resolve_close(void);
+
+#endif
