@@ -1,0 +1,139 @@
+/*
+ * conf.h - level 3: one configuration, checked.
+ *
+ * The INI file is read through libinih with a reader of ours. Section + "."
+ * + key is the dotted path of the reference's YAML (config.md 7); one table in
+ * conf_table.c holds, for every setting: path, type, place in struct conf, default,
+ * range, choices, environment variable, help. Parsing, checking, defaults
+ * and the commented olla.ini all come from that row.
+ *
+ * A struct conf owns its text (conf.text); slices and pointers in it live as
+ * long as it does. Two are kept: the one in force and the spare for reload.
+ *
+ * May include: olla.h, str.h, platform.h; only conf_read.c includes ini.h.
+ */
+#ifndef OLLA_CONF_H
+#define OLLA_CONF_H
+
+#include "str.h"
+
+enum conf_balancer { BALANCE_LEAST_CONNECTIONS = 0, BALANCE_ROUND_ROBIN, BALANCE_PRIORITY };
+enum conf_engine { ENGINE_OLLA = 0, ENGINE_SHERPA };
+enum conf_log_level { LOG_LEVEL_DEBUG = 0, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
+enum conf_log_format { LOG_FORMAT_AUTO = 0, LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
+enum conf_health { HEALTH_HTTP = 0, HEALTH_PASSIVE, HEALTH_NONE };
+
+struct conf_list {
+    int n;
+    const char *item[OLLA_MAX_LIST_ITEMS];
+};
+
+/* A parsed http:// URL; the pieces point into conf.text. */
+struct conf_url {
+    const char *text;  /* as written */
+    const char *host;  /* without brackets */
+    const char *authority; /* host:port or [host]:port as it goes into a Host header; default port left out */
+    const char *path;  /* "" or "/base", never with a trailing slash */
+    uint16_t port;
+    bool tls;          /* https */
+};
+
+struct conf_endpoint {
+    const char *name;
+    const char *type;             /* as written; "" = auto */
+    struct conf_url url;
+    const char *health_check_url; /* "" = the profile's; "/path" or an absolute URL that conf_parse_url takes */
+    const char *model_url;        /* same */
+    int64_t check_interval;       /* ms */
+    int64_t check_timeout;        /* ms */
+    int priority;
+    bool enabled;
+    bool preserve_path;
+    int line;                     /* of the section, for messages; 0 = the built-in endpoint */
+};
+
+struct conf {
+    struct {
+        const char *host;            /* without brackets; "" = all interfaces */
+        uint16_t port;
+        bool root_api;
+        bool request_logging;
+        /* all times in ms, 0 = none unless said otherwise */
+        int64_t read_timeout;        /* a whole request, head and body */
+        int64_t read_header_timeout; /* its head; never 0 */
+        int64_t write_timeout;       /* longest stall while writing to a client */
+        int64_t idle_timeout;        /* between requests; a 0 was replaced by read_timeout */
+        int64_t shutdown_timeout;
+        uint64_t max_body_size;      /* bytes, 0 = unlimited */
+        uint64_t max_header_size;    /* bytes, at most OLLA_MAX_HEAD */
+    } server;
+    struct {
+        enum conf_engine engine;
+        enum conf_balancer load_balancer;
+        /* ms, never 0 */
+        int64_t connection_timeout;
+        int64_t connection_keep_alive;
+        int64_t response_header_timeout;
+        int64_t read_timeout;
+        const char *spool_dir;       /* "" = never spool */
+        struct {
+            bool enabled;
+            int max_attempts;        /* 0 = every candidate once */
+            uint16_t on_status[OLLA_MAX_LIST_ITEMS];
+            int on_status_n;
+            bool on_connection_lost;
+        } retry;
+    } proxy;
+    struct {
+        struct {
+            bool enabled;
+            int64_t interval;
+            int64_t timeout;
+            int concurrent_workers;
+        } model_discovery;
+    } discovery;
+    struct {
+        enum conf_log_level level;
+        enum conf_log_format format;
+    } logging;
+
+    struct conf_endpoint endpoint[OLLA_MAX_ENDPOINTS];
+    int endpoints;
+
+    /* where it came from, and its text */
+    const char *path;                /* "" = built-in defaults */
+    int warnings;
+    size_t text_n;
+    char text[OLLA_CONF_TEXT];
+};
+
+/* The configuration in force; set at start and by a reload, never NULL while the loop runs. */
+extern const struct conf *conf_now;
+
+/*
+ * Where messages about the configuration go, one complete line each without
+ * newline: "olla.ini:12: proxy.load_balancer: ...". error tells if it is fatal.
+ */
+typedef void conf_message(bool error, const char *line);
+
+/*
+ * Picks the file (config.md 4.3): the option, then OLLA_CONFIG_FILE, then the first readable of
+ * config/config.local.ini, config/config.ini, config.ini, default.ini, olla.ini, /etc/olla.ini.
+ * "" when there is none; NULL (after a message) when a file was named but cannot be read.
+ */
+const char *conf_find(const char *option, conf_message *say);
+
+/*
+ * Fills c from defaults, then the file ("" = none), then the environment, then checks
+ * everything. OLLA_OK, or OLLA_ERR after at least one message with error = true;
+ * c is then unusable. Unknown keys are messages with error = false and counted in c->warnings.
+ */
+int conf_load(struct conf *c, const char *path, conf_message *say);
+
+/* Parses "http://host[:port][/path]". Text is added to c->text. OLLA_ERR with *why (static text). */
+int conf_parse_url(struct conf *c, struct str url, struct conf_url *out, const char **why);
+
+/* Writes the commented reference file (olla.ini) to a sink, one line without newline per call; for --print-settings. */
+void conf_print_reference(void (*line)(const char *text));
+
+#endif

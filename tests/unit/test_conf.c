@@ -1,0 +1,1097 @@
+/*
+ * test_conf.c - the configuration: defaults, file, environment, messages.
+ *
+ * Files are written to a directory of their own; messages are compared
+ * without its name, so ":3: ..." is line 3 of the file. OLLA_INI names the
+ * shipped olla.ini; the tests run from the top of the tree.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../../src/conf.h"
+#include "../../src/conf_internal.h"
+
+#ifndef OLLA_INI
+#define OLLA_INI "olla.ini"
+#endif
+
+#define MAX_MESSAGES 64
+
+static struct conf conf;
+static char dir[] = "/tmp/olla-conf-XXXXXX";
+static char file[64];
+static char messages[MAX_MESSAGES][700];
+static bool is_error[MAX_MESSAGES];
+static int message_count;
+
+static void collect(bool error, const char *line)
+{
+    size_t skip = strncmp(line, file, strlen(file)) == 0 ? strlen(file) : 0;
+
+    assert_true(message_count < MAX_MESSAGES);
+    is_error[message_count] = error;
+    (void)snprintf(messages[message_count++], sizeof(messages[0]), "%s", line + skip);
+}
+
+static void write_file(const void *bytes, size_t n)
+{
+    FILE *f = fopen(file, "wb");
+
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    assert_int_equal(fclose(f), 0);
+}
+
+static int load_bytes(const void *bytes, size_t n)
+{
+    write_file(bytes, n);
+    message_count = 0;
+    return conf_load(&conf, file, collect);
+}
+
+static int load(const char *text)
+{
+    return load_bytes(text, strlen(text));
+}
+
+static void show_messages(void)
+{
+    for (int i = 0; i < message_count; i++) {
+        print_message("%s %s\n", is_error[i] ? "error  " : "warning", messages[i]);
+    }
+}
+
+static void expect_quiet(const char *text)
+{
+    int rc = load(text);
+
+    show_messages();
+    assert_int_equal(message_count, 0);
+    assert_int_equal(rc, OLLA_OK);
+}
+
+static void expect_one(const char *text, bool error, const char *message)
+{
+    int rc = load(text);
+
+    if (message_count != 1 || strcmp(messages[0], message) != 0) {
+        show_messages();
+    }
+    assert_int_equal(message_count, 1);
+    assert_string_equal(messages[0], message);
+    assert_int_equal(is_error[0], error);
+    assert_int_equal(rc, error ? OLLA_ERR : OLLA_OK);
+    assert_int_equal(conf.warnings, error ? 0 : 1);
+}
+
+#define expect_error(text, message) expect_one(text, true, message)
+#define expect_warning(text, message) expect_one(text, false, message)
+
+static bool starts_with(const char *s, const char *start)
+{
+    return strncmp(s, start, strlen(start)) == 0;
+}
+
+/* ---- defaults and reading back ------------------------------------------ */
+
+static void check_default_settings(void)
+{
+    static const uint16_t statuses[] = {429, 502, 503, 504, 529};
+
+    assert_string_equal(conf.server.host, "localhost");
+    assert_int_equal(conf.server.port, 40114);
+    assert_true(conf.server.root_api);
+    assert_true(conf.server.request_logging);
+    assert_int_equal(conf.server.read_timeout, 30000);
+    assert_int_equal(conf.server.read_header_timeout, 10000);
+    assert_int_equal(conf.server.write_timeout, 0);
+    assert_int_equal(conf.server.idle_timeout, 30000);
+    assert_int_equal(conf.server.shutdown_timeout, 10000);
+    assert_int_equal(conf.server.max_body_size, 104857600);
+    assert_int_equal(conf.server.max_header_size, OLLA_MAX_HEAD);
+    assert_int_equal(conf.proxy.engine, ENGINE_OLLA);
+    assert_int_equal(conf.proxy.load_balancer, BALANCE_LEAST_CONNECTIONS);
+    assert_int_equal(conf.proxy.connection_timeout, 5000);
+    assert_int_equal(conf.proxy.connection_keep_alive, 30000);
+    assert_int_equal(conf.proxy.response_header_timeout, 600000);
+    assert_int_equal(conf.proxy.read_timeout, 600000);
+    assert_string_equal(conf.proxy.spool_dir, "/tmp");
+    assert_true(conf.proxy.retry.enabled);
+    assert_int_equal(conf.proxy.retry.max_attempts, 0);
+    assert_int_equal(conf.proxy.retry.on_status_n, 5);
+    assert_memory_equal(conf.proxy.retry.on_status, statuses, sizeof(statuses));
+    assert_true(conf.proxy.retry.on_connection_lost);
+    assert_true(conf.discovery.model_discovery.enabled);
+    assert_int_equal(conf.discovery.model_discovery.interval, 300000);
+    assert_int_equal(conf.discovery.model_discovery.timeout, 30000);
+    assert_int_equal(conf.discovery.model_discovery.concurrent_workers, 5);
+    assert_int_equal(conf.logging.level, LOG_LEVEL_INFO);
+    assert_int_equal(conf.logging.format, LOG_FORMAT_AUTO);
+}
+
+static void check_builtin_endpoint(void)
+{
+    const struct conf_endpoint *e = &conf.endpoint[0];
+
+    assert_int_equal(conf.endpoints, 1);
+    assert_string_equal(e->name, "localhost");
+    assert_string_equal(e->type, "ollama");
+    assert_string_equal(e->url.text, "http://localhost:11434");
+    assert_string_equal(e->url.authority, "localhost:11434");
+    assert_string_equal(e->health_check_url, "/");
+    assert_string_equal(e->model_url, "");
+    assert_int_equal(e->check_interval, 5000);
+    assert_int_equal(e->check_timeout, 2000);
+    assert_int_equal(e->priority, 100);
+    assert_true(e->enabled);
+    assert_false(e->preserve_path);
+    assert_int_equal(e->line, 0);
+}
+
+static void test_no_file(void **state)
+{
+    (void)state;
+    message_count = 0;
+    assert_int_equal(conf_load(&conf, "", collect), OLLA_OK);
+    assert_int_equal(message_count, 0);
+    assert_string_equal(conf.path, "");
+    check_default_settings();
+    check_builtin_endpoint();
+}
+
+static void test_empty_file(void **state)
+{
+    (void)state;
+    expect_quiet("");
+    assert_string_equal(conf.path, file);
+    check_default_settings();
+    check_builtin_endpoint();
+    expect_quiet("\n ; nothing\n\t# here\n\n[server]");
+    check_builtin_endpoint();
+}
+
+static const char all_settings[] =
+    "[server]\nhost = 192.0.2.7\nport = 8080\nread_timeout = 1s\nread_header_timeout = 2s\nwrite_timeout = 3s\n"
+    "idle_timeout = 4s\nshutdown_timeout = 5s\nrequest_logging = false\nroot_api = off\n"
+    "[server.request_limits]\nmax_body_size = 2 MiB\nmax_header_size = 2048\n"
+    "[proxy]\nengine = sherpa\nload_balancer = priority\nconnection_timeout = 6s\nconnection_keep_alive = 7s\n"
+    "response_header_timeout = 8s\nread_timeout = 9s\nspool_dir = /var/spool/olla\n"
+    "[proxy.retry]\nenabled = no\nmax_attempts = 3\non_status = 500, 503\non_connection_lost = n\n"
+    "[discovery]\ntype = static\n"
+    "[discovery.static]\nendpoints =\n"
+    "[discovery.model_discovery]\nenabled = f\ninterval = 10s\ntimeout = 11s\nconcurrent_workers = 12\n"
+    "[logging]\nlevel = debug\nformat = json\noutput = stdout\n"
+    "[endpoint:gpu]\nname = big\nurl = http://[2001:db8::1]:8001/base/\ntype = vLLM\npriority = 0\nenabled = false\n"
+    "health_check_url = /alive\nmodel_url = http://192.0.2.9/list\ncheck_interval = 20s\ncheck_timeout = 19s\n"
+    "preserve_path = true\n";
+
+static void check_all_endpoint_keys(void)
+{
+    const struct conf_endpoint *e = &conf.endpoint[0];
+
+    assert_int_equal(conf.endpoints, 1);
+    assert_string_equal(e->name, "big");
+    assert_string_equal(e->type, "vLLM");
+    assert_string_equal(e->url.text, "http://[2001:db8::1]:8001/base/");
+    assert_string_equal(e->url.host, "2001:db8::1");
+    assert_string_equal(e->url.authority, "[2001:db8::1]:8001");
+    assert_string_equal(e->url.path, "/base");
+    assert_int_equal(e->url.port, 8001);
+    assert_false(e->url.tls);
+    assert_string_equal(e->health_check_url, "/alive");
+    assert_string_equal(e->model_url, "http://192.0.2.9/list");
+    assert_int_equal(e->check_interval, 20000);
+    assert_int_equal(e->check_timeout, 19000);
+    assert_int_equal(e->priority, 0);
+    assert_false(e->enabled);
+    assert_true(e->preserve_path);
+    assert_int_equal(e->line, 40);
+}
+
+static void test_every_setting(void **state)
+{
+    (void)state;
+    expect_quiet(all_settings);
+    assert_string_equal(conf.server.host, "192.0.2.7");
+    assert_int_equal(conf.server.port, 8080);
+    assert_false(conf.server.root_api);
+    assert_false(conf.server.request_logging);
+    assert_int_equal(conf.server.read_timeout, 1000);
+    assert_int_equal(conf.server.read_header_timeout, 2000);
+    assert_int_equal(conf.server.write_timeout, 3000);
+    assert_int_equal(conf.server.idle_timeout, 4000);
+    assert_int_equal(conf.server.shutdown_timeout, 5000);
+    assert_int_equal(conf.server.max_body_size, 2097152);
+    assert_int_equal(conf.server.max_header_size, 2048);
+    assert_int_equal(conf.proxy.engine, ENGINE_SHERPA);
+    assert_int_equal(conf.proxy.load_balancer, BALANCE_PRIORITY);
+    assert_int_equal(conf.proxy.connection_timeout, 6000);
+    assert_int_equal(conf.proxy.connection_keep_alive, 7000);
+    assert_int_equal(conf.proxy.response_header_timeout, 8000);
+    assert_int_equal(conf.proxy.read_timeout, 9000);
+    assert_string_equal(conf.proxy.spool_dir, "/var/spool/olla");
+    assert_false(conf.proxy.retry.enabled);
+    assert_int_equal(conf.proxy.retry.max_attempts, 3);
+    assert_int_equal(conf.proxy.retry.on_status_n, 2);
+    assert_int_equal(conf.proxy.retry.on_status[0], 500);
+    assert_int_equal(conf.proxy.retry.on_status[1], 503);
+    assert_false(conf.proxy.retry.on_connection_lost);
+    assert_false(conf.discovery.model_discovery.enabled);
+    assert_int_equal(conf.discovery.model_discovery.interval, 10000);
+    assert_int_equal(conf.discovery.model_discovery.timeout, 11000);
+    assert_int_equal(conf.discovery.model_discovery.concurrent_workers, 12);
+    assert_int_equal(conf.logging.level, LOG_LEVEL_DEBUG);
+    assert_int_equal(conf.logging.format, LOG_FORMAT_JSON);
+    check_all_endpoint_keys();
+}
+
+/* A row that is added later has to be added to all_settings too. */
+static void test_every_row_is_tested(void **state)
+{
+    const struct conf_row *rows[] = {conf_rows, conf_endpoint_rows};
+    char line[80];
+
+    (void)state;
+    for (size_t t = 0; t < OLLA_COUNT(rows); t++) {
+        for (const struct conf_row *row = rows[t]; row->path; row++) {
+            const char *key = strrchr(row->path, '.') ? strrchr(row->path, '.') + 1 : row->path;
+
+            (void)snprintf(line, sizeof(line), "\n%s =", key);
+            if (row->type != CONF_INERT) {
+                assert_non_null(strstr(all_settings, line));
+                assert_true(row->help || row->type == CONF_NOTHING);
+            }
+        }
+    }
+}
+
+static void test_inert_keys_are_accepted(void **state)
+{
+    char text[256];
+
+    (void)state;
+    for (const struct conf_row *row = conf_rows; row->path; row++) {
+        if (row->type == CONF_INERT) {
+            (void)snprintf(text, sizeof(text), "%s = whatever\n%s = again\n", row->path, row->path);
+            expect_quiet(text);
+        }
+    }
+    expect_quiet("[server.rate_limits]\nhealth_requests_per_minute = 1\n[proxy.profile_filter]\ninclude = a, b\n");
+}
+
+/* ---- environment -------------------------------------------------------- */
+
+static const struct {
+    const char *name;
+    const char *good;
+} variables[] = {
+    {"OLLA_SERVER_HOST", "10.0.0.1"},
+    {"OLLA_SERVER_PORT", "81"},
+    {"OLLA_SERVER_READ_TIMEOUT", "1m"},
+    {"OLLA_SERVER_READ_HEADER_TIMEOUT", "2m"},
+    {"OLLA_SERVER_WRITE_TIMEOUT", "3m"},
+    {"OLLA_SERVER_MAX_BODY_SIZE", "1KB"},
+    {"OLLA_SERVER_MAX_HEADER_SIZE", "2KB"},
+    {"OLLA_PROXY_ENGINE", "sherpa"},
+    {"OLLA_PROXY_LOAD_BALANCER", "round-robin"},
+    {"OLLA_PROXY_CONNECTION_KEEP_ALIVE", "4m"},
+    {"OLLA_PROXY_RESPONSE_HEADER_TIMEOUT", "5m"},
+    {"OLLA_PROXY_READ_TIMEOUT", " 6m "},
+    {"OLLA_LOGGING_LEVEL", "WARNING"},
+    {"OLLA_LOGGING_FORMAT", "text"},
+};
+
+static void unset_all(void)
+{
+    for (size_t i = 0; i < OLLA_COUNT(variables); i++) {
+        (void)unsetenv(variables[i].name);
+    }
+}
+
+static void test_environment(void **state)
+{
+    size_t in_table = 0;
+
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(variables); i++) {
+        (void)setenv(variables[i].name, variables[i].good, 1);
+    }
+    expect_quiet("[server]\nport = 9\nhost = elsewhere\n[logging]\nformat = json\nlevel = error\n");
+    unset_all();
+    assert_string_equal(conf.server.host, "10.0.0.1");
+    assert_int_equal(conf.server.port, 81);
+    assert_int_equal(conf.server.read_timeout, 60000);
+    assert_int_equal(conf.server.read_header_timeout, 120000);
+    assert_int_equal(conf.server.write_timeout, 180000);
+    assert_int_equal(conf.server.max_body_size, 1024);
+    assert_int_equal(conf.server.max_header_size, 2048);
+    assert_int_equal(conf.proxy.engine, ENGINE_SHERPA);
+    assert_int_equal(conf.proxy.load_balancer, BALANCE_ROUND_ROBIN);
+    assert_int_equal(conf.proxy.connection_keep_alive, 240000);
+    assert_int_equal(conf.proxy.response_header_timeout, 300000);
+    assert_int_equal(conf.proxy.read_timeout, 360000);
+    assert_int_equal(conf.logging.level, LOG_LEVEL_WARN);
+    assert_int_equal(conf.logging.format, LOG_FORMAT_TEXT);
+    for (const struct conf_row *row = conf_rows; row->path; row++) {
+        in_table += row->env != NULL;
+    }
+    assert_int_equal(in_table, OLLA_COUNT(variables));
+}
+
+static void test_environment_empty_and_wrong(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(variables); i++) {
+        (void)setenv(variables[i].name, "", 1);
+    }
+    expect_quiet("");
+    check_default_settings();
+    for (size_t i = 0; i < OLLA_COUNT(variables); i++) {
+        char start[80];
+
+        unset_all();
+        (void)snprintf(start, sizeof(start), "environment: %s: ", variables[i].name);
+        (void)setenv(variables[i].name, "a b\n", 1);
+        assert_int_equal(load(""), OLLA_ERR);
+        assert_int_equal(message_count, 1);
+        assert_true(starts_with(messages[0], start));
+    }
+    unset_all();
+    (void)setenv("OLLA_SERVER_PORT", "70000", 1);
+    expect_error("", "environment: OLLA_SERVER_PORT: out of range: \"70000\"; "
+                     "allowed: a whole number from 1 to 65535");
+    (void)setenv("OLLA_SERVER_PORT", "1\x01", 1);
+    expect_error("", "environment: OLLA_SERVER_PORT: not a whole number: \"1?\"; "
+                     "allowed: a whole number from 1 to 65535");
+    unset_all();
+}
+
+/* ---- how values are written --------------------------------------------- */
+
+static void test_comments_and_quotes(void **state)
+{
+    (void)state;
+    expect_quiet("[server]\nport = 81 ; why\nhost = \"h\" # why\nread_timeout = '2s'\nroot_api = no\t;x\n"
+                 "[proxy]\nload_balancer: priority # x\nspool_dir = \"/a b ; c # d\"\n"
+                 "[endpoint:x]\nurl: \"http://x\"\ntype = ollama#1\n");
+    assert_int_equal(conf.server.port, 81);
+    assert_string_equal(conf.server.host, "h");
+    assert_int_equal(conf.server.read_timeout, 2000);
+    assert_false(conf.server.root_api);
+    assert_int_equal(conf.proxy.load_balancer, BALANCE_PRIORITY);
+    assert_string_equal(conf.proxy.spool_dir, "/a b ; c # d");
+    assert_string_equal(conf.endpoint[0].url.host, "x");
+    assert_string_equal(conf.endpoint[0].type, "ollama#1");
+    expect_quiet("[proxy]\nspool_dir = \"/a b\" ; comment\n");
+    assert_string_equal(conf.proxy.spool_dir, "/a b");
+    expect_quiet("[proxy]\nspool_dir = /a;b#c\n");
+    assert_string_equal(conf.proxy.spool_dir, "/a;b#c");
+}
+
+static void test_free_text_keeps_comments(void **state)
+{
+    (void)state;
+    expect_warning("[proxy]\nspool_dir = /a ; b\n",
+                   ":2: proxy.spool_dir: all of the line belongs to this text, comments too; put the text in quotes");
+    assert_string_equal(conf.proxy.spool_dir, "/a ; b");
+    expect_warning("\n[endpoint:a]\nurl = http://x\nname = n # 1\n",
+                   ":4: endpoint:a.name: all of the line belongs to this text, comments too; put the text in quotes");
+    assert_string_equal(conf.endpoint[0].name, "n # 1");
+}
+
+static void test_empty_values(void **state)
+{
+    (void)state;
+    expect_quiet("[server]\nhost =\nport =\nroot_api = ; default\n[proxy]\nspool_dir =\n[logging]\nlevel = # x\n");
+    check_default_settings();
+    expect_quiet("[server]\nhost = \"\"\n[proxy]\nspool_dir = ''\n[proxy.retry]\non_status =\n");
+    assert_string_equal(conf.server.host, "");
+    assert_string_equal(conf.proxy.spool_dir, "");
+    assert_int_equal(conf.proxy.retry.on_status_n, 0);
+    expect_quiet("[endpoint:a]\nurl = http://x\nhealth_check_url =\nmodel_url = \"\"\ntype =\n");
+    assert_string_equal(conf.endpoint[0].health_check_url, "");
+    assert_string_equal(conf.endpoint[0].model_url, "");
+    assert_string_equal(conf.endpoint[0].type, "");
+    expect_error("[server]\nport = \"\"\n",
+                 ":2: server.port: not a whole number: \"\"; allowed: a whole number from 1 to 65535");
+}
+
+static void check_statuses(const char *text, int n, uint16_t first, uint16_t last)
+{
+    expect_quiet(text);
+    assert_int_equal(conf.proxy.retry.on_status_n, n);
+    assert_int_equal(conf.proxy.retry.on_status[0], first);
+    assert_int_equal(conf.proxy.retry.on_status[n - 1], last);
+}
+
+static void test_lists(void **state)
+{
+    (void)state;
+    check_statuses("[proxy.retry]\non_status = 500\n", 1, 500, 500);
+    check_statuses("[proxy.retry]\non_status = [500, 501]  # x\n", 2, 500, 501);
+    check_statuses("[proxy.retry]\non_status = [\"500\", '501', 502,]\n", 3, 500, 502);
+    check_statuses("[proxy.retry]\non_status = \"500\", \"501\"\n", 2, 500, 501);
+    check_statuses("[proxy.retry]\non_status = \"500, 501\"\n", 2, 500, 501);
+    check_statuses("[proxy.retry]\non_status = 500,,501 ; x\n\non_status = 502\n", 3, 500, 502);
+    check_statuses("[proxy.retry]\non_status =\non_status = 502\n", 1, 502, 502);
+    expect_error("[proxy.retry]\non_status = 500, 50x, 501\n",
+                 ":2: proxy.retry.on_status: not a status code: \"50x\"; "
+                 "allowed: a list of status codes from 400 to 599");
+    expect_error("[proxy.retry]\non_status = 200\n",
+                 ":2: proxy.retry.on_status: not a status code: \"200\"; "
+                 "allowed: a list of status codes from 400 to 599");
+    expect_error("[proxy.retry]\non_status = 500,500,500,500,500,500,500,500,500,500,500,500,500,500,500,500\n"
+                 "on_status = 501\n",
+                 ":3: proxy.retry.on_status: more items than OLLA_MAX_LIST_ITEMS, the limit of this build: \"501\"; "
+                 "allowed: a list of status codes from 400 to 599");
+}
+
+static void test_layout_of_lines(void **state)
+{
+    static const char text[] = "\xef\xbb\xbf[server]\r\n  host = h\r\n\tport = 81\r\n\r\n"
+                               "  [logging] ; x\r\n    level=warn";
+    static const char plain[] = "\xef\xbb\xbfserver.port = 82";
+
+    (void)state;
+    expect_quiet(text);
+    assert_string_equal(conf.server.host, "h");
+    assert_int_equal(conf.server.port, 81);
+    assert_int_equal(conf.logging.level, LOG_LEVEL_WARN);
+    expect_quiet(plain);
+    assert_int_equal(conf.server.port, 82);
+    expect_quiet("[ proxy ]\nretry.enabled = false\n[server]\nport = 3\n[proxy]\nengine = OLLA\n");
+    assert_false(conf.proxy.retry.enabled);
+}
+
+/* ---- what is refused ---------------------------------------------------- */
+
+static void test_wrong_values(void **state)
+{
+    (void)state;
+    expect_error("[server]\nport = 70000\n",
+                 ":2: server.port: out of range: \"70000\"; allowed: a whole number from 1 to 65535");
+    expect_error("[server]\n\nport = 0\n",
+                 ":3: server.port: out of range: \"0\"; allowed: a whole number from 1 to 65535");
+    expect_error("[server]\nroot_api = maybe\n",
+                 ":2: server.root_api: neither true nor false: \"maybe\"; allowed: true or false");
+    expect_error("[server]\nread_timeout = 30\n",
+                 ":2: server.read_timeout: not a duration: \"30\"; "
+                 "allowed: a duration of 0 or more (like 300ms, 30s, 1h30m)");
+    expect_error("[server]\nread_timeout = -5s\n",
+                 ":2: server.read_timeout: out of range: \"-5s\"; "
+                 "allowed: a duration of 0 or more (like 300ms, 30s, 1h30m)");
+    expect_quiet("[server]\nread_timeout = 0\n");
+    assert_int_equal(conf.server.read_timeout, 0);
+    assert_int_equal(conf.server.idle_timeout, 0);
+    expect_error("[server.request_limits]\nmax_body_size = 100XB\n",
+                 ":2: server.request_limits.max_body_size: not a size: \"100XB\"; "
+                 "allowed: a size of 0 or more (bytes, or like 64KB, 100MB)");
+    expect_error("[proxy]\nload_balancer = fastest\n",
+                 ":2: proxy.load_balancer: unknown value: \"fastest\"; "
+                 "allowed: least-connections, round-robin, priority");
+    expect_error("[server]\nhost = a b\n",
+                 ":2: server.host: blanks or control characters: \"a b\"; allowed: text without blanks");
+    expect_error("[discovery]\ntype = dns\n", ":2: discovery.type: unknown value: \"dns\"; allowed: static");
+    expect_error("[discovery.static]\nendpoints = http://x\n",
+                 ":2: discovery.static.endpoints: only the empty list is possible here: \"http://x\"; "
+                 "allowed: nothing; endpoints are written as [endpoint:NAME] sections");
+    expect_error("discovery.model_discovery.concurrent_workers = 0\n",
+                 ":1: discovery.model_discovery.concurrent_workers: out of range: \"0\"; "
+                 "allowed: more than 0 while model discovery is enabled");
+    expect_quiet("[discovery.model_discovery]\nconcurrent_workers = 0\ninterval = 0\nenabled = false\n");
+}
+
+static void test_set_twice(void **state)
+{
+    (void)state;
+    expect_error("[server]\nport = 1\n\n[proxy]\n[server]\nport = 2\n",
+                 ":6: server.port: set twice, first in line 2; one of the two has to go");
+    assert_int_equal(conf.server.port, 1);
+    expect_error("[server]\nport = 1\nport =\n",
+                 ":3: server.port: set twice, first in line 2; one of the two has to go");
+    expect_error("[endpoint:a]\nurl = http://x\nurl = http://x\n",
+                 ":3: endpoint:a.url: set twice, first in line 2; one of the two has to go");
+}
+
+static void test_unknown_names(void **state)
+{
+    (void)state;
+    expect_warning("[server]\nprot = 1\n", ":2: server.prot: unknown key, ignored");
+    expect_warning("[server.cors]\nenabled = 1\nmax_age = 2\n",
+                   ":1: \"server.cors\": unknown section, ignored with all its keys");
+    expect_warning("[endpoints]\nx = 1\n[server]\nport = 5\n",
+                   ":1: \"endpoints\": unknown section, ignored with all its keys");
+    assert_int_equal(conf.server.port, 5);
+    expect_warning("[endpoint:a]\nurl = http://x\nweight = 2\n", ":3: endpoint:a.weight: unknown key, ignored");
+    expect_warning("port = 5\n", ":1: port: unknown key, ignored");
+    assert_int_equal(load("[server]\na = 1\nb = 2\n[x]\nc = 3\n"), OLLA_OK);
+    assert_int_equal(conf.warnings, 3);
+}
+
+static void test_broken_lines(void **state)
+{
+    static const char nul[] = "[server]\nport\0 = 1\n";
+
+    (void)state;
+    expect_error("[server]\nport\n", ":2: neither [section] nor key = value");
+    expect_error("[server]\n= 5\n", ":2: neither [section] nor key = value");
+    expect_error("[server]\nport ; = 5\n", ":2: neither [section] nor key = value");
+    expect_error("[server]\nport #x = 5\n", ":2: neither [section] nor key = value");
+    expect_error("[server\nport = 5\n", ":1: not a section line; it looks like [name]");
+    expect_error("[server] x\n", ":1: not a section line; it looks like [name]");
+    expect_error("[]\n", ":1: not a section name; it is not empty and has neither ; nor # in it");
+    expect_error("[a ; b]\n", ":1: not a section name; it is not empty and has neither ; nor # in it");
+    expect_error("[server]\nhost = a\x01\n", ":2: a control character in the line; only plain text is allowed");
+    assert_int_equal(load_bytes(nul, sizeof(nul) - 1), OLLA_ERR);
+    assert_string_equal(messages[0], ":2: a control character in the line; only plain text is allowed");
+}
+
+static void add(char *to, const char *more)
+{
+    memcpy(to + strlen(to), more, strlen(more) + 1);
+}
+
+/* A line of exactly n bytes that starts with start. */
+static void add_line(char *to, const char *start, size_t n)
+{
+    size_t have = strlen(to);
+
+    memset(to + have, 'x', n);
+    memcpy(to + have, start, strlen(start));
+    memcpy(to + have + n, "\n", 2);
+}
+
+static void test_long_lines(void **state)
+{
+    static char text[8192];
+    const char *end = NULL;
+
+    (void)state;
+    add(text, "[proxy]\n");
+    add_line(text, "spool_dir = ", 190);
+    add_line(text, ";", 3000);
+    expect_quiet(text);
+    assert_int_equal(strlen(conf.proxy.spool_dir), 178);
+
+    memcpy(text, "[proxy]\n", 9);
+    add_line(text, "spool_dir = ", 1025);
+    add(text, "engine = bad\n");
+    assert_int_equal(load(text), OLLA_ERR);
+    assert_int_equal(message_count, 2);
+    assert_true(starts_with(messages[0], ":2: the line is too long; at most "));
+    end = strstr(messages[0], " bytes are allowed (a list goes on by repeating its key)");
+    assert_non_null(end);
+    assert_true(starts_with(messages[1], ":3: proxy.engine: "));
+}
+
+/* Whatever the length is, a line is either taken whole or refused. */
+static void test_no_line_is_cut(void **state)
+{
+    static char text[8192];
+    bool refused = false;
+
+    (void)state;
+    for (size_t n = 20; n < 1200; n++) {
+        memcpy(text, "[proxy]\n", 9);
+        add_line(text, "spool_dir = ", n);
+        if (load(text) == OLLA_OK) {
+            assert_false(refused);
+            assert_int_equal(message_count, 0);
+            assert_int_equal(strlen(conf.proxy.spool_dir), n - strlen("spool_dir = "));
+        } else {
+            refused = true;
+            assert_int_equal(message_count, 1);
+        }
+    }
+    assert_true(refused);
+}
+
+static void test_section_names(void **state)
+{
+    (void)state;
+    expect_quiet("[endpoint:1234567890123456789012345678901234567890]\nurl = http://x\n");
+    assert_string_equal(conf.endpoint[0].name, "1234567890123456789012345678901234567890");
+    expect_error("[endpoint:12345678901234567890123456789012345678901]\nurl = http://x\n",
+                 ":1: the section name is too long; at most 49 bytes are allowed");
+    expect_error("[server]\n[123456789012345678901234567890123456789012345678901]\nport = bad\n",
+                 ":2: the section name is too long; at most 49 bytes are allowed");
+}
+
+static void test_many_errors(void **state)
+{
+    static char text[4096];
+
+    (void)state;
+    text[0] = '\0';
+    for (int i = 0; i < 100; i++) {
+        add(text, "no sense\n");
+    }
+    assert_int_equal(load(text), OLLA_ERR);
+    assert_int_equal(message_count, 21);
+    assert_string_equal(messages[20], ":20: too many errors; the rest was not read");
+    assert_int_equal(load("[server]\nport = x\nhost = a b\n[proxy]\nengine = y\n[endpoint:a]\n"), OLLA_ERR);
+    assert_int_equal(message_count, 4);
+}
+
+static void test_unreadable(void **state)
+{
+    (void)state;
+    message_count = 0;
+    assert_int_equal(conf_load(&conf, "/nowhere/at/all.ini", collect), OLLA_ERR);
+    assert_int_equal(message_count, 1);
+    assert_true(starts_with(messages[0], "/nowhere/at/all.ini: "));
+    message_count = 0;
+    assert_int_equal(conf_load(&conf, dir, collect), OLLA_ERR);
+    assert_int_equal(message_count, 1);
+    assert_true(starts_with(messages[0], dir));
+    message_count = 0;
+    assert_int_equal(conf_load(&conf, "/dev/zero", collect), OLLA_ERR);
+    assert_string_equal(messages[0], "/dev/zero:1: the file is larger than 1 MB; this is not a configuration");
+}
+
+/* ---- limits ------------------------------------------------------------- */
+
+static void test_header_size(void **state)
+{
+    char text[80];
+
+    (void)state;
+    assert_int_equal(load("[server]\nrequest_limits.max_header_size = 1048576\n"), OLLA_OK);
+    assert_int_equal(conf.warnings, 1);
+    assert_true(starts_with(messages[0], ":2: server.request_limits.max_header_size: out of range: \"1048576\"; "
+                                         "the nearest limit is used; allowed: a size from 1024 to "));
+    assert_int_equal(conf.server.max_header_size, OLLA_MAX_HEAD);
+    assert_int_equal(load("[server]\nrequest_limits.max_header_size = 1\n"), OLLA_OK);
+    assert_int_equal(conf.warnings, 1);
+    assert_int_equal(conf.server.max_header_size, 1024);
+    (void)snprintf(text, sizeof(text), "server.request_limits.max_header_size = %d", OLLA_MAX_HEAD);
+    expect_quiet(text);
+    expect_quiet("[server]\nrequest_limits.max_header_size = 0\n");
+    assert_int_equal(conf.server.max_header_size, OLLA_MAX_HEAD);
+}
+
+static void test_zero_is_default(void **state)
+{
+    (void)state;
+    expect_quiet("[server]\nread_header_timeout = 0s\nread_timeout = 7s\n[proxy]\nconnection_timeout = 0\n"
+                 "connection_keep_alive = 0\nresponse_header_timeout = 0\nread_timeout = 0\n");
+    assert_int_equal(conf.server.read_header_timeout, 10000);
+    assert_int_equal(conf.server.idle_timeout, 7000);
+    assert_int_equal(conf.proxy.connection_timeout, 5000);
+    assert_int_equal(conf.proxy.connection_keep_alive, 30000);
+    assert_int_equal(conf.proxy.response_header_timeout, 600000);
+    assert_int_equal(conf.proxy.read_timeout, 600000);
+}
+
+static void test_text_is_full(void **state)
+{
+    static char text[OLLA_MAX_ENDPOINTS * 16 * 200 + OLLA_CONF_TEXT];
+    int rc;
+    int keys = 0;
+
+    (void)state;
+    text[0] = '\0';
+    for (int i = 0; i < OLLA_MAX_ENDPOINTS && keys * 150 < OLLA_CONF_TEXT + 1000; i++) {
+        (void)snprintf(text + strlen(text), 40, "[endpoint:%d]\n", i);
+        add_line(text, "url = http://x/", 190);
+        add_line(text, "type = ", 190);
+        add_line(text, "model_url = /", 190);
+        add_line(text, "health_check_url = y", 190);
+        keys += 4;
+    }
+    rc = load(text);
+    if (conf.text_n + 400 < OLLA_CONF_TEXT) {
+        skip(); /* a build with more text than its endpoints can fill */
+    }
+    assert_int_equal(rc, OLLA_ERR);
+    assert_true(message_count > 0);
+    assert_non_null(strstr(messages[0], ": no room left; the text of all settings together is limited to "
+                                        "OLLA_CONF_TEXT = "));
+    assert_true(messages[0][0] == ':');
+}
+
+/* ---- endpoints ---------------------------------------------------------- */
+
+static void test_endpoint_sections(void **state)
+{
+    (void)state;
+    expect_quiet("[endpoint:a]\nurl = http://a\n[endpoint \"b b\"]\nurl = http://b\n[ endpoint : c ]\nurl = http://a\n"
+                 "[endpoint 'd']\nname = e\nurl = http://d\n[server]\nport = 2\n");
+    assert_int_equal(conf.endpoints, 4);
+    assert_int_equal(conf.server.port, 2);
+    assert_string_equal(conf.endpoint[0].name, "a");
+    assert_string_equal(conf.endpoint[1].name, "b b");
+    assert_string_equal(conf.endpoint[2].name, "c");
+    assert_string_equal(conf.endpoint[3].name, "e");
+    assert_int_equal(conf.endpoint[3].line, 7);
+    assert_string_equal(conf.endpoint[2].url.text, "http://a");
+    assert_int_equal(conf.endpoint[2].priority, 100);
+}
+
+static void test_endpoint_names(void **state)
+{
+    (void)state;
+    expect_error("[endpoint:a]\nurl = http://a\n[server]\n[endpoint:a]\nurl = http://b\n",
+                 ":4: endpoint:a: this name is taken by the endpoint in line 1");
+    expect_error("[endpoint:a]\nurl = http://a\n[endpoint:b]\nname = a\nurl = http://b\n",
+                 ":3: endpoint:a: this name is taken by the endpoint in line 1");
+    expect_error("[endpoint:]\nurl = bad\n",
+                 ":1: an endpoint section without a name; it looks like [endpoint:NAME]");
+    expect_error("[endpoint]\nurl = bad\n",
+                 ":1: an endpoint section without a name; it looks like [endpoint:NAME]");
+    expect_error("[endpoint:a]\nurl = http://a\nname = \"\"\n", ":1: endpoint:.name: empty; an endpoint needs a name");
+}
+
+static void test_endpoint_url_missing(void **state)
+{
+    (void)state;
+    expect_error("\n[endpoint:a]\n", ":2: endpoint:a.url: missing; allowed: http://host[:port][/path]");
+    expect_error("[endpoint:a]\n[server]\n", ":1: endpoint:a.url: missing; allowed: http://host[:port][/path]");
+    expect_error("[endpoint:a]\nurl =\n", ":2: endpoint:a.url: empty: \"\"; allowed: http://host[:port][/path]");
+}
+
+static void test_no_endpoints(void **state)
+{
+    (void)state;
+    expect_quiet("[discovery.static]\nendpoints =\n");
+    assert_int_equal(conf.endpoints, 0);
+    expect_quiet("[discovery.static]\nendpoints = []\n");
+    assert_int_equal(conf.endpoints, 0);
+    expect_quiet("[discovery]\ntype = static\n");
+    check_builtin_endpoint();
+}
+
+static void test_too_many_endpoints(void **state)
+{
+    static char text[(OLLA_MAX_ENDPOINTS + 2) * 48];
+    char message[120];
+
+    (void)state;
+    text[0] = '\0';
+    for (int i = 0; i < OLLA_MAX_ENDPOINTS; i++) {
+        (void)snprintf(text + strlen(text), 48, "[endpoint:%d]\nurl = http://x:%d\n", i, i + 1);
+    }
+    expect_quiet(text);
+    assert_int_equal(conf.endpoints, OLLA_MAX_ENDPOINTS);
+    assert_int_equal(conf.endpoint[OLLA_MAX_ENDPOINTS - 1].url.port, OLLA_MAX_ENDPOINTS);
+    add(text, "[endpoint:m]\nurl = bad\n[endpoint:n]\n");
+    (void)snprintf(message, sizeof(message),
+                   ":%d: too many endpoints; at most OLLA_MAX_ENDPOINTS = %d are possible in this build",
+                   2 * OLLA_MAX_ENDPOINTS + 1, OLLA_MAX_ENDPOINTS);
+    expect_error(text, message);
+}
+
+static void check_times(const char *keys, int64_t interval, int64_t timeout)
+{
+    char text[160];
+
+    (void)snprintf(text, sizeof(text), "[endpoint:a]\nurl = http://x\n%s\n", keys);
+    expect_quiet(text);
+    assert_int_equal(conf.endpoint[0].check_interval, interval);
+    assert_int_equal(conf.endpoint[0].check_timeout, timeout);
+}
+
+static void test_endpoint_times(void **state)
+{
+    (void)state;
+    check_times("", 5000, 2000);
+    check_times("check_interval = 2s\ncheck_timeout = 1s", 2000, 1000);
+    check_times("check_interval = 0\ncheck_timeout = 0", 5000, 2000);
+    check_times("check_interval = 2s", 2000, 1000);
+    check_times("check_interval = 1s", 1000, 500);
+    check_times("check_interval = 1m", 60000, 2000);
+    check_times("check_timeout = 30s\ncheck_interval = 60s", 60000, 30000);
+    expect_error("[endpoint:a]\nurl = http://x\ncheck_interval = 2s\ncheck_timeout = 2s\n",
+                 ":4: endpoint:a.check_timeout: too long: \"2s\"; allowed: less than check_interval, which is 2s");
+    expect_error("[endpoint:a]\nurl = http://x\ncheck_interval = 500ms\n",
+                 ":3: endpoint:a.check_interval: out of range: \"500ms\"; "
+                 "allowed: a duration of 1s or more, or 0 for the default (like 300ms, 30s, 1h30m)");
+    expect_error("[endpoint:a]\nurl = http://x\ncheck_interval = 60s\ncheck_timeout = 31s\n",
+                 ":4: endpoint:a.check_timeout: out of range: \"31s\"; "
+                 "allowed: a duration from 0 to 30s (like 300ms, 30s, 1h30m)");
+    expect_error("[endpoint:a]\nurl = http://x\npriority = -1\n",
+                 ":3: endpoint:a.priority: not a whole number: \"-1\"; allowed: a whole number from 0 to 1000000");
+}
+
+static void test_endpoint_targets(void **state)
+{
+    (void)state;
+    expect_quiet("[endpoint:a]\nurl = http://x\nhealth_check_url = up?x=http://y\nmodel_url = api/tags ; x\n");
+    assert_string_equal(conf.endpoint[0].health_check_url, "/up?x=http://y");
+    assert_string_equal(conf.endpoint[0].model_url, "/api/tags");
+    expect_error("[endpoint:a]\nurl = http://x\nmodel_url = /a#b\n",
+                 ":3: endpoint:a.model_url: a fragment (#...) is not accepted: \"/a#b\"; "
+                 "allowed: /path or http://host[:port]/path");
+    expect_error("[endpoint:a]\nurl = http://x\nmodel_url = https://u:secret@y/\n",
+                 ":3: endpoint:a.model_url: https backends are not supported by this build yet; "
+                 "allowed: /path or http://host[:port]/path");
+}
+
+/* ---- URLs --------------------------------------------------------------- */
+
+static void check_url(const char *text, const char *host, uint16_t port, const char *authority, const char *path)
+{
+    struct conf_url u;
+    const char *why = NULL;
+
+    assert_int_equal(conf_parse_url(&conf, str_of(text), &u, &why), OLLA_OK);
+    assert_string_equal(u.text, text);
+    assert_string_equal(u.host, host);
+    assert_int_equal(u.port, port);
+    assert_string_equal(u.authority, authority);
+    assert_string_equal(u.path, path);
+    assert_false(u.tls);
+}
+
+static void test_good_urls(void **state)
+{
+    (void)state;
+    conf.text_n = 0;
+    check_url("http://localhost:11434", "localhost", 11434, "localhost:11434", "");
+    check_url("HTTP://x", "x", 80, "x", "");
+    check_url("http://x:80/", "x", 80, "x", "");
+    check_url("http://x:080/v1//", "x", 80, "x", "/v1");
+    check_url("http://a-b_c.example.:1/a%20b/c", "a-b_c.example.", 1, "a-b_c.example.:1", "/a%20b/c");
+    check_url("http://192.0.2.1:65535", "192.0.2.1", 65535, "192.0.2.1:65535", "");
+    check_url("http://[::1]", "::1", 80, "[::1]", "");
+    check_url("http://[::ffff:192.0.2.1]:81/x", "::ffff:192.0.2.1", 81, "[::ffff:192.0.2.1]:81", "/x");
+    check_url("http://x/a@b", "x", 80, "x", "/a@b");
+}
+
+static void test_bad_urls(void **state)
+{
+    static const char *const bad[][2] = {
+        {"", "empty"},
+        {"localhost:8080", "does not start with http://"},
+        {"127.0.0.1:8080", "does not start with http://"},
+        {"ftp://x", "does not start with http://"},
+        {"https://x", "https backends are not supported by this build yet"},
+        {"http://", "the host is missing"},
+        {"http://:80", "the host is missing"},
+        {"http:///x", "the host is missing"},
+        {"http://x:", "the port is not a number from 1 to 65535"},
+        {"http://x:0", "the port is not a number from 1 to 65535"},
+        {"http://x:65536", "the port is not a number from 1 to 65535"},
+        {"http://x:8a", "the port is not a number from 1 to 65535"},
+        {"http://[::1]x", "the port is not a number from 1 to 65535"},
+        {"http://::1", "the host is missing"},
+        {"http://[::1", "the ] of the IPv6 address is missing"},
+        {"http://[x]", "not a valid host"},
+        {"http://[1.2.3.4]", "not a valid host"},
+        {"http://a..b", "not a valid host"},
+        {"http://a,b", "not a valid host"},
+        {"http://x/?q=1", "a query (?...) or fragment (#...) is not accepted"},
+        {"http://x#f", "a query (?...) or fragment (#...) is not accepted"},
+        {"http://u@x", "user name and password are not accepted in a URL"},
+        {"http://u:p@x:1/y", "user name and password are not accepted in a URL"},
+        {"http://x/a b", "blanks and other than visible ASCII characters have to be percent-encoded"},
+        {"http://x/\xc3\xa4", "blanks and other than visible ASCII characters have to be percent-encoded"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(bad); i++) {
+        struct conf_url u;
+        const char *why = NULL;
+
+        assert_int_equal(conf_parse_url(&conf, str_of(bad[i][0]), &u, &why), OLLA_ERR);
+        assert_string_equal(why, bad[i][1]);
+    }
+    expect_error("[endpoint:a]\nurl = https://x\n",
+                 ":2: endpoint:a.url: https backends are not supported by this build yet: \"https://x\"; "
+                 "allowed: http://host[:port][/path]");
+}
+
+static void test_secrets_are_not_shown(void **state)
+{
+    (void)state;
+    expect_error("[endpoint:a]\nurl = http://me:secret@x\n",
+                 ":2: endpoint:a.url: user name and password are not accepted in a URL; "
+                 "allowed: http://host[:port][/path]");
+    expect_error("[endpoint:a]\nurl = me:secret@x\n",
+                 ":2: endpoint:a.url: does not start with http://; allowed: http://host[:port][/path]");
+}
+
+/* ---- finding the file --------------------------------------------------- */
+
+static void test_find(void **state)
+{
+    char here[1024];
+    char wanted[80];
+
+    (void)state;
+    assert_non_null(getcwd(here, sizeof(here)));
+    assert_int_equal(chdir(dir), 0);
+    (void)remove("conf.ini");
+    message_count = 0;
+    assert_null(conf_find("missing.ini", collect));
+    assert_string_equal(messages[0], "missing.ini: the configuration file cannot be read");
+    (void)setenv("OLLA_CONFIG_FILE", "gone.ini", 1);
+    assert_null(conf_find(NULL, collect));
+    assert_string_equal(messages[1],
+                        "gone.ini: the configuration file cannot be read (named by OLLA_CONFIG_FILE)");
+    write_file("", 0);
+    (void)setenv("OLLA_CONFIG_FILE", file, 1);
+    assert_string_equal(conf_find(NULL, collect), file);
+    assert_null(conf_find("missing.ini", collect));
+    (void)setenv("OLLA_CONFIG_FILE", "", 1);
+    (void)snprintf(wanted, sizeof(wanted), "%s/olla.ini", dir);
+    assert_int_equal(rename(file, wanted), 0);
+    assert_string_equal(conf_find(NULL, collect), "olla.ini");
+    assert_string_equal(conf_find(wanted, collect), wanted);
+    assert_int_equal(rename("olla.ini", "config.ini"), 0);
+    assert_string_equal(conf_find(NULL, collect), "config.ini");
+    assert_int_equal(remove("config.ini"), 0);
+    (void)unsetenv("OLLA_CONFIG_FILE");
+    assert_int_equal(chdir(here), 0);
+    assert_int_equal(message_count, 3);
+}
+
+/* ---- the shipped file --------------------------------------------------- */
+
+static char reference[32768];
+
+static void add_reference(const char *line)
+{
+    size_t n = strlen(reference);
+
+    assert_true(n + strlen(line) + 2 < sizeof(reference));
+    assert_true(strlen(line) <= 190);
+    (void)snprintf(reference + n, sizeof(reference) - n, "%s\n", line);
+}
+
+static void test_reference(void **state)
+{
+    (void)state;
+    reference[0] = '\0';
+    conf_print_reference(add_reference);
+    expect_quiet(reference);
+    check_default_settings();
+    assert_int_equal(conf.endpoints, 4);
+    assert_string_equal(conf.endpoint[0].name, "local-ollama");
+    assert_string_equal(conf.endpoint[1].name, "local-lm-studio");
+    assert_string_equal(conf.endpoint[2].name, "local-vllm");
+    assert_string_equal(conf.endpoint[3].name, "local-llamacpp");
+    assert_int_equal(conf.endpoint[3].url.port, 8080);
+    for (const struct conf_row *row = conf_rows; row->path; row++) {
+        if (row->type == CONF_INERT) {
+            assert_null(row->help);
+        }
+    }
+}
+
+/* Taking away the ";" of every setting must change nothing. */
+static void test_reference_uncommented(void **state)
+{
+    char *from = reference;
+    char *to = reference;
+
+    (void)state;
+    if (OLLA_MAX_ENDPOINTS < 5) {
+        skip();
+    }
+    reference[0] = '\0';
+    conf_print_reference(add_reference);
+    while (*from) {
+        if (from[0] == ';' && from[1] != ' ' && from[1] != '\n' && (from == reference || from[-1] == '\n')) {
+            from++;
+        }
+        *to++ = *from++;
+    }
+    *to = '\0';
+    to = strstr(reference, "\nurl =\n");
+    assert_non_null(to);
+    memcpy(to, "\n      \n", 7);
+    assert_int_equal(load(reference), OLLA_ERR);
+    assert_int_equal(message_count, 1);
+    assert_non_null(strstr(messages[0], "endpoint:NAME.url: missing"));
+    check_default_settings();
+}
+
+static void test_shipped_file(void **state)
+{
+    static char shipped[sizeof(reference)];
+    FILE *f = fopen(OLLA_INI, "rb");
+    size_t n;
+
+    (void)state;
+    assert_non_null(f);
+    n = fread(shipped, 1, sizeof(shipped) - 1, f);
+    assert_int_equal(fclose(f), 0);
+    shipped[n] = '\0';
+    reference[0] = '\0';
+    conf_print_reference(add_reference);
+    assert_string_equal(shipped, reference);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    unset_all();
+    (void)unsetenv("OLLA_CONFIG_FILE");
+    if (!mkdtemp(dir)) {
+        return -1;
+    }
+    (void)snprintf(file, sizeof(file), "%s/conf.ini", dir);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    (void)remove(file);
+    return rmdir(dir);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_no_file),
+        cmocka_unit_test(test_empty_file),
+        cmocka_unit_test(test_every_setting),
+        cmocka_unit_test(test_every_row_is_tested),
+        cmocka_unit_test(test_inert_keys_are_accepted),
+        cmocka_unit_test(test_environment),
+        cmocka_unit_test(test_environment_empty_and_wrong),
+        cmocka_unit_test(test_comments_and_quotes),
+        cmocka_unit_test(test_free_text_keeps_comments),
+        cmocka_unit_test(test_empty_values),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_layout_of_lines),
+        cmocka_unit_test(test_wrong_values),
+        cmocka_unit_test(test_set_twice),
+        cmocka_unit_test(test_unknown_names),
+        cmocka_unit_test(test_broken_lines),
+        cmocka_unit_test(test_long_lines),
+        cmocka_unit_test(test_no_line_is_cut),
+        cmocka_unit_test(test_section_names),
+        cmocka_unit_test(test_many_errors),
+        cmocka_unit_test(test_unreadable),
+        cmocka_unit_test(test_header_size),
+        cmocka_unit_test(test_zero_is_default),
+        cmocka_unit_test(test_text_is_full),
+        cmocka_unit_test(test_endpoint_sections),
+        cmocka_unit_test(test_endpoint_names),
+        cmocka_unit_test(test_endpoint_url_missing),
+        cmocka_unit_test(test_no_endpoints),
+        cmocka_unit_test(test_too_many_endpoints),
+        cmocka_unit_test(test_endpoint_times),
+        cmocka_unit_test(test_endpoint_targets),
+        cmocka_unit_test(test_good_urls),
+        cmocka_unit_test(test_bad_urls),
+        cmocka_unit_test(test_secrets_are_not_shown),
+        cmocka_unit_test(test_find),
+        cmocka_unit_test(test_reference),
+        cmocka_unit_test(test_reference_uncommented),
+        cmocka_unit_test(test_shipped_file),
+    };
+
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
