@@ -1,0 +1,132 @@
+# olla: build, install, test. Works with GNU make; nothing but a C compiler and the libraries below is needed to build.
+#
+#   make                 build/olla
+#   make run             installs what the build lacks, builds, starts olla in front of local servers
+#   make test            installs what the tests lack, runs all of them
+#   make install         DESTDIR and PREFIX are honoured; an existing configuration is never overwritten
+#   make size | lint | bench | test-real | clean
+#
+# You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR
+# and options with -D:  make CPPFLAGS=-DOLLA_MAX_CLIENTS=64     (limits: see olla.h)
+#   RESOLVER=sync       names are resolved at start and reload only; no fork
+#   TLS=none            without TLS (the only choice so far)
+
+CC ?= cc
+CFLAGS ?= -O2 -g
+PREFIX ?= /usr/local
+SBINDIR ?= $(PREFIX)/sbin
+SYSCONFDIR ?= /etc
+INSTALL ?= install
+PYTHON ?= /usr/bin/python3
+TLS ?= none
+RESOLVER ?= child
+
+ifneq ($(TLS),none)
+$(error TLS=$(TLS): only TLS=none can be built so far)
+endif
+
+# Ours, kept apart from CFLAGS so that a CFLAGS on the command line cannot lose them.
+OLLA_CFLAGS := -std=c99 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wvla
+FRAME := -Wframe-larger-than=2048
+PLATFORM_NAME := $(shell uname -s 2>/dev/null | tr 'A-Z' 'a-z')/$(shell uname -m 2>/dev/null)
+OLLA_CPPFLAGS := -DOLLA_PLATFORM='"$(PLATFORM_NAME)"'
+ifeq ($(RESOLVER),sync)
+OLLA_CPPFLAGS += -DOLLA_RESOLVER_SYNC=1
+endif
+LDLIBS := -linih
+
+SRC := olla.c $(sort $(wildcard src/*.c)) $(sort $(wildcard platform/*.c))
+BUILD ?= build
+OBJ := $(SRC:%.c=$(BUILD)/obj/%.o)
+
+all: $(BUILD)/olla
+
+# Changed options rebuild everything.
+STAMP := $(BUILD)/.options
+OPTIONS := $(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)
+$(shell mkdir -p $(BUILD); printf '%s\n' '$(subst ','\'',$(OPTIONS))' | cmp -s - $(STAMP) || printf '%s\n' '$(subst ','\'',$(OPTIONS))' > $(STAMP))
+
+$(BUILD)/olla: $(OBJ)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ) $(LDLIBS)
+
+$(BUILD)/obj/%.o: %.c $(STAMP)
+	@mkdir -p $(@D)
+	$(CC) $(OLLA_CFLAGS) $(FRAME) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+install: $(BUILD)/olla
+	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(SYSCONFDIR)
+	$(INSTALL) -m 0755 $(BUILD)/olla $(DESTDIR)$(SBINDIR)/olla
+	[ -e $(DESTDIR)$(SYSCONFDIR)/olla.ini ] || $(INSTALL) -m 0640 olla.ini $(DESTDIR)$(SYSCONFDIR)/olla.ini
+
+size: $(BUILD)/olla
+	size $(BUILD)/olla
+	@cp $(BUILD)/olla $(BUILD)/olla.stripped && strip $(BUILD)/olla.stripped && wc -c < $(BUILD)/olla.stripped | sed 's/$$/ bytes stripped/'
+
+clean:
+	rm -rf $(BUILD)/obj $(BUILD)/test $(BUILD)/lint-* $(BUILD)/olla $(BUILD)/olla.stripped $(STAMP)
+
+# ---- tests: everything below runs a build with sanitizers and leak checks ------------------
+
+T := $(BUILD)/test
+TEST_CFLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+TEST_CPPFLAGS := -DOLLA_TEST=1
+TEST_OBJ := $(SRC:%.c=$(T)/obj/%.o)
+UNITS := $(patsubst tests/unit/%.c,$(T)/unit/%,$(sort $(wildcard tests/unit/test_*.c))) $(T)/unit/test_resolve_sync
+
+$(T)/obj/%.o: %.c $(STAMP)
+	@mkdir -p $(@D)
+	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(TEST_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(T)/olla: $(TEST_OBJ)
+	$(CC) $(TEST_CFLAGS) $(LDFLAGS) -o $@ $(TEST_OBJ) $(LDLIBS)
+
+$(T)/unit/%: tests/unit/%.c $(TEST_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(TEST_CFLAGS) -MMD -MP -o $@ $< $(filter-out $(T)/obj/olla.o,$(TEST_OBJ)) $(LDLIBS) -lcmocka
+
+# The resolver without its child, with the same tests.
+$(T)/unit/test_resolve_sync: tests/unit/test_resolve.c platform/resolve.c $(TEST_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) -DOLLA_RESOLVER_SYNC=1 $(TEST_CPPFLAGS) $(TEST_CFLAGS) -o $@ tests/unit/test_resolve.c platform/resolve.c \
+	    $(filter-out $(T)/obj/olla.o $(T)/obj/platform/resolve.o,$(TEST_OBJ)) $(LDLIBS) -lcmocka
+
+deps-%:
+	@tests/deps.sh $*
+
+unit: $(UNITS)
+	@set -e; for t in $(UNITS); do echo "== $$t"; $$t; done
+
+wire: $(T)/olla $(BUILD)/olla
+	OLLA_BIN=$(abspath $(T)/olla) $(PYTHON) -m pytest -q tests/wire
+
+test: deps-build deps-test
+	$(MAKE) --no-print-directory layers unit wire
+
+run: deps-build
+	$(MAKE) --no-print-directory all
+	@tests/run.sh $(BUILD)/olla
+
+test-real: deps-build deps-real
+	$(MAKE) --no-print-directory all
+	OLLA_BIN=$(abspath $(BUILD)/olla) tests/real/run.sh
+
+bench: deps-build deps-bench
+	$(MAKE) --no-print-directory all
+	@$(PYTHON) tests/bench/bench.py $(BUILD)/olla
+
+layers:
+	@tests/check-layers.sh
+
+# Warnings are errors with both compilers, in both TLS-less builds; then the tools.
+lint: deps-build deps-lint layers
+	$(MAKE) --no-print-directory BUILD=$(BUILD)/lint-gcc CC=gcc CFLAGS="-O2 -Werror" all
+	$(MAKE) --no-print-directory BUILD=$(BUILD)/lint-clang CC=clang CFLAGS="-O2 -Werror" all
+	$(MAKE) --no-print-directory BUILD=$(BUILD)/lint-sync CC=gcc RESOLVER=sync CFLAGS="-Os -Werror" all
+	$(MAKE) --no-print-directory BUILD=$(BUILD)/lint-tiny CC=gcc CFLAGS="-Os -Werror" \
+	    CPPFLAGS="-DOLLA_MAX_CLIENTS=2 -DOLLA_MAX_BUFS=8 -DOLLA_BUF_SIZE=4096 -DOLLA_MAX_ENDPOINTS=2 -DOLLA_MAX_MODELS=16" all
+	tests/lint.sh
+	shellcheck tests/*.sh tests/real/*.sh .ci/run
+
+.PHONY: all install size clean unit wire test run test-real bench layers lint
+.SECONDARY:
+-include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d)

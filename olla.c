@@ -1,0 +1,180 @@
+/*
+ * olla.c - level 9: options, start-up, exit codes. See olla(8).
+ *
+ * May include: olla.h, levels 1 to 8.
+ */
+#include "olla.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "platform/platform.h"
+#include "src/conf.h"
+#include "src/endpoint.h"
+#include "src/loop.h"
+#include "src/pool.h"
+
+static struct conf confs[2];
+
+static const char usage[] =
+    "usage: olla [-c FILE] [-t] [-m]\n"
+    "  -c, --config FILE      configuration; default: $OLLA_CONFIG_FILE, then config/config.local.ini,\n"
+    "                         config/config.ini, config.ini, default.ini, olla.ini, /etc/olla.ini\n"
+    "  -t, --validate-config  check the configuration and exit: 0 valid, 1 not\n"
+    "  -m                     print the memory plan and exit\n"
+    "      --print-settings   print the commented reference configuration and exit\n"
+    "      --version          print the version and exit\n"
+    "  -h, --help             print this and exit\n"
+    "Signals: TERM and INT finish the running requests and stop, a second one stops at once;\n"
+    "HUP reloads the configuration; USR1 logs what is in use.\n";
+
+struct options {
+    const char *config;
+    bool validate, memory;
+};
+
+static void say(bool error, const char *line)
+{
+    fprintf(stderr, "%s%s\n", error ? "error: " : "warning: ", line);
+}
+
+static void print_line(const char *line)
+{
+    puts(line);
+}
+
+/* ---- options ------------------------------------------------------------------------- */
+
+static bool is_option(const char *arg, const char *name)
+{
+    return strcmp(arg, name) == 0 || (arg[0] == '-' && arg[1] == '-' && strcmp(arg + 1, name) == 0 && strlen(name) > 2);
+}
+
+/* Value of "-c FILE", "--config FILE", "--config=FILE"; moves *i on. NULL: not this option. */
+static const char *config_option(int argc, char **argv, int *i)
+{
+    static const char *const names[] = {"-c", "-config", "--config"};
+    for (size_t k = 0; k < OLLA_COUNT(names); k++) {
+        size_t n = strlen(names[k]);
+        if (strcmp(argv[*i], names[k]) == 0) {
+            return *i + 1 < argc ? argv[++*i] : "";
+        }
+        if (strncmp(argv[*i], names[k], n) == 0 && argv[*i][n] == '=') {
+            return argv[*i] + n + 1;
+        }
+    }
+    return NULL;
+}
+
+/* -1: go on. Otherwise the exit code. */
+static int read_options(int argc, char **argv, struct options *o)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *value = config_option(argc, argv, &i);
+        if (value && value[0]) {
+            o->config = value;
+        } else if (value) {
+            fputs("olla: -c needs a file name\n", stderr);
+            return OLLA_EXIT_USAGE;
+        } else if (is_option(argv[i], "-t") || is_option(argv[i], "-validate-config")) {
+            o->validate = true;
+        } else if (is_option(argv[i], "-m")) {
+            o->memory = true;
+        } else if (is_option(argv[i], "-version")) {
+            puts(OLLA_VERSION);
+            return OLLA_EXIT_OK;
+        } else if (is_option(argv[i], "-h") || is_option(argv[i], "-help")) {
+            fputs(usage, stdout);
+            return OLLA_EXIT_OK;
+        } else if (is_option(argv[i], "-print-settings")) {
+            conf_print_reference(print_line);
+            return OLLA_EXIT_OK;
+        } else {
+            fprintf(stderr, "olla: unknown option \"%s\"\n%s", argv[i], usage);
+            return OLLA_EXIT_USAGE;
+        }
+    }
+    return -1;
+}
+
+/* ---- the memory plan ------------------------------------------------------------------- */
+
+static int print_memory(void)
+{
+    static const struct {
+        const char *name;
+        size_t size, count;
+    } fixed[] = {
+        {"configurations", sizeof(struct conf), 2},
+        {"endpoints", sizeof(struct endpoint), OLLA_MAX_ENDPOINTS},
+        {"log buffer", OLLA_LOG_BUF, 1},
+        {"spool window", OLLA_BODY_BLOCK, 1},
+        {"poll set", sizeof(struct pollfd) + sizeof(void *) + sizeof(uint64_t),
+         2 * (OLLA_MAX_CLIENTS + OLLA_MAX_UPSTREAMS + OLLA_MAX_PROBES + 16)},
+    };
+    size_t total = 0;
+
+    loop_init_pools();
+    for (int i = 0; i < POOL_COUNT; i++) {
+        const struct pool_stats *p = pool_stats((enum pool_id)i);
+        printf("%-16s %6zu x %5zu = %9zu  (when empty: %s)\n", p->name, p->size, p->count, p->size * p->count, p->when_empty);
+        total += p->size * p->count;
+    }
+    for (size_t i = 0; i < OLLA_COUNT(fixed); i++) {
+        printf("%-16s %6zu x %5zu = %9zu\n", fixed[i].name, fixed[i].size, fixed[i].count, fixed[i].size * fixed[i].count);
+        total += fixed[i].size * fixed[i].count;
+    }
+    printf("total %zu bytes of address space; what is never used is never touched\n", total);
+    return OLLA_EXIT_OK;
+}
+
+/* ---- start -------------------------------------------------------------------------------- */
+
+#if OLLA_TEST
+/* A test build proves at its end that nothing was left behind. */
+static int check_pools(int code)
+{
+    for (int i = 0; i < POOL_COUNT; i++) {
+        const struct pool_stats *p = pool_stats((enum pool_id)i);
+        if (i != POOL_MODEL && p->used > 0) {
+            fprintf(stderr, "olla: pool %s: %zu still in use at the end\n", p->name, p->used);
+            code = 70;
+        }
+    }
+    return code;
+}
+#endif
+
+int main(int argc, char **argv)
+{
+    struct options o = {0};
+    int code = read_options(argc, argv, &o);
+
+    if (code >= 0) {
+        return code;
+    }
+    if (o.memory) {
+        return print_memory();
+    }
+    const char *path = conf_find(o.config, say);
+    bool valid = path && conf_load(&confs[0], path, say) == OLLA_OK && endpoint_check(&confs[0], say) == OLLA_OK;
+    if (o.validate) {
+        const char *shown = path ? path : o.config ? o.config : "";
+        printf("olla: configuration %s is %s\n", shown[0] ? shown : "(built-in defaults)", valid ? "valid" : "not valid");
+    }
+    if (!valid || o.validate) {
+        return valid ? OLLA_EXIT_OK : OLLA_EXIT_CONF;
+    }
+    /* The resolver child is forked before anything else is open. */
+    int resolver = resolve_open();
+    int signals = plat_signals_open();
+    if (resolver == OLLA_ERR || signals == OLLA_ERR) {
+        fprintf(stderr, "olla: cannot start: %s\n", plat_error_text());
+        return OLLA_EXIT_CONF;
+    }
+    code = loop_run(&confs[0], &confs[1], resolver, signals);
+#if OLLA_TEST
+    code = check_pools(code);
+#endif
+    return code;
+}

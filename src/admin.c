@@ -1,0 +1,564 @@
+/*
+ * admin.c - level 7: see admin.h.
+ *
+ * A page is written in elements. Each call adds whole elements while they
+ * fit and remembers where it stopped: in x->cursor (parts, endpoints) or in
+ * x->spelling (the last model's name). So a page of any length needs one
+ * buffer, and a catalogue that changes meanwhile cannot tear an element.
+ *
+ * May include: olla.h, levels 1 to 6, admin.h.
+ */
+#include "admin.h"
+
+#include <string.h>
+
+#include "pool.h"
+
+#ifndef OLLA_PLATFORM
+#define OLLA_PLATFORM "unknown" /* the Makefile knows */
+#endif
+
+static uint64_t start_ms;
+static int64_t start_wall;
+
+/* ---- values as the reference writes them (http-surface.md 7) ------------------------- */
+
+static void bytes_text(struct text *t, uint64_t n)
+{
+    static const char *const units[] = {"KB", "MB", "GB", "TB", "PB"};
+    size_t u = 0;
+    if (n < 1024) {
+        text_u64(t, n);
+        text_addz(t, " B");
+        return;
+    }
+    uint64_t whole = n >> 10, rest = n & 1023;
+    while (whole >= 1024 && u + 1 < OLLA_COUNT(units)) {
+        rest = whole & 1023;
+        whole >>= 10;
+        u++;
+    }
+    text_u64(t, whole);
+    text_char(t, '.');
+    text_padded(t, rest * 100 / 1024, 2);
+    text_char(t, ' ');
+    text_addz(t, units[u]);
+}
+
+static void percent_text(struct text *t, uint64_t part, uint64_t whole)
+{
+    if (whole == 0 || part == 0) {
+        text_addz(t, "0%");
+    } else if (part == whole) {
+        text_addz(t, "100%");
+    } else {
+        uint64_t tenths = (part * 1000 + whole / 2) / whole;
+        text_u64(t, tenths / 10);
+        text_char(t, '.');
+        text_u64(t, tenths % 10);
+        text_char(t, '%');
+    }
+}
+
+static void latency_text(struct text *t, uint64_t ms)
+{
+    if (ms >= 1000) {
+        uint64_t tenths = (ms + 50) / 100;
+        text_u64(t, tenths / 10);
+        text_char(t, '.');
+        text_u64(t, tenths % 10);
+        text_char(t, 's');
+    } else {
+        text_u64(t, ms);
+        text_addz(t, "ms");
+    }
+}
+
+static void span_text(struct text *t, uint64_t ms)
+{
+    uint64_t s = ms / 1000;
+    if (s < 60) {
+        text_u64(t, s);
+        text_char(t, 's');
+    } else if (s < 3600) {
+        text_u64(t, (s + 30) / 60);
+        text_char(t, 'm');
+    } else if (s < 86400) {
+        text_u64(t, (s + 1800) / 3600);
+        text_char(t, 'h');
+    } else {
+        text_u64(t, (s + 43200) / 86400);
+        text_char(t, 'd');
+    }
+}
+
+static void ago_text(struct text *t, uint64_t at)
+{
+    if (at == 0) {
+        text_addz(t, "never");
+        return;
+    }
+    span_text(t, net_now() - at);
+    text_addz(t, " ago");
+}
+
+static void until_text(struct text *t, uint64_t at)
+{
+    if (at <= net_now()) {
+        text_addz(t, at == 0 ? "unknown" : "now");
+        return;
+    }
+    text_addz(t, "in ");
+    span_text(t, at - net_now());
+}
+
+static void uptime_text(struct text *t, uint64_t ms)
+{
+    uint64_t s = ms / 1000;
+    if (s < 3600) {
+        text_u64(t, s < 60 ? s : (s + 30) / 60);
+        text_char(t, s < 60 ? 's' : 'm');
+    } else if (s < 86400) {
+        text_u64(t, s / 3600);
+        text_addz(t, "h ");
+        text_u64(t, s / 60 % 60);
+        text_char(t, 'm');
+    } else {
+        text_u64(t, s / 86400);
+        text_addz(t, "d ");
+        text_u64(t, s / 3600 % 24);
+        text_char(t, 'h');
+    }
+}
+
+static void time_text(struct text *t, int64_t wall_ms)
+{
+    struct plat_time at;
+    plat_time_of(wall_ms, false, &at);
+    text_padded(t, (uint64_t)at.year, 4);
+    text_char(t, '-');
+    text_padded(t, (uint64_t)at.month, 2);
+    text_char(t, '-');
+    text_padded(t, (uint64_t)at.day, 2);
+    text_char(t, 'T');
+    text_padded(t, (uint64_t)at.hour, 2);
+    text_char(t, ':');
+    text_padded(t, (uint64_t)at.minute, 2);
+    text_char(t, ':');
+    text_padded(t, (uint64_t)at.second, 2);
+    text_char(t, '.');
+    text_padded(t, (uint64_t)at.ms, 3);
+    text_char(t, 'Z');
+}
+
+/* A monotonic instant as wall time; 0 = never. */
+static void instant_text(struct text *t, uint64_t at)
+{
+    if (at == 0) {
+        text_addz(t, "0001-01-01T00:00:00Z");
+        return;
+    }
+    time_text(t, plat_wall_ms() - (int64_t)net_now() + (int64_t)at);
+}
+
+/* "key":"..." around what a value function writes. */
+#define MEMBER(t, key, call)       \
+    do {                           \
+        text_addz(t, ",\"" key "\":\""); \
+        call;                      \
+        text_char(t, '"');         \
+    } while (0)
+
+/* ---- elements -------------------------------------------------------------------------- */
+
+/*
+ * Adds parts first, first + 1, ... of a page while they fit; part(x, t, i) returns false when there is no part i.
+ */
+static int parts(struct exchange *x, struct text *t, bool (*part)(struct exchange *, struct text *, uint32_t))
+{
+    for (;;) {
+        struct text before = *t;
+        bool any = part(x, t, x->cursor);
+        if (t->full) {
+            *t = before;
+            return 1;
+        }
+        if (!any) {
+            return 0;
+        }
+        x->cursor++;
+    }
+}
+
+static bool page_health(struct exchange *x, struct text *t, uint32_t i)
+{
+    (void)x;
+    text_addz(t, i == 0 ? "{\"status\":\"healthy\"}" : "");
+    return i == 0;
+}
+
+static bool page_version(struct exchange *x, struct text *t, uint32_t i)
+{
+    (void)x;
+    if (i > 0) {
+        return false;
+    }
+    text_addz(t, "{\"name\":\"Olla\",\"version\":\"" OLLA_VERSION "\",\"edition\":\"C\","
+                 "\"description\":\"The AI Proxy for your LLMs\","
+                 "\"build\":{\"commit\":\"none\",\"date\":\"\",\"go_version\":\"\",\"platform\":\"" OLLA_PLATFORM "\"},"
+                 "\"capabilities\":[\"load_balancing\",\"health_checking\",\"model_unification\",\"endpoint_discovery\"],"
+                 "\"capabilities_experimental\":[],"
+                 "\"supported_backends\":[\"ollama\",\"llamacpp\",\"lm_studio\",\"vllm\",\"openai_compatible\"],"
+                 "\"api\":{\"version\":\"v1\",\"endpoints\":{\"health\":\"/internal/health\",\"status\":\"/internal/status\","
+                 "\"version\":\"/version\"}}}\n");
+    return true;
+}
+
+static bool page_ollama_version(struct exchange *x, struct text *t, uint32_t i)
+{
+    (void)x;
+    text_addz(t, i == 0 ? "{\"version\":\"" OLLA_VERSION "\"}\n" : "");
+    return i == 0;
+}
+
+/* ---- /internal/status -------------------------------------------------------------------- */
+
+static void id_text(struct text *t, const struct endpoint *e)
+{
+    char digits[8];
+    size_t n = sizeof(digits);
+    uint32_t h = str_hash(str_of(e->url));
+    int same = 0, before = 0;
+    struct endpoint *other;
+
+    do {
+        digits[--n] = "0123456789abcdefghijklmnopqrstuvwxyz"[h % 36];
+        h /= 36;
+    } while (h > 0 && n > 0);
+    text_add(t, (struct str){digits + n, sizeof(digits) - n});
+    for (int i = 0; (other = endpoint_at(i)) != NULL; i++) {
+        if (strcmp(other->url, e->url) == 0) {
+            same++;
+            before += strcmp(other->name, e->name) < 0;
+        }
+    }
+    if (same > 1) {
+        text_char(t, '-');
+        text_u64(t, (uint64_t)before);
+    }
+}
+
+/* Priority descending, healthy first, then by name. */
+static bool shown_before(const struct endpoint *a, const struct endpoint *b)
+{
+    bool ha = a->state == ENDPOINT_HEALTHY, hb = b->state == ENDPOINT_HEALTHY;
+    if (a->priority != b->priority) {
+        return a->priority > b->priority;
+    }
+    return ha != hb ? ha : strcmp(a->name, b->name) < 0;
+}
+
+static struct endpoint *shown_at(uint32_t place)
+{
+    struct endpoint *e, *other;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        uint32_t before = 0;
+        for (int k = 0; (other = endpoint_at(k)) != NULL; k++) {
+            before += other != e && shown_before(other, e);
+        }
+        if (before == place) {
+            return e;
+        }
+    }
+    return NULL;
+}
+
+static void issues_text(struct text *t, const struct endpoint *e)
+{
+    const struct {
+        bool is;
+        const char *name;
+    } rows[] = {
+        {e->failures > 3, "consecutive failures"},
+        {e->requests > 10 && (e->requests - e->failed) * 100 < e->requests * 90, "low success rate"},
+        {e->requests > e->failed && e->latency_ms_sum / (e->requests - e->failed) > 5000, "high latency"},
+        {e->state == ENDPOINT_OFFLINE || e->state == ENDPOINT_UNHEALTHY, "unavailable"},
+    };
+    bool first = true;
+    for (size_t i = 0; i < OLLA_COUNT(rows); i++) {
+        if (rows[i].is) {
+            text_addz(t, first ? "" : ", ");
+            text_addz(t, rows[i].name);
+            first = false;
+        }
+    }
+}
+
+static void status_endpoint(struct text *t, const struct endpoint *e, bool first)
+{
+    uint64_t served = e->requests - e->failed, average = served > 0 ? e->latency_ms_sum / served : 0;
+
+    text_addz(t, first ? "{\"name\":" : ",{\"name\":");
+    json_text(t, str_of(e->name));
+    json_member(t, "type", str_of(e->type));
+    json_member(t, "status", str_of(e->enabled ? endpoint_state_name(e->state) : "disabled"));
+    json_member(t, "reason", str_of(e->why));
+    if (e->priority < 0) {
+        text_addz(t, ",\"priority\":");
+        text_i64(t, e->priority);
+    } else {
+        json_member_u64(t, "priority", (uint64_t)e->priority);
+    }
+    json_member_u64(t, "connections", e->inflight);
+    json_member_u64(t, "requests", e->requests);
+    MEMBER(t, "success_rate", percent_text(t, served, e->requests));
+    MEMBER(t, "avg_latency", latency_text(t, average));
+    MEMBER(t, "traffic", bytes_text(t, e->bytes));
+    MEMBER(t, "last_check", ago_text(t, e->last_check));
+    MEMBER(t, "next_check", until_text(t, e->next_check));
+    MEMBER(t, "issues", issues_text(t, e));
+    text_addz(t, ",\"models\":{\"last_updated\":\"");
+    instant_text(t, e->last_discovery);
+    text_addz(t, "\",\"count\":");
+    text_u64(t, e->models);
+    text_char(t, '}');
+    json_member(t, "url", str_of(e->url));
+    MEMBER(t, "id", id_text(t, e));
+    json_member_u64(t, "min_latency_ms", e->latency_ms_min);
+    json_member_u64(t, "max_latency_ms", e->latency_ms_max);
+    if (served > 0) {
+        json_member_u64(t, "avg_latency_ms", average);
+    }
+    if (e->last_check > 0) {
+        MEMBER(t, "health_check_at", instant_text(t, e->last_check));
+        MEMBER(t, "next_check_at", instant_text(t, e->next_check));
+    }
+    text_char(t, '}');
+}
+
+static void status_head(struct text *t)
+{
+    static const char *const balancers[] = {"least-connections", "round-robin", "priority"};
+    text_addz(t, "{\"timestamp\":\"");
+    time_text(t, plat_wall_ms());
+    text_addz(t, "\",\"proxy\":{\"engine\":");
+    json_text(t, str_of(conf_now->proxy.engine == ENGINE_OLLA ? "olla" : "sherpa"));
+    json_member(t, "profile", STR("auto"));
+    json_member(t, "balancer", str_of(balancers[conf_now->proxy.load_balancer]));
+    text_addz(t, "},\"endpoints\":[");
+}
+
+/* healthy ratio h and success rate decide (http-surface.md 7.2). */
+static const char *system_status(unsigned up, unsigned all, uint64_t served, uint64_t requests)
+{
+    uint64_t rate = requests > 0 ? served * 100 / requests : 100;
+    if (all == 0 || up * 2 < all || rate < 90) {
+        return "critical";
+    }
+    return up * 5 < all * 4 || rate < 95 ? "degraded" : "healthy";
+}
+
+static void status_system(struct text *t)
+{
+    const struct exchange_totals *n = &exchange_totals;
+    uint64_t served = n->requests - n->failed;
+    unsigned up = 0, all = 0;
+    struct endpoint *e;
+
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        all++;
+        up += e->state == ENDPOINT_HEALTHY;
+    }
+    text_addz(t, "],\"security\":{\"status\":");
+    json_text(t, str_of(n->size_limited > 100 ? "elevated" : "normal"));
+    text_addz(t, ",\"blocked_ips\":0,\"violations\":{\"rate_limits\":0,\"size_limits\":");
+    text_u64(t, n->size_limited);
+    text_addz(t, "}},\"system\":{\"status\":");
+    json_text(t, str_of(system_status(up, all, served, n->requests)));
+    text_addz(t, ",\"endpoints_up\":\"");
+    text_u64(t, up);
+    text_char(t, '/');
+    text_u64(t, all);
+    text_addz(t, "\",\"success_rate\":\"");
+    if (n->requests > 0) {
+        percent_text(t, served, n->requests);
+    } else {
+        text_addz(t, "N/A");
+    }
+    text_char(t, '"');
+    MEMBER(t, "avg_latency", latency_text(t, served > 0 ? n->latency_ms_sum / served : 0));
+    MEMBER(t, "total_traffic", bytes_text(t, n->bytes));
+    MEMBER(t, "uptime", uptime_text(t, net_now() - start_ms));
+    MEMBER(t, "start_time", time_text(t, start_wall));
+    json_member(t, "version", STR(OLLA_VERSION));
+    json_member(t, "commit", STR("none"));
+    json_member_u64(t, "active_connections", n->active);
+    json_member_u64(t, "security_violations", n->size_limited);
+    json_member_u64(t, "total_requests", n->requests);
+    json_member_u64(t, "total_failures", n->failed);
+    text_addz(t, n->requests > 0 ? ",\"has_traffic\":true}" : ",\"has_traffic\":false}");
+}
+
+static void status_pools(struct text *t)
+{
+    text_addz(t, ",\"idle_upstreams\":");
+    text_u64(t, upstream_idle_count());
+    text_addz(t, ",\"pools\":[");
+    for (int i = 0; i < POOL_COUNT; i++) {
+        const struct pool_stats *p = pool_stats((enum pool_id)i);
+        text_addz(t, i > 0 ? ",{\"name\":" : "{\"name\":");
+        json_text(t, str_of(p->name));
+        json_member_u64(t, "size", p->size);
+        json_member_u64(t, "count", p->count);
+        json_member_u64(t, "used", p->used);
+        json_member_u64(t, "max", p->max_used);
+        json_member_u64(t, "failed", p->failed);
+        text_char(t, '}');
+    }
+    text_addz(t, "]}");
+}
+
+static bool page_status(struct exchange *x, struct text *t, uint32_t i)
+{
+    uint32_t n = (uint32_t)endpoint_count();
+    (void)x;
+    if (i == 0) {
+        status_head(t);
+    } else if (i <= n) {
+        struct endpoint *e = shown_at(i - 1);
+        if (e) {
+            status_endpoint(t, e, i == 1);
+        }
+    } else if (i == n + 1) {
+        status_system(t);
+    } else if (i == n + 2) {
+        status_pools(t);
+    }
+    return i <= n + 2;
+}
+
+/* ---- listings ------------------------------------------------------------------------------ */
+
+static void model_openai(struct text *t, const struct model *m)
+{
+    text_addz(t, "{\"id\":");
+    json_text(t, str_of(m->facts.name));
+    json_member(t, "object", STR("model"));
+    json_member(t, "owned_by", STR("olla"));
+    json_member_u64(t, "created", (uint64_t)(plat_wall_ms() / 1000));
+    text_char(t, '}');
+}
+
+static void model_ollama(struct text *t, const struct model *m)
+{
+    const struct model_facts *f = &m->facts;
+    text_addz(t, "{\"name\":");
+    json_text(t, str_of(f->name));
+    json_member(t, "model", str_of(f->name));
+    text_addz(t, ",\"modified_at\":");
+    if (f->modified[0]) {
+        json_text(t, str_of(f->modified));
+    } else {
+        text_char(t, '"');
+        time_text(t, start_wall);
+        text_char(t, '"');
+    }
+    json_member_u64(t, "size", f->size);
+    json_member(t, "digest", str_of(f->digest));
+    text_addz(t, ",\"details\":{\"format\":");
+    json_text(t, str_of(f->format));
+    json_member(t, "family", str_of(f->family));
+    json_member(t, "parameter_size", str_of(f->parameters));
+    json_member(t, "quantization_level", str_of(f->quantization));
+    text_addz(t, "}}");
+}
+
+static void model_lm_studio(struct text *t, const struct model *m)
+{
+    const struct model_facts *f = &m->facts;
+    text_addz(t, "{\"id\":");
+    json_text(t, str_of(f->name));
+    json_member(t, "object", STR("model"));
+    json_member(t, "type", STR("llm"));
+    if (f->family[0]) {
+        json_member(t, "arch", str_of(f->family));
+    }
+    if (f->quantization[0]) {
+        json_member(t, "quantization", str_of(f->quantization));
+    }
+    json_member(t, "state", STR("not-loaded"));
+    if (f->context > 0) {
+        json_member_u64(t, "max_context_length", f->context);
+    }
+    text_char(t, '}');
+}
+
+static const struct {
+    const char *open, *close;
+    unsigned api; /* only what clients of this listing can then ask for */
+    void (*write)(struct text *t, const struct model *m);
+} listings[LOCAL_COUNT] = {
+    [LOCAL_MODELS_OPENAI] = {"{\"object\":\"list\",\"data\":[", "]}\n", API_OPENAI, model_openai},
+    [LOCAL_MODELS_OLLAMA] = {"{\"models\":[", "]}\n", API_OLLAMA, model_ollama},
+    [LOCAL_MODELS_LM_STUDIO] = {"{\"object\":\"list\",\"data\":[", "]}\n", API_OPENAI, model_lm_studio},
+};
+
+static endpoint_set speaking(endpoint_set set, unsigned api)
+{
+    endpoint_set kept = 0;
+    for (int i = 0; i < OLLA_MAX_ENDPOINTS; i++) {
+        struct endpoint *e = endpoint_slot(i);
+        if (e && (set & endpoint_bit(e)) && (e->profile->apis & api)) {
+            kept |= endpoint_bit(e);
+        }
+    }
+    return kept;
+}
+
+/* Part 0 opens, every further part is the model after the last one; the end has no part of its own. */
+static bool page_listing(struct exchange *x, struct text *t, uint32_t i)
+{
+    enum local_page page = x->route.page;
+    const struct model *m;
+
+    if (i == 0) {
+        text_addz(t, listings[page].open);
+        return true;
+    }
+    m = model_after(x->spelling, speaking(route_listed(x->route.only), listings[page].api));
+    if (!m) {
+        text_addz(t, listings[page].close);
+        return false;
+    }
+    text_addz(t, i > 1 ? "," : "");
+    listings[page].write(t, m);
+    if (!t->full) {
+        str_copy(x->spelling, sizeof(x->spelling), str_of(m->facts.name));
+    }
+    return true;
+}
+
+/* ---- table ----------------------------------------------------------------------------------- */
+
+static int write_health(struct exchange *x, struct text *t) { return parts(x, t, page_health); }
+static int write_version(struct exchange *x, struct text *t) { return parts(x, t, page_version); }
+static int write_status(struct exchange *x, struct text *t) { return parts(x, t, page_status); }
+static int write_listing(struct exchange *x, struct text *t) { return parts(x, t, page_listing); }
+static int write_ollama_version(struct exchange *x, struct text *t) { return parts(x, t, page_ollama_version); }
+
+static const struct exchange_local pages[LOCAL_COUNT] = {
+    [LOCAL_HEALTH] = {write_health, "application/json"},
+    [LOCAL_VERSION] = {write_version, "application/json"},
+    [LOCAL_STATUS] = {write_status, "application/json"},
+    [LOCAL_MODELS_OPENAI] = {write_listing, "application/json"},
+    [LOCAL_MODELS_OLLAMA] = {write_listing, "application/json"},
+    [LOCAL_MODELS_LM_STUDIO] = {write_listing, "application/json"},
+    [LOCAL_OLLAMA_VERSION] = {write_ollama_version, "application/json"},
+};
+
+const struct exchange_local *admin_pages(void)
+{
+    start_ms = net_now();
+    start_wall = plat_wall_ms();
+    return pages;
+}

@@ -1,0 +1,15 @@
+/*
+ * admin.h - level 7: pages about olla itself and listings of models
+ * (http-surface.md 7 and 8).
+ *
+ * May include: olla.h, levels 1 to 6.
+ */
+#ifndef OLLA_ADMIN_H
+#define OLLA_ADMIN_H
+
+#include "exchange.h"
+
+/* The writers of all local pages, LOCAL_COUNT rows, for exchange_init. Takes the start time. */
+const struct exchange_local *admin_pages(void);
+
+#endif

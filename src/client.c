@@ -1,0 +1,429 @@
+/*
+ * client.c - level 7: see client.h.
+ *
+ * May include: olla.h, levels 1 to 6, client.h.
+ */
+#include "client.h"
+
+#include "log.h"
+#include "pool.h"
+
+#define LISTENERS 8
+#define ACCEPTS_PER_TURN 64
+/* A peer that is told off and goes on sending: so long, and so many bytes, until it is cut. */
+#define LINGER_MS 2000
+#define LINGER_BYTES (1024 * 1024)
+#define RETRY_MS 50
+#define NO_FDS_PAUSE_MS 200
+#define KEEPALIVE_S 60
+
+POOL_STORAGE(CLIENT, struct client, client_pool)
+
+static struct listener {
+    struct stream s;
+    struct plat_addr addr;
+    bool wanted;
+} listeners[LISTENERS];
+
+static struct client *clients[OLLA_MAX_CLIENTS]; /* by pool index, NULL = free */
+static unsigned count, busy;
+static bool gate_open, draining;
+static uint64_t pause_until;
+
+static void client_run(struct client *c);
+static void client_ready(struct stream *s, short events);
+static void client_expired(struct stream *s);
+static void listener_ready(struct stream *s, short events);
+
+static const struct stream_ops client_ops = {client_ready, client_expired};
+static const struct stream_ops listener_ops = {listener_ready, NULL};
+
+void client_init(void)
+{
+    client_pool();
+    for (size_t i = 0; i < LISTENERS; i++) {
+        listeners[i].s.fd = -1;
+    }
+}
+
+unsigned client_count(void)
+{
+    return count;
+}
+
+unsigned client_busy(void)
+{
+    return busy;
+}
+
+/* ---- listening --------------------------------------------------------------------- */
+
+static struct listener *find_listener(const struct plat_addr *a)
+{
+    for (size_t i = 0; i < LISTENERS; i++) {
+        if (net_is_open(&listeners[i].s) && plat_addr_eq(&listeners[i].addr, a)) {
+            return &listeners[i];
+        }
+    }
+    return NULL;
+}
+
+static int open_listener(const struct plat_addr *a)
+{
+    char text[48];
+    for (size_t i = 0; i < LISTENERS; i++) {
+        struct listener *l = &listeners[i];
+        if (net_is_open(&l->s)) {
+            continue;
+        }
+        int fd = plat_listen(a);
+        if (fd < 0) {
+            return OLLA_ERR;
+        }
+        l->addr = *a;
+        l->wanted = true;
+        net_open(&l->s, fd, &listener_ops, l);
+        net_want(&l->s, gate_open, false);
+        plat_addr_text(a, text, sizeof(text));
+        if (log_begin(LOG_INFO, "listening")) {
+            log_z("address", text);
+            log_u64("port", plat_local_port(fd));
+            log_end();
+        }
+        return OLLA_OK;
+    }
+    return OLLA_ERR;
+}
+
+int client_listen(const char *host, uint16_t port)
+{
+    struct plat_addr addrs[LISTENERS / 2];
+    int n = plat_listen_addrs(host, port, addrs, (int)OLLA_COUNT(addrs)), opened = 0;
+
+    for (size_t i = 0; i < LISTENERS; i++) {
+        listeners[i].wanted = false;
+    }
+    for (int i = 0; i < n; i++) {
+        struct listener *l = find_listener(&addrs[i]);
+        if (l) {
+            l->wanted = true;
+            opened++;
+        } else if (open_listener(&addrs[i]) == OLLA_OK) {
+            opened++;
+        }
+    }
+    if (opened == 0) {
+        if (log_begin(LOG_ERROR, "cannot listen")) {
+            log_z("host", host);
+            log_u64("port", port);
+            log_z("error", plat_error_text());
+            log_z("remedy", "choose another server.port or server.host, or stop the program that has it");
+            log_end();
+        }
+        return OLLA_ERR;
+    }
+    for (size_t i = 0; i < LISTENERS; i++) {
+        if (net_is_open(&listeners[i].s) && !listeners[i].wanted) {
+            net_close(&listeners[i].s, NET_CLOSE);
+        }
+    }
+    return OLLA_OK;
+}
+
+void client_listen_close(void)
+{
+    for (size_t i = 0; i < LISTENERS; i++) {
+        net_close(&listeners[i].s, NET_CLOSE);
+    }
+}
+
+uint64_t client_gate(void)
+{
+    static uint64_t warned;
+    bool open = count < OLLA_MAX_CLIENTS && net_now() >= pause_until;
+    uint64_t again = net_now() < pause_until ? pause_until : UINT64_MAX;
+    if (open == gate_open) {
+        return again;
+    }
+    gate_open = open;
+    for (size_t i = 0; i < LISTENERS; i++) {
+        if (net_is_open(&listeners[i].s)) {
+            net_want(&listeners[i].s, open, false);
+        }
+    }
+    if (!open && count >= OLLA_MAX_CLIENTS && log_allowed(&warned, net_now()) &&
+        log_begin(LOG_WARN, "all client slots are in use, new connections wait in the kernel")) {
+        log_z("limit", "OLLA_MAX_CLIENTS");
+        log_u64("value", OLLA_MAX_CLIENTS);
+        log_end();
+    }
+    return again;
+}
+
+static void listener_ready(struct stream *s, short events)
+{
+    static uint64_t warned;
+    (void)events;
+    for (int i = 0; i < ACCEPTS_PER_TURN && count < OLLA_MAX_CLIENTS; i++) {
+        struct plat_addr peer;
+        int fd = plat_accept(s->fd, &peer);
+        if (fd < 0) {
+            if (fd == OLLA_ERR && plat_error() == PLAT_FAIL_NO_FDS) {
+                /* Without a pause the waiting connection would wake every turn. */
+                pause_until = net_now() + NO_FDS_PAUSE_MS;
+                upstream_drop_idle(NULL);
+                if (log_allowed(&warned, net_now())) {
+                    log_line(LOG_WARN, "out of file descriptors, new connections wait in the kernel", "remedy",
+                             STR("raise the limit of open files (ulimit -n)"), NULL, STR(""));
+                }
+            }
+            return;
+        }
+        struct client *c = pool_get(POOL_CLIENT);
+        if (!c) {
+            plat_close(fd);
+            return;
+        }
+        clients[pool_index(POOL_CLIENT, c)] = c;
+        count++;
+        c->peer = peer;
+        plat_addr_text(&peer, c->peer_text, sizeof(c->peer_text));
+        c->run = client_run;
+        c->since = net_now();
+        plat_keepalive(fd, KEEPALIVE_S);
+        net_open(&c->s, fd, &client_ops, c);
+        net_want(&c->s, true, false);
+        net_deadline(&c->s, net_now() + (uint64_t)conf_now->server.read_header_timeout);
+    }
+}
+
+/* ---- one connection ------------------------------------------------------------------- */
+
+static void client_close(struct client *c, enum net_how how)
+{
+    net_close(&c->s, how);
+    buf_drop(&c->in);
+    buf_drop(&c->out);
+    clients[pool_index(POOL_CLIENT, c)] = NULL;
+    count--;
+    pool_put(POOL_CLIENT, c);
+}
+
+static uint64_t idle_timeout(void)
+{
+    return (uint64_t)(conf_now->server.idle_timeout > 0 ? conf_now->server.idle_timeout : conf_now->server.read_timeout);
+}
+
+static void wait_for_head(struct client *c)
+{
+    uint64_t limit = (uint64_t)conf_now->server.read_header_timeout;
+    bool idle = c->state == CLIENT_IDLE;
+
+    if (idle) {
+        limit = idle_timeout();
+    }
+    net_want(&c->s, true, false);
+    net_deadline(&c->s, limit > 0 ? c->since + limit : 0);
+}
+
+/* The reply is out, but the peer may still be sending: closing now could destroy the reply on its way (RST). */
+static void linger(struct client *c)
+{
+    buf_drop(&c->in);
+    buf_drop(&c->out);
+    plat_shutdown_write(c->s.fd);
+    c->state = CLIENT_LINGER;
+    c->lingered = 0;
+    net_want(&c->s, true, false);
+    net_deadline(&c->s, net_now() + LINGER_MS);
+}
+
+/* After an exchange. false: the client is gone. */
+static bool after_exchange(struct client *c)
+{
+    struct exchange *x = c->x;
+    bool complete = x->request_read && x->phase != PHASE_DATA && x->phase != PHASE_LAST;
+    enum end_who who = x->who;
+    bool keep = exchange_finish(x);
+
+    busy--;
+    c->scanned = 0;
+    c->since = net_now();
+    if (keep && !draining) {
+        c->state = buf_len(&c->in) > 0 ? CLIENT_HEAD : CLIENT_IDLE;
+        return true;
+    }
+    if (who == END_CLIENT || who == END_KILLED || who == END_CLIENT_SLOW) {
+        client_close(c, complete ? NET_CLOSE : NET_ABORT);
+        return false;
+    }
+    if (complete && buf_len(&c->in) == 0) {
+        client_close(c, NET_CLOSE);
+        return false;
+    }
+    linger(c);
+    return false;
+}
+
+enum read_result { READ_NOTHING = 0, READ_SOME, READ_GONE };
+
+static enum read_result read_head(struct client *c)
+{
+    if (!c->readable) {
+        return READ_NOTHING;
+    }
+    c->starved = !buf_hold(&c->in, BUF_NEW_WORK);
+    if (c->starved) {
+        net_want(&c->s, false, false); /* all buffers are in use: ask again soon */
+        net_deadline(&c->s, net_now() + RETRY_MS);
+        return READ_NOTHING;
+    }
+    c->readable = false;
+    if (buf_room(&c->in) == 0) {
+        buf_compact(&c->in);
+    }
+    long n = net_read(&c->s, &c->in, OLLA_BUF_SIZE);
+    if (n == OLLA_EOF || n == OLLA_ERR) {
+        client_close(c, NET_CLOSE);
+        return READ_GONE;
+    }
+    if (n > 0 && c->state == CLIENT_IDLE) {
+        c->state = CLIENT_HEAD;
+        c->since = net_now();
+    }
+    buf_drop_if_empty(&c->in);
+    return n > 0 ? READ_SOME : READ_NOTHING;
+}
+
+/* Tries to begin an exchange from what has been read. */
+static bool try_head(struct client *c)
+{
+    struct http_error err = {0};
+    struct http_request req;
+
+    if (c->scanned == 0) {
+        buf_consume(&c->in, http_skip_blank_lines(buf_str(&c->in)));
+    }
+    if (c->in.off > 0 && OLLA_BUF_SIZE - c->in.off < OLLA_MAX_HEAD + OLLA_HEAD_RESERVE) {
+        buf_compact(&c->in);
+    }
+    struct str in = buf_str(&c->in);
+    long n = in.n > 0 ? http_find_end(in, &c->scanned, &err) : OLLA_AGAIN;
+    if (n == OLLA_AGAIN) {
+        return false;
+    }
+    bool started;
+    if (n < 0 || http_parse_request((struct str){in.p, (size_t)n}, &req, &err) != OLLA_OK) {
+        started = exchange_start_refused(c, &err);
+    } else {
+        started = exchange_start(c, &req, (size_t)n);
+    }
+    c->scanned = 0;
+    if (!started) {
+        return false; /* cannot happen while there are as many exchanges as clients */
+    }
+    busy++;
+    c->state = CLIENT_BUSY;
+    return true;
+}
+
+/* Goes on until the connection has to wait. Loops instead of recursing, so that pipelined requests cost no stack. */
+static void client_run(struct client *c)
+{
+    for (;;) {
+        if (c->state == CLIENT_BUSY) {
+            exchange_client_input(c->x);
+            if (!exchange_run(c->x) || !after_exchange(c)) {
+                return;
+            }
+        }
+        if (buf_len(&c->in) > 0 && try_head(c)) {
+            continue;
+        }
+        enum read_result got = read_head(c);
+        if (got == READ_GONE) {
+            return;
+        }
+        if (got == READ_NOTHING) {
+            break;
+        }
+    }
+    if (!c->starved) {
+        wait_for_head(c);
+    }
+}
+
+static void lingering(struct client *c)
+{
+    static char waste[OLLA_BUF_SIZE];
+    long n = plat_read(c->s.fd, waste, sizeof(waste));
+    if (n > 0) {
+        c->lingered += (uint64_t)n;
+    }
+    if ((n < 0 && n != OLLA_AGAIN) || c->lingered > LINGER_BYTES) {
+        client_close(c, NET_CLOSE);
+    }
+}
+
+static void client_ready(struct stream *s, short events)
+{
+    struct client *c = s->owner;
+    if (c->state == CLIENT_LINGER) {
+        lingering(c);
+        return;
+    }
+    if (events & (POLLIN | POLLHUP | POLLERR)) {
+        c->readable = true;
+    }
+    client_run(c);
+}
+
+static void client_expired(struct stream *s)
+{
+    struct client *c = s->owner;
+    struct http_error slow = {408, "the request head did not arrive in time (server.read_header_timeout)"};
+
+    if (c->state == CLIENT_BUSY) {
+        exchange_expired(c->x);
+        client_run(c);
+    } else if (c->starved) {
+        c->starved = false;
+        c->readable = true;
+        client_run(c);
+    } else if (c->state == CLIENT_HEAD && buf_len(&c->in) > 0 && exchange_start_refused(c, &slow)) {
+        busy++;
+        c->state = CLIENT_BUSY;
+        client_run(c);
+    } else {
+        client_close(c, NET_CLOSE);
+    }
+}
+
+void client_drain(void)
+{
+    draining = true;
+    exchange_drain(true);
+    for (size_t i = 0; i < OLLA_MAX_CLIENTS; i++) {
+        if (clients[i] && clients[i]->state != CLIENT_BUSY && clients[i]->state != CLIENT_LINGER) {
+            client_close(clients[i], NET_CLOSE);
+        }
+    }
+}
+
+unsigned client_kill_all(void)
+{
+    unsigned cut = 0;
+    for (size_t i = 0; i < OLLA_MAX_CLIENTS; i++) {
+        struct client *c = clients[i];
+        if (c && c->state == CLIENT_BUSY) {
+            cut++;
+            exchange_kill(c->x);
+            exchange_finish(c->x);
+            busy--;
+        }
+        if (c) {
+            client_close(c, NET_CLOSE);
+        }
+    }
+    return cut;
+}

@@ -1,0 +1,130 @@
+/*
+ * endpoint.h - level 4: the table of backends: what is configured, what is
+ * known about their health, and what they have done.
+ *
+ * Invariants:
+ *  1. An endpoint stays at its slot while it lives; bit `slot` of an
+ *     endpoint_set means it. A slot is free again when the endpoint was
+ *     removed by a reload and its last request has ended.
+ *  2. Everything here is a copy: the configuration may be replaced at any time.
+ *  3. `inflight` counts exchanges that hold the endpoint; only those may use it after removal.
+ *
+ * May include: olla.h, str.h, conf.h, net.h, log.h, profile.h.
+ */
+#ifndef OLLA_ENDPOINT_H
+#define OLLA_ENDPOINT_H
+
+#include "../platform/platform.h"
+#include "conf.h"
+#include "profile.h"
+
+enum endpoint_state {
+    ENDPOINT_UNKNOWN = 0, /* not probed yet */
+    ENDPOINT_HEALTHY,
+    ENDPOINT_BUSY,        /* answers, but slowly or "loading" */
+    ENDPOINT_UNHEALTHY,   /* answers with an error */
+    ENDPOINT_OFFLINE,     /* does not answer */
+    ENDPOINT_CONFIG_ERROR, /* 401 or 403 to the probe */
+    ENDPOINT_RATE_LIMITED
+};
+
+struct upstream;
+
+struct endpoint {
+    bool used;
+    bool removed;   /* by a reload; freed when inflight reaches 0 */
+    int slot;
+    int order;      /* place in the configuration */
+
+    char name[64];
+    char type[32];  /* as configured */
+    const struct profile *profile;
+    char url[256];
+    char host[256];
+    char authority[264];
+    char base[128]; /* path of the URL, without trailing slash */
+    char health_path[256];
+    char models_path[256];
+    uint16_t port;
+    int priority;
+    bool enabled;
+    bool preserve_path;
+    int64_t check_interval;
+    int64_t check_timeout;
+
+    /* addresses */
+    struct plat_addr addr[OLLA_MAX_ADDRS];
+    int addrs;
+    int good;              /* the one that connected last */
+    bool literal;          /* the host is an address: nothing to resolve */
+    bool resolving;
+    uint64_t resolve_at;   /* when to ask (again) */
+
+    /* health */
+    enum endpoint_state state;
+    const char *why;       /* static text: the reason of the state */
+    bool probed;           /* the first probe has ended */
+    bool probing;
+    unsigned failures;     /* consecutive */
+    unsigned backoff;      /* multiplier of the interval */
+    uint64_t next_check;   /* monotonic ms */
+    uint64_t last_check;
+    uint32_t probe_ms;     /* latency of the last probe */
+
+    /* models */
+    bool discovering;
+    bool discovered;       /* a list has been read since the endpoint is up, or the first try has failed */
+    bool list_failed;      /* the last list could not be read; said once */
+    unsigned models;
+    uint64_t next_discovery;
+    uint64_t last_discovery; /* successful, 0 = never */
+
+    /* traffic */
+    unsigned inflight;
+    uint64_t picked;       /* sequence number of the last choice, for rotation */
+    struct upstream *idle; /* most recently used first */
+    unsigned idle_n;
+    uint64_t requests, failed, bytes;
+    uint64_t latency_ms_sum; /* of successes */
+    uint32_t latency_ms_min, latency_ms_max;
+};
+
+/* Applies a configuration: adds, changes and removes by name. Unchanged endpoints keep all their state. */
+void endpoint_apply(const struct conf *c);
+
+/* Checks what conf.c cannot know (types, probe URLs). OLLA_ERR after messages. */
+int endpoint_check(const struct conf *c, conf_message *say);
+
+/* Configured endpoints in configuration order: i from 0 while the result is not NULL. */
+struct endpoint *endpoint_at(int i);
+struct endpoint *endpoint_slot(int slot); /* NULL if free */
+int endpoint_count(void);
+static inline endpoint_set endpoint_bit(const struct endpoint *e)
+{
+    return (endpoint_set)1 << e->slot;
+}
+
+const char *endpoint_state_name(enum endpoint_state state);
+
+/* Changes the state; logs once per change. why is static text. */
+void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const char *why);
+
+/* True until every enabled endpoint has been probed, and asked for its models, once. */
+bool endpoint_any_pending(void);
+
+/* An exchange begins and ends using e. ok: it was served; ms: from arrival to the end. */
+void endpoint_begin(struct endpoint *e);
+void endpoint_end(struct endpoint *e, bool ok, uint64_t ms, uint64_t bytes);
+
+/* Called by the request path after a refused or lost connection: offline at once, probed soon. */
+void endpoint_failed(struct endpoint *e, const char *why);
+
+/* Name resolution: sends due questions; takes answers. Returns when it wants to be called again. */
+uint64_t endpoint_resolve(void);
+void endpoint_resolved(const struct resolve_answer *a);
+void endpoint_resolver_lost(void); /* outstanding questions will not be answered */
+
+/* Probes of e have begun or ended; a removed endpoint lives as long as they run. */
+void endpoint_probe_ended(struct endpoint *e);
+
+#endif

@@ -1,0 +1,207 @@
+/*
+ * exchange.h - level 6: one request and its reply, and the client connection
+ * they belong to.
+ *
+ *   X_BODY -> (route) -> X_CONNECT -> X_SEND -> X_WAIT -> X_STREAM -> X_FLUSH -> X_DONE
+ *        \                   ^___________________|  next candidate, only before
+ *         \                                         the first byte went down
+ *          -> X_LOCAL (answers of our own) ------------------> X_FLUSH
+ *
+ * Invariants:
+ *  1. Handlers do a step and change the state, or return; exchange_finish is
+ *     the only place that frees.
+ *  2. Each state has one deadline; it is kept on the client's stream.
+ *  3. Once `began` is set (a byte of a reply is committed) nothing is retried.
+ *  4. The head and an inline body stay in c->in, unmoved, until the reply begins.
+ *  5. A producer is read only while its consumer has room: upstream bytes are
+ *     read only into what c->out can take, so a client that never reads costs one buffer.
+ *
+ * May include: olla.h, levels 1 to 5, body.h.
+ */
+#ifndef OLLA_EXCHANGE_H
+#define OLLA_EXCHANGE_H
+
+#include "body.h"
+#include "http.h"
+#include "json.h"
+#include "net.h"
+#include "route.h"
+#include "upstream.h"
+
+struct exchange;
+
+enum client_state {
+    CLIENT_IDLE = 0, /* between requests */
+    CLIENT_HEAD,     /* part of a head has come */
+    CLIENT_BUSY,     /* an exchange runs */
+    CLIENT_LINGER    /* the last reply is out, input is thrown away until the peer has read it */
+};
+
+struct client {
+    struct stream s;
+    struct plat_addr peer;
+    char peer_text[48];
+    struct buf in;       /* head, inline body, read-ahead */
+    struct buf out;      /* reply bytes not yet taken by the socket */
+    struct exchange *x;
+    enum client_state state;
+    bool readable;       /* the last poll said so, or more is known to wait */
+    bool starved;        /* waits for a buffer */
+    size_t scanned;      /* of a partial head */
+    uint64_t since;      /* first byte of the request, or begin of idling */
+    uint64_t lingered;   /* bytes thrown away */
+    void (*run)(struct client *c); /* goes on with the client after an event of its exchange */
+};
+
+enum exchange_state { X_BODY = 0, X_CONNECT, X_SEND, X_WAIT, X_STREAM, X_LOCAL, X_FLUSH, X_DONE };
+
+/* Who ended it, and in which phase: the two letters of the access line. */
+enum end_who {
+    END_NOBODY = '-',
+    END_CLIENT = 'C',
+    END_CLIENT_SLOW = 'c',
+    END_SERVER = 'S',
+    END_SERVER_SLOW = 's',
+    END_PROXY = 'P',
+    END_RESOURCE = 'R',
+    END_KILLED = 'K'
+};
+enum end_phase {
+    PHASE_DONE = '-',
+    PHASE_REQUEST = 'R',
+    PHASE_CONNECT = 'C',
+    PHASE_HEAD = 'H',
+    PHASE_DATA = 'D',
+    PHASE_LAST = 'L'
+};
+
+struct exchange {
+    struct client *c;
+    struct upstream *u;
+    struct endpoint *e;
+    enum exchange_state state;
+    enum end_who who;
+    enum end_phase phase;
+    char id[129];
+    char method[16];       /* copies for the access line: the head is gone by then */
+    char path[128];
+
+    /* request */
+    struct http_request req; /* slices into c->in, valid until the reply begins */
+    size_t head_n;
+    size_t raw_at;           /* offset in c->in.mem of the first byte not yet decoded */
+    bool path_decoded;       /* the path was changed: escape it when it goes out */
+    bool is_head;
+    bool http10;
+    bool keep;               /* the client connection survives this exchange */
+    bool request_read;       /* the whole request body has been taken from the socket */
+    struct http_body in_body;
+    struct body body;
+    struct json_scan scan;
+    struct route route;
+
+    /* attempts */
+    endpoint_set tried;
+    int attempts;
+    int addr_tries;        /* addresses of e tried */
+    bool fresh;            /* no idle connection any more: one was stale */
+    bool u_readable;
+    const char *strategy, *decision, *reason; /* routing headers, NULL = none */
+    char spelling[OLLA_MODEL_NAME + 8]; /* JSON text that replaces the model's value for this endpoint, "" = as sent;
+                                         local pages keep their cursor here */
+    uint64_t sent;         /* bytes of the body on the wire */
+
+    /* reply */
+    int status;
+    bool began;
+    bool chunked_out;
+    bool reusable;         /* u may be used again after this reply */
+    unsigned keep_s;
+    struct http_body out_body;
+    enum { EVENTS_NONE = 0, EVENTS_SSE, EVENTS_NDJSON } events;
+    uint32_t cursor;       /* of a local page */
+
+    uint64_t started;      /* ms */
+    uint64_t head_at;      /* reply head received */
+    uint64_t bytes_out;
+};
+
+/* Totals since the start, for status pages. */
+struct exchange_totals {
+    uint64_t requests, failed, bytes, latency_ms_sum;
+    uint64_t size_limited;
+    uint32_t active;
+};
+extern struct exchange_totals exchange_totals;
+
+/* One writer for each local page: adds whole elements to t while they fit. 1 = more to come, 0 = done. */
+typedef int exchange_page(struct exchange *x, struct text *t);
+struct exchange_local {
+    exchange_page *write;
+    const char *content_type;
+};
+
+void exchange_init(const struct exchange_local *pages); /* pages: LOCAL_COUNT rows */
+
+/* Begins an exchange for the head of head_n bytes in c->in, parsed as req. false: no slot. */
+bool exchange_start(struct client *c, const struct http_request *req, size_t head_n);
+
+/* Begins one that only says why the head was refused; the connection closes after it. */
+bool exchange_start_refused(struct client *c, const struct http_error *err);
+
+/* Goes on as far as possible. True when the exchange is over: call exchange_finish. */
+bool exchange_run(struct exchange *x);
+
+/* The only place that frees. Returns whether the client connection can take another request. */
+bool exchange_finish(struct exchange *x);
+
+/* The client's descriptor is readable while the exchange runs: reads ahead, notices a client that left. */
+void exchange_client_input(struct exchange *x);
+
+/* The state's deadline has passed. */
+void exchange_expired(struct exchange *x);
+
+/* Ends it because olla stops. */
+void exchange_kill(struct exchange *x);
+
+/* While set, replies ask clients to close their connections. */
+void exchange_drain(bool on);
+
+/* ---- used between the files of the exchange ------------------------------------ */
+
+/* reply.c: answers of our own; they end in X_FLUSH. */
+struct reply_error {
+    int status;
+    const char *code;      /* machine-readable token */
+    const char *message;   /* static text or the caller's buffer */
+    unsigned retry_after;  /* seconds, 0 = none */
+};
+void reply_error(struct exchange *x, const struct reply_error *err);
+void reply_redirect(struct exchange *x, struct str location);
+void reply_local(struct exchange *x, const struct exchange_local *page); /* first part; goes on in X_LOCAL */
+bool reply_more(struct exchange *x, const struct exchange_local *page);  /* false: waits for room */
+/* The error event that tells a stream's reader that it broke. */
+void reply_broken_stream(struct exchange *x, const char *message);
+
+/* forward.c: heads in both directions. false: does not fit. */
+bool forward_request_head(struct exchange *x, struct text *t);
+bool forward_response_head(struct exchange *x, const struct http_response *r, struct text *t);
+void forward_own_headers(struct exchange *x, struct text *t); /* X-Olla-* of routing, also on errors */
+
+/* relay.c: the reply. */
+void relay_wait(struct exchange *x);   /* X_WAIT: the head */
+void relay_stream(struct exchange *x); /* X_STREAM: the body */
+
+/* exchange.c: a failure before the reply began: next address, next candidate, or an error reply. */
+enum attempt_failure { FAIL_REFUSED = 0, FAIL_CONNECT_TIMEOUT, FAIL_LOST, FAIL_GARBLED, FAIL_STATUS };
+void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind);
+/* True if another endpoint may be tried now. */
+bool exchange_may_retry(const struct exchange *x);
+/* The reply is broken off: truth in framing. */
+void exchange_truncate(struct exchange *x, enum end_who who, enum end_phase phase, const char *message);
+/* Bytes of the request body as it goes out, with the endpoint's spelling of the model. */
+uint64_t exchange_wire_length(const struct exchange *x);
+/* A buffer for reply bytes; false: none now, the exchange is called again soon. */
+bool exchange_hold(struct exchange *x, struct buf *b);
+
+#endif

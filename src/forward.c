@@ -1,0 +1,211 @@
+/*
+ * forward.c - level 6: message heads on their way through: what is dropped,
+ * what is added, what is merged (http-surface.md 6.2 to 6.4, with the fixes of 16).
+ *
+ * May include: olla.h, levels 1 to 5, exchange.h.
+ */
+#include "exchange.h"
+
+#define AGENT "olla/" OLLA_VERSION
+
+/* Request headers that stay here: credentials are for olla, the others are set anew below. */
+static const struct str request_drop[] = {
+    STR("Host"),          STR("Content-Length"), STR("Expect"),          STR("Authorization"), STR("Cookie"),
+    STR("X-Api-Key"),     STR("X-Auth-Token"),   STR("X-Forwarded-For"), STR("Via"),           STR("X-Model"),
+    STR("X-Proxied-By"),
+};
+
+/* Reply headers that stay here. Content-Length is written from the framing. */
+static const struct str response_drop[] = {
+    STR("Content-Length"), STR("Authorization"), STR("Proxy-Authorization"), STR("X-Api-Key"),
+    STR("X-Auth-Token"),   STR("Set-Cookie"),
+};
+
+static bool in_list(struct str name, const struct str *list, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (str_ieq(name, list[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void field(struct text *t, const char *name, struct str value)
+{
+    text_addz(t, name);
+    text_addz(t, ": ");
+    text_add(t, value);
+    text_addz(t, "\r\n");
+}
+
+/* All values of a header as one list, as RFC 9110 (5.3) allows; true if there was one. */
+static bool joined(struct text *t, struct str fields, struct str name)
+{
+    struct http_field f;
+    bool any = false;
+    while (http_next_field(&fields, &f)) {
+        if (f.value.n > 0 && str_ieq(f.name, name)) {
+            text_addz(t, any ? ", " : "");
+            text_add(t, f.value);
+            any = true;
+        }
+    }
+    return any;
+}
+
+static bool browser_origin(struct str name)
+{
+    return str_ieq(name, STR("Origin")) || str_ieq(name, STR("Referer")) || str_istarts(name, STR("Sec-Fetch-"));
+}
+
+static void request_target(struct exchange *x, struct text *t)
+{
+    struct str base = x->e->preserve_path ? str_of(x->e->base) : STR("");
+    text_add(t, base);
+    if (base.n > 0 && str_eq(x->route.target, STR("/"))) {
+        return;
+    }
+    if (x->path_decoded) {
+        http_escape_path(t, x->route.target);
+    } else {
+        text_add(t, x->route.target);
+    }
+}
+
+bool forward_request_head(struct exchange *x, struct text *t)
+{
+    struct str rest = x->req.fields, fields = rest, model = str_of(x->scan.model);
+    struct str peer = str_of(x->c->peer_text), forwarded = http_get(fields, STR("X-Forwarded-For"));
+    struct http_field f;
+    bool real_ip = false, proto = false, host = false;
+
+    text_add(t, x->req.method);
+    text_char(t, ' ');
+    request_target(x, t);
+    if (x->req.query.n > 1) {
+        text_add(t, x->req.query);
+    }
+    text_addz(t, " HTTP/1.1\r\n");
+    field(t, "Host", str_of(x->e->authority));
+    while (http_next_field(&rest, &f)) {
+        if (in_list(f.name, request_drop, OLLA_COUNT(request_drop)) || http_hop_by_hop(x->req.hop_fields, f.name) ||
+            (x->e->profile->drop_origin && browser_origin(f.name))) {
+            continue;
+        }
+        real_ip = real_ip || str_ieq(f.name, STR("X-Real-IP"));
+        proto = proto || str_ieq(f.name, STR("X-Forwarded-Proto"));
+        host = host || str_ieq(f.name, STR("X-Forwarded-Host"));
+        text_add(t, f.line);
+    }
+    if (x->req.framing != HTTP_NO_BODY) {
+        text_addz(t, "Content-Length: ");
+        text_u64(t, exchange_wire_length(x));
+        text_addz(t, "\r\n");
+    }
+    text_addz(t, "X-Proxied-By: Olla/" OLLA_VERSION "\r\nVia: ");
+    text_addz(t, joined(t, fields, STR("Via")) ? ", 1.1 " AGENT "\r\n" : "1.1 " AGENT "\r\n");
+    text_addz(t, "X-Forwarded-For: ");
+    text_addz(t, joined(t, fields, STR("X-Forwarded-For")) ? ", " : "");
+    text_add(t, peer);
+    text_addz(t, "\r\n");
+    if (!real_ip) {
+        struct str first = str_split(&forwarded, ',');
+        field(t, "X-Real-IP", first.n > 0 ? first : peer);
+    }
+    if (!proto) {
+        field(t, "X-Forwarded-Proto", STR("http"));
+    }
+    if (!host && x->req.host.n > 0) {
+        field(t, "X-Forwarded-Host", x->req.host);
+    }
+    if (model.n > 0) {
+        field(t, "X-Model", model);
+    }
+    if (!x->reusable) {
+        text_addz(t, "Connection: close\r\n");
+    }
+    text_addz(t, "\r\n");
+    return !t->full;
+}
+
+void forward_own_headers(struct exchange *x, struct text *t)
+{
+    field(t, "X-Olla-Request-ID", str_of(x->id));
+    if (x->e) {
+        field(t, "X-Olla-Endpoint", str_of(x->e->name));
+        field(t, "X-Olla-Backend-Type", str_of(x->e->type));
+    }
+    if (x->scan.model[0]) {
+        field(t, "X-Olla-Model", str_of(x->scan.model));
+    }
+    if (x->decision) {
+        field(t, "X-Olla-Routing-Strategy", str_of(x->strategy));
+        field(t, "X-Olla-Routing-Decision", str_of(x->decision));
+        field(t, "X-Olla-Routing-Reason", str_of(x->reason));
+    }
+}
+
+/* How the body goes to this client, decided from how it comes. */
+static void reply_framing(struct exchange *x, const struct http_response *r, struct text *t)
+{
+    x->chunked_out = false;
+    if (r->framing == HTTP_LENGTH) {
+        text_addz(t, "Content-Length: ");
+        text_u64(t, r->length);
+        text_addz(t, "\r\n");
+    } else if (r->framing == HTTP_NO_BODY) {
+        struct str length = http_get(r->fields, STR("Content-Length"));
+        if (length.p && (x->is_head || r->status == 304)) {
+            field(t, "Content-Length", length);
+        }
+    } else if (x->http10) {
+        x->keep = false;
+    } else {
+        x->chunked_out = true;
+        text_addz(t, "Transfer-Encoding: chunked\r\n");
+    }
+    if (!x->keep) {
+        text_addz(t, "Connection: close\r\n");
+    } else if (x->http10) {
+        text_addz(t, "Connection: keep-alive\r\n");
+    }
+}
+
+bool forward_response_head(struct exchange *x, const struct http_response *r, struct text *t)
+{
+    struct str rest = r->fields;
+    struct http_field f;
+    bool date = false, cache = false;
+    const char *reason = http_reason(r->status);
+
+    text_addz(t, "HTTP/1.1 ");
+    text_padded(t, (uint64_t)r->status, 3);
+    text_char(t, ' ');
+    text_add(t, r->reason.n > 0 ? r->reason : str_of(reason));
+    text_addz(t, "\r\n");
+    forward_own_headers(x, t);
+    text_addz(t, "X-Olla-Response-Time: ");
+    text_u64(t, x->head_at - x->started);
+    text_addz(t, "ms\r\nX-Served-By: Olla/" OLLA_VERSION "\r\nVia: 1.1 " AGENT "\r\n");
+    while (http_next_field(&rest, &f)) {
+        if (in_list(f.name, response_drop, OLLA_COUNT(response_drop)) || str_istarts(f.name, STR("X-Olla-")) ||
+            http_hop_by_hop(r->hop_fields, f.name)) {
+            continue;
+        }
+        date = date || str_ieq(f.name, STR("Date"));
+        cache = cache || str_ieq(f.name, STR("Cache-Control"));
+        text_add(t, f.line);
+    }
+    if (!date) {
+        field(t, "Date", http_date(plat_wall_ms()));
+    }
+    if (x->events != EVENTS_NONE) {
+        /* Another proxy in front must not gather events (quirk Q6). */
+        text_addz(t, "X-Accel-Buffering: no\r\n");
+        text_addz(t, cache ? "" : "Cache-Control: no-cache\r\n");
+    }
+    reply_framing(x, r, t);
+    text_addz(t, "\r\n");
+    return !t->full;
+}

@@ -1,0 +1,112 @@
+/*
+ * health.c - level 6: see health.h.
+ *
+ * May include: olla.h, levels 1 to 5, probe.h, health.h.
+ */
+#include "health.h"
+
+#include "probe.h"
+
+#define RATE_LIMITED_S 30
+#define NO_SLOT_MS 50
+
+/* Looks for a model list: some servers answer 200 to any path (quirk Q10). */
+static bool health_body(struct probe *p, const char *bytes, size_t n)
+{
+    size_t used;
+    if (!p->e->profile->check_models) {
+        return true;
+    }
+    if (!p->item.mem) {
+        if (!buf_hold(&p->item, BUF_NEW_WORK)) {
+            return true;
+        }
+        json_list_start(&p->list, "models", "data", p->item.mem, OLLA_BUF_SIZE);
+    }
+    while (n > 0 && json_list_feed(&p->list, bytes, n, &used) == 1) {
+        bytes += used;
+        n -= used;
+    }
+    return !p->list.found; /* the array is all that was asked for */
+}
+
+static enum endpoint_state judge(const struct probe *p, const char **why)
+{
+    static const struct {
+        int from, to;
+        enum endpoint_state state;
+        const char *why;
+    } rows[] = {
+        {200, 299, ENDPOINT_HEALTHY, "answers"},
+        {401, 401, ENDPOINT_CONFIG_ERROR, "answers 401: it wants credentials"},
+        {403, 403, ENDPOINT_CONFIG_ERROR, "answers 403: it refuses this address or these credentials"},
+        {404, 404, ENDPOINT_UNHEALTHY, "answers 404 to the health check: check health_check_url and type"},
+        {429, 429, ENDPOINT_RATE_LIMITED, "answers 429: too many requests"},
+        {300, 399, ENDPOINT_UNHEALTHY, "answers with a redirect"},
+        {500, 599, ENDPOINT_UNHEALTHY, "answers with a server error"},
+        {0, 999, ENDPOINT_UNHEALTHY, "answers with an error"},
+    };
+    size_t i = 0;
+    while (p->status < rows[i].from || p->status > rows[i].to) {
+        i++;
+    }
+    *why = rows[i].why;
+    if (rows[i].state == ENDPOINT_HEALTHY && p->e->profile->check_models && !p->list.found) {
+        *why = "answers, but without a model list: check health_check_url and type";
+        return ENDPOINT_UNHEALTHY;
+    }
+    return rows[i].state;
+}
+
+static void health_done(struct probe *p, enum probe_result result)
+{
+    static const char *const lost[] = {
+        [PROBE_REFUSED] = "cannot be connected to",
+        [PROBE_TIMEOUT] = "did not answer the health check in time (check_timeout)",
+        [PROBE_LOST] = "closed the connection without an answer",
+        [PROBE_GARBLED] = "does not speak HTTP",
+    };
+    struct endpoint *e = p->e;
+    const char *why;
+
+    e->probing = false;
+    if (result == PROBE_CANCELLED || e->removed) {
+        return;
+    }
+    e->probed = true;
+    e->last_check = net_now();
+    e->probe_ms = (uint32_t)(net_now() - p->started);
+    if (result == PROBE_ANSWERED) {
+        enum endpoint_state state = judge(p, &why);
+        endpoint_set_state(e, state, why);
+        if (state == ENDPOINT_RATE_LIMITED) {
+            e->next_check = net_now() + 1000 * (p->retry_after > 0 ? p->retry_after : RATE_LIMITED_S);
+        }
+        return;
+    }
+    endpoint_set_state(e, ENDPOINT_OFFLINE, lost[result]);
+}
+
+static const struct probe_ops health_ops = {"HealthChecker", health_body, health_done};
+
+uint64_t health_tick(void)
+{
+    uint64_t now = net_now(), next = UINT64_MAX;
+    struct endpoint *e;
+
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        if (!e->enabled || e->probing || e->addrs == 0) {
+            continue;
+        }
+        if (e->next_check <= now) {
+            e->probing = true;
+            if (probe_start(e, e->health_path, e->check_timeout, &health_ops)) {
+                continue; /* it sets the next time when it ends, perhaps it has already */
+            }
+            e->probing = false;
+            e->next_check = now + NO_SLOT_MS;
+        }
+        next = e->next_check < next ? e->next_check : next;
+    }
+    return next;
+}

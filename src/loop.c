@@ -1,0 +1,248 @@
+/*
+ * loop.c - level 8: see loop.h.
+ *
+ * May include: olla.h, levels 1 to 7, loop.h.
+ */
+#include "loop.h"
+
+#include <string.h>
+
+#include "admin.h"
+#include "client.h"
+#include "discover.h"
+#include "health.h"
+#include "log.h"
+#include "pool.h"
+#include "probe.h"
+
+static struct conf *current, *spare_conf;
+static struct stream signal_stream = {.fd = -1}, resolver_stream = {.fd = -1};
+static bool stopping, now_or_never;
+static uint64_t stop_at;
+
+static void signal_ready(struct stream *s, short events);
+static void resolver_ready(struct stream *s, short events);
+static const struct stream_ops signal_ops = {signal_ready, NULL};
+static const struct stream_ops resolver_ops = {resolver_ready, NULL};
+
+void loop_init_pools(void)
+{
+    buf_init();
+    body_init();
+    upstream_init();
+    model_init();
+    probe_init();
+    client_init();
+    exchange_init(admin_pages());
+}
+
+void loop_log_pools(void)
+{
+    for (int i = 0; i < POOL_COUNT; i++) {
+        const struct pool_stats *p = pool_stats((enum pool_id)i);
+        if (log_begin(LOG_INFO, "pool")) {
+            log_z("name", p->name);
+            log_u64("used", p->used);
+            log_u64("max", p->max_used);
+            log_u64("count", p->count);
+            log_u64("failed", p->failed);
+            log_end();
+        }
+    }
+    if (log_begin(LOG_INFO, "totals")) {
+        log_u64("requests", exchange_totals.requests);
+        log_u64("failed", exchange_totals.failed);
+        log_u64("active", exchange_totals.active);
+        log_u64("bytes", exchange_totals.bytes);
+        log_u64("rss", plat_rss_bytes());
+        log_end();
+    }
+}
+
+static void setup_log(const struct conf *c)
+{
+    bool json = c->logging.format == LOG_FORMAT_AUTO ? !plat_is_tty(1) : c->logging.format == LOG_FORMAT_JSON;
+    log_setup((enum log_level)c->logging.level, json);
+}
+
+/* ---- reload ---------------------------------------------------------------------------- */
+
+static void log_message(bool error, const char *line)
+{
+    log_line(error ? LOG_ERROR : LOG_WARN, line, NULL, STR(""), NULL, STR(""));
+}
+
+/* What endpoint.c cannot do for the levels above it: probes, models and idle connections of changed endpoints. */
+static void settle_endpoints(void)
+{
+    for (int i = 0; i < OLLA_MAX_ENDPOINTS; i++) {
+        struct endpoint *e = endpoint_slot(i);
+        if (e && (e->removed || e->state == ENDPOINT_UNKNOWN || !e->enabled)) {
+            upstream_drop_idle(e);
+            model_forget(e);
+            e->models = 0;
+            probe_cancel(e); /* last: it may free the slot of a removed endpoint */
+        }
+    }
+}
+
+static void reload(void)
+{
+    if (conf_load(spare_conf, current->path, log_message) != OLLA_OK || endpoint_check(spare_conf, log_message) != OLLA_OK) {
+        log_line(LOG_ERROR, "reload refused, the old configuration stays in force", "file", str_of(current->path), NULL, STR(""));
+        return;
+    }
+    if (client_listen(spare_conf->server.host, spare_conf->server.port) != OLLA_OK) {
+        log_line(LOG_ERROR, "reload refused, the old configuration stays in force", "reason", STR("cannot listen"), NULL, STR(""));
+        return;
+    }
+    struct conf *old = current;
+    current = spare_conf;
+    spare_conf = old;
+    conf_now = current;
+    setup_log(current);
+    /* An endpoint that is gone keeps its slot until its requests end, so its models must go first. */
+    endpoint_apply(current);
+    settle_endpoints();
+    log_line(LOG_INFO, "configuration reloaded", "file", str_of(current->path), NULL, STR(""));
+}
+
+/* ---- stop ------------------------------------------------------------------------------- */
+
+static void stop(void)
+{
+    if (stopping) {
+        now_or_never = true;
+        return;
+    }
+    stopping = true;
+    stop_at = net_now() + (uint64_t)current->server.shutdown_timeout;
+    client_listen_close();
+    client_drain();
+    if (log_begin(LOG_INFO, "stopping")) {
+        log_u64("running_requests", client_busy());
+        log_end();
+    }
+}
+
+static void signal_ready(struct stream *s, short events)
+{
+    enum plat_signal sig;
+    (void)s;
+    (void)events;
+    while ((sig = plat_signal_next()) != PLAT_SIG_NONE) {
+        switch (sig) {
+        case PLAT_SIG_TERM:
+            stop();
+            break;
+        case PLAT_SIG_RELOAD:
+            if (!stopping) {
+                reload();
+            }
+            break;
+        case PLAT_SIG_REPORT:
+            loop_log_pools();
+            break;
+        case PLAT_SIG_NONE:
+            break;
+        }
+    }
+}
+
+/* ---- names ------------------------------------------------------------------------------- */
+
+static void resolver_ready(struct stream *s, short events)
+{
+    struct resolve_answer answer;
+    int result;
+    (void)events;
+    while ((result = resolve_next(&answer)) == OLLA_OK) {
+        endpoint_resolved(&answer);
+    }
+    if (result == OLLA_ERR) {
+        log_line(LOG_WARN, "the resolver process has ended, starting another", NULL, STR(""), NULL, STR(""));
+        /* The descriptor is the resolver's own: only leave the poll set. */
+        net_forget(s);
+        int fd = resolve_reopen();
+        endpoint_resolver_lost();
+        if (fd >= 0) {
+            net_open(&resolver_stream, fd, &resolver_ops, NULL);
+            net_want(&resolver_stream, true, false);
+        }
+    }
+}
+
+/* ---- turns -------------------------------------------------------------------------------- */
+
+static uint64_t earliest(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static void turn(void)
+{
+    struct resolve_answer answer;
+    uint64_t wake = endpoint_resolve();
+
+    while (!net_is_open(&resolver_stream) && resolve_next(&answer) == OLLA_OK) {
+        endpoint_resolved(&answer); /* RESOLVER=sync: the answers are there already */
+    }
+    wake = earliest(wake, health_tick());
+    wake = earliest(wake, discover_tick());
+    int log_ms = log_flush(net_now(), false);
+    if (log_ms >= 0) {
+        wake = earliest(wake, net_now() + (uint64_t)log_ms);
+    }
+    if (stopping) {
+        wake = earliest(wake, stop_at);
+    }
+    wake = earliest(wake, client_gate());
+    net_turn(wake == UINT64_MAX ? 0 : wake > 0 ? wake : 1);
+}
+
+static int finish(void)
+{
+    int code = OLLA_EXIT_OK;
+    unsigned cut = client_kill_all();
+
+    probe_cancel(NULL);
+    upstream_drop_idle(NULL);
+    if (cut > 0) {
+        code = OLLA_EXIT_CUT;
+    }
+    if (log_begin(cut > 0 ? LOG_WARN : LOG_INFO, "stopped")) {
+        log_u64("cut_requests", cut);
+        log_end();
+    }
+    log_flush(net_now(), true);
+    resolve_close();
+    return code;
+}
+
+int loop_run(struct conf *first, struct conf *spare, int resolver, int signals)
+{
+    current = first;
+    spare_conf = spare;
+    conf_now = first;
+    net_tick();
+    setup_log(first);
+    loop_init_pools();
+    plat_raise_fd_limit(OLLA_MAX_CLIENTS + OLLA_MAX_UPSTREAMS + OLLA_MAX_PROBES + OLLA_MAX_CLIENTS / 4 + 32);
+    net_open(&signal_stream, signals, &signal_ops, NULL);
+    net_want(&signal_stream, true, false);
+    if (resolver != RESOLVE_NO_FD) {
+        net_open(&resolver_stream, resolver, &resolver_ops, NULL);
+        net_want(&resolver_stream, true, false);
+    }
+    /* Bind first, probe after: a dead machine must not delay the port. */
+    if (client_listen(first->server.host, first->server.port) != OLLA_OK) {
+        log_flush(net_now(), true);
+        resolve_close();
+        return OLLA_EXIT_CONF;
+    }
+    endpoint_apply(first);
+    while (!stopping || (client_count() > 0 && net_now() < stop_at && !now_or_never)) {
+        turn();
+    }
+    return finish();
+}

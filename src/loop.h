@@ -1,0 +1,24 @@
+/*
+ * loop.h - level 8: the program at work: turns, signals, reload, drain.
+ *
+ * May include: olla.h, levels 1 to 7.
+ */
+#ifndef OLLA_LOOP_H
+#define OLLA_LOOP_H
+
+#include "conf.h"
+
+/* Binds all pools; also enough for `olla -m`. */
+void loop_init_pools(void);
+
+/* Logs (or prints) what each pool has used. */
+void loop_log_pools(void);
+
+/*
+ * Runs with the configuration `first`; a reload reads its path again into
+ * `spare`, and the two change places. resolver and signals are descriptors
+ * already open. Returns an exit code.
+ */
+int loop_run(struct conf *first, struct conf *spare, int resolver, int signals);
+
+#endif

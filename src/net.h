@@ -1,0 +1,69 @@
+/*
+ * net.h - level 3: streams in one poll set, with one deadline each.
+ *
+ * A stream is a descriptor that the loop watches for somebody. Its owner
+ * says what it wants (read, write) and until when; the loop calls the owner's
+ * functions. All of it is edge-free: what is wanted and ready is reported
+ * every turn until it is dealt with.
+ *
+ * Invariants:
+ *  1. A stream is in the poll set from net_open to net_close, at set.slot.
+ *  2. Closing is allowed at any time, also from inside a callback; a stream
+ *     closed in this turn gets no further callback.
+ *  3. Deadlines are kept beside the poll set; the earliest is only a lower
+ *     bound, so that moving a deadline costs nothing.
+ *
+ * May include: olla.h, buf.h, platform.h.
+ */
+#ifndef OLLA_NET_H
+#define OLLA_NET_H
+
+#include "../platform/platform.h"
+#include "buf.h"
+
+struct stream;
+
+struct stream_ops {
+    /* events as in poll(2). POLLERR and POLLHUP may come without being wanted. */
+    void (*ready)(struct stream *s, short events);
+    void (*expired)(struct stream *s); /* the deadline has passed and is cleared; may be NULL if none is ever set */
+};
+
+struct stream {
+    int fd;   /* -1 = closed */
+    int slot;
+    const struct stream_ops *ops;
+    void *owner;
+};
+
+enum net_how { NET_CLOSE = 0, NET_ABORT }; /* FIN, or RST so that the peer notices at once */
+
+/* The stream takes fd over. Nothing is wanted and no deadline is set at first. */
+void net_open(struct stream *s, int fd, const struct stream_ops *ops, void *owner);
+void net_close(struct stream *s, enum net_how how);
+void net_forget(struct stream *s); /* leaves the poll set, but the descriptor stays open */
+bool net_is_open(const struct stream *s);
+
+void net_want(struct stream *s, bool read, bool write);
+void net_deadline(struct stream *s, uint64_t at_ms); /* 0 = none */
+
+/*
+ * Reads at most `max` bytes into the room of b (which must hold a block and
+ * have room). Count, OLLA_AGAIN, OLLA_EOF or OLLA_ERR.
+ */
+long net_read(struct stream *s, struct buf *b, size_t max);
+
+/* Writes what is in b and consumes it. OLLA_OK when b is empty, else OLLA_AGAIN or OLLA_ERR. */
+int net_flush(struct stream *s, struct buf *b);
+
+/* The time of this turn, monotonic ms. */
+uint64_t net_now(void);
+void net_tick(void); /* start-up and tests: takes the time anew */
+
+/*
+ * One turn: waits until something is ready, a deadline passes or at most
+ * until wake_at (0 = no limit), then calls the owners.
+ */
+void net_turn(uint64_t wake_at);
+
+#endif

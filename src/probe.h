@@ -1,0 +1,62 @@
+/*
+ * probe.h - level 6: one GET to a backend on olla's own account, for health
+ * checks and model lists. Always a fresh connection; never redirected.
+ *
+ * May include: olla.h, levels 1 to 4.
+ */
+#ifndef OLLA_PROBE_H
+#define OLLA_PROBE_H
+
+#include "endpoint.h"
+#include "http.h"
+#include "json.h"
+#include "net.h"
+
+enum probe_result {
+    PROBE_ANSWERED = 0, /* status is set; the body was complete unless the taker stopped early */
+    PROBE_REFUSED,
+    PROBE_TIMEOUT,
+    PROBE_LOST,    /* closed or reset before the end */
+    PROBE_GARBLED, /* not HTTP, or a head or body that is too large */
+    PROBE_CANCELLED
+};
+
+struct probe;
+
+struct probe_ops {
+    const char *agent; /* User-Agent: olla-<agent>/VERSION */
+    /* Decoded bytes of a reply with status 200. false: enough seen. May be NULL. */
+    bool (*body)(struct probe *p, const char *bytes, size_t n);
+    /* The end; p is freed afterwards. */
+    void (*done)(struct probe *p, enum probe_result result);
+};
+
+struct probe {
+    struct stream s;
+    struct endpoint *e;
+    const struct probe_ops *ops;
+    const char *path;
+    struct buf in;
+    bool connected, sent, have_head;
+    int tries;
+    int status;
+    unsigned retry_after;
+    uint64_t started, deadline, total;
+    struct http_body body;
+
+    /* for the taker of the body */
+    struct json_list list;
+    struct buf item;
+    unsigned offered, skipped;
+    bool full;
+};
+
+void probe_init(void);
+
+/* Begins. false: no slot or no buffer now, or the endpoint has no address yet; try later. */
+bool probe_start(struct endpoint *e, const char *path, int64_t timeout_ms, const struct probe_ops *ops);
+
+/* Ends all probes of e (NULL = all) with PROBE_CANCELLED. */
+void probe_cancel(const struct endpoint *e);
+
+#endif

@@ -1,0 +1,266 @@
+/*
+ * relay.c - level 6: the reply on its way down. One path for every reply:
+ * upstream bytes -> body decoder -> framing for this client -> socket.
+ *
+ * May include: olla.h, levels 1 to 5, exchange.h.
+ */
+#include "exchange.h"
+
+/* Bytes that framing may add to one piece: chunk size line, its CRLF, the last chunk. */
+#define FRAMING_MAX 32
+/* Rounds of read and write before another connection gets its turn. */
+#define ROUNDS 4
+#define MAX_INTERIM 64
+
+/* ---- the head ----------------------------------------------------------------------- */
+
+static bool retry_status(int status)
+{
+    for (int i = 0; i < conf_now->proxy.retry.on_status_n; i++) {
+        if (conf_now->proxy.retry.on_status[i] == status) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void note_events(struct exchange *x, struct str content_type)
+{
+    if (str_istarts(content_type, STR("text/event-stream"))) {
+        x->events = EVENTS_SSE;
+    } else if (str_istarts(content_type, STR("application/x-ndjson")) || str_istarts(content_type, STR("application/jsonl"))) {
+        x->events = EVENTS_NDJSON;
+    }
+}
+
+/* The reply is accepted: from here on there is no second attempt. */
+static void begin_reply(struct exchange *x, const struct http_response *r, size_t head_n)
+{
+    struct client *c = x->c;
+
+    if (!x->request_read) {
+        x->keep = false;
+    }
+    x->status = r->status;
+    x->reusable = x->reusable && r->keep_alive && x->sent == exchange_wire_length(x);
+    x->keep_s = r->keep_alive_s;
+    note_events(x, r->content_type);
+    struct text t = buf_text(&c->out);
+    if (!forward_response_head(x, r, &t)) {
+        x->status = 0;
+        exchange_attempt_failed(x, FAIL_GARBLED);
+        return;
+    }
+    buf_text_done(&c->out, &t);
+    http_body_start(&x->out_body, r->framing, r->length);
+    buf_consume(&x->u->in, head_n);
+    x->began = true;
+    x->state = X_STREAM;
+    /* Head and body have served their purpose; give the memory back unless the next request waits in it. */
+    body_free(&x->body);
+    if (x->raw_at == c->in.end) {
+        buf_drop(&c->in);
+        x->raw_at = 0;
+    }
+}
+
+/* Looks at what came. Returns false when more is needed or the state has changed. */
+static bool one_head(struct exchange *x)
+{
+    struct http_error err;
+    struct http_response r;
+    size_t scanned = 0;
+    struct str in = buf_str(&x->u->in);
+    long n = http_find_end(in, &scanned, &err);
+
+    if (n == OLLA_AGAIN) {
+        return false;
+    }
+    if (n < 0 || http_parse_response((struct str){in.p, (size_t)n}, x->req.method, &r, &err) != OLLA_OK) {
+        exchange_attempt_failed(x, FAIL_GARBLED);
+        return false;
+    }
+    if (r.status == 101) {
+        exchange_attempt_failed(x, FAIL_GARBLED); /* nobody asked for another protocol */
+        return false;
+    }
+    if (r.status >= 100 && r.status < 200) {
+        buf_consume(&x->u->in, (size_t)n);
+        if (++x->cursor > MAX_INTERIM) {
+            exchange_attempt_failed(x, FAIL_GARBLED);
+            return false;
+        }
+        return true;
+    }
+    x->head_at = net_now();
+    if (retry_status(r.status) && exchange_may_retry(x)) {
+        x->status = r.status;
+        exchange_attempt_failed(x, FAIL_STATUS);
+        return false;
+    }
+    if (exchange_hold(x, &x->c->out)) {
+        begin_reply(x, &r, (size_t)n);
+    }
+    return false;
+}
+
+void relay_wait(struct exchange *x)
+{
+    struct upstream *u = x->u;
+
+    if (x->u_readable) {
+        if (!exchange_hold(x, &u->in)) {
+            return;
+        }
+        x->u_readable = false;
+        buf_compact(&u->in);
+        long n = buf_room(&u->in) > 0 ? net_read(&u->s, &u->in, OLLA_BUF_SIZE) : OLLA_AGAIN;
+        if (n == OLLA_EOF || n == OLLA_ERR) {
+            exchange_attempt_failed(x, FAIL_LOST);
+            return;
+        }
+        if (n > 0) {
+            u->got_bytes = true;
+        }
+    }
+    if (u->in.mem) {
+        while (one_head(x)) {
+        }
+    }
+}
+
+/* ---- the body ------------------------------------------------------------------------ */
+
+/* Moves what is in u->in to c->out, as far as there is room. OLLA_ERR: malformed. */
+static int relay_bytes(struct exchange *x)
+{
+    struct buf *in = &x->u->in, *out = &x->c->out;
+    size_t waiting = buf_len(in), decoded;
+
+    if (!exchange_hold(x, out)) {
+        return OLLA_AGAIN;
+    }
+    buf_compact(out);
+    if (buf_room(out) <= FRAMING_MAX) {
+        return OLLA_AGAIN;
+    }
+    if (waiting > buf_room(out) - FRAMING_MAX) {
+        waiting = buf_room(out) - FRAMING_MAX;
+    }
+    long used = http_body_decode(&x->out_body, in->mem + in->off, waiting, &decoded);
+    if (used < 0) {
+        return OLLA_ERR;
+    }
+    if (decoded > 0 && !x->is_head) {
+        struct text t = buf_text(out);
+        if (x->chunked_out) {
+            text_hex(&t, decoded, 1);
+            text_addz(&t, "\r\n");
+        }
+        text_add(&t, (struct str){in->mem + in->off, decoded});
+        text_addz(&t, x->chunked_out ? "\r\n" : "");
+        buf_text_done(out, &t);
+        x->bytes_out += decoded;
+    }
+    buf_consume(in, (size_t)used);
+    return x->out_body.done ? OLLA_OK : OLLA_AGAIN;
+}
+
+static void end_reply(struct exchange *x)
+{
+    struct upstream *u = x->u;
+    if (x->chunked_out) {
+        if (!exchange_hold(x, &x->c->out)) {
+            return;
+        }
+        struct text t = buf_text(&x->c->out);
+        text_addz(&t, "0\r\n\r\n");
+        if (t.full) {
+            return; /* comes again when some of it has been written */
+        }
+        buf_text_done(&x->c->out, &t);
+    }
+    x->u = NULL;
+    if (x->reusable) {
+        upstream_keep(u, x->keep_s);
+    } else {
+        upstream_close(u, NET_CLOSE);
+    }
+    x->state = X_FLUSH;
+}
+
+/* false: the client is gone (and the exchange over). */
+static bool flush(struct exchange *x)
+{
+    struct client *c = x->c;
+    if (buf_len(&c->out) > 0 && net_flush(&c->s, &c->out) == OLLA_ERR) {
+        x->who = END_CLIENT;
+        x->phase = PHASE_DATA;
+        x->state = X_DONE;
+        return false;
+    }
+    buf_drop_if_empty(&c->out);
+    return true;
+}
+
+/* Reads into the room that c->out has. 0 = nothing came, > 0 more may wait, or OLLA_EOF, OLLA_ERR. */
+static long read_more(struct exchange *x)
+{
+    struct upstream *u = x->u;
+    if (!exchange_hold(x, &u->in)) {
+        return 0;
+    }
+    size_t room = OLLA_BUF_SIZE - buf_len(&x->c->out) - FRAMING_MAX;
+    buf_compact(&u->in);
+    long n = net_read(&u->s, &u->in, room);
+    if (n == OLLA_AGAIN || n < (long)room) {
+        x->u_readable = false;
+    }
+    return n == OLLA_AGAIN ? 0 : n;
+}
+
+static void broken(struct exchange *x, long how)
+{
+    if (how == OLLA_EOF && http_body_at_eof(&x->out_body)) {
+        x->reusable = false;
+        end_reply(x);
+        return;
+    }
+    exchange_truncate(x, END_SERVER, PHASE_DATA, how == OLLA_ERR ? "the backend's connection was lost before the reply was complete"
+                                                                  : "the backend closed the connection before the reply was complete");
+}
+
+void relay_stream(struct exchange *x)
+{
+    struct buf *in = &x->u->in, *out = &x->c->out;
+
+    for (int round = 0; round < ROUNDS; round++) {
+        /* Read only what the client can take: a slow reader slows its backend. */
+        if (x->u_readable && !x->out_body.done && buf_len(in) == 0 && buf_len(out) <= OLLA_BUF_SIZE / 2) {
+            long n = read_more(x);
+            if (n == OLLA_EOF || n == OLLA_ERR) {
+                broken(x, n);
+                return;
+            }
+        }
+        int moved = OLLA_AGAIN;
+        if (x->out_body.done) {
+            moved = OLLA_OK;
+        } else if (buf_len(in) > 0) {
+            moved = relay_bytes(x);
+        }
+        if (moved == OLLA_ERR) {
+            exchange_truncate(x, END_SERVER, PHASE_DATA, "the backend sent a malformed reply body");
+            return;
+        }
+        if (moved == OLLA_OK) {
+            x->reusable = x->reusable && buf_len(in) == 0; /* bytes after the end: not a connection to trust */
+            end_reply(x);
+            return;
+        }
+        buf_drop_if_empty(in);
+        if (!flush(x) || buf_len(out) > 0 || (!x->u_readable && buf_len(in) == 0)) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,281 @@
+/*
+ * reply.c - level 6: answers that olla makes itself: errors in the caller's
+ * dialect, redirects, local pages.
+ *
+ * May include: olla.h, levels 1 to 5, exchange.h.
+ */
+#include <string.h>
+
+#include "exchange.h"
+
+/* The class of an error, in OpenAI's and in Anthropic's words. The first row whose status fits wins; 0 fits all. */
+static const struct {
+    int status;
+    const char *openai;
+    const char *anthropic;
+} classes[] = {
+    {400, "invalid_request_error", "invalid_request_error"},
+    {401, "authentication_error", "authentication_error"},
+    {403, "permission_error", "permission_error"},
+    {404, "invalid_request_error", "not_found_error"},
+    {408, "timeout_error", "timeout_error"},
+    {413, "invalid_request_error", "request_too_large"},
+    {429, "rate_limit_error", "rate_limit_error"},
+    {431, "invalid_request_error", "invalid_request_error"},
+    {501, "not_supported_error", "invalid_request_error"},
+    {504, "timeout_error", "timeout_error"},
+    {0, "server_error", "api_error"},
+};
+
+static size_t class_of(int status)
+{
+    size_t i = 0;
+    while (classes[i].status != status && classes[i].status != 0) {
+        i++;
+    }
+    return i;
+}
+
+static void error_body(struct text *t, const struct exchange *x, const struct reply_error *err)
+{
+    size_t class_ = class_of(err->status);
+    switch (x->route.dialect) {
+    case DIALECT_OPENAI:
+        text_addz(t, "{\"error\":{\"message\":");
+        json_text(t, str_of(err->message));
+        json_member(t, "type", str_of(classes[class_].openai));
+        json_member(t, "code", str_of(err->code));
+        text_addz(t, ",\"param\":null}}\n");
+        break;
+    case DIALECT_OLLAMA:
+        text_addz(t, "{\"error\":");
+        json_text(t, str_of(err->message));
+        text_addz(t, "}\n");
+        break;
+    case DIALECT_ANTHROPIC:
+        text_addz(t, "{\"type\":\"error\",\"error\":{\"type\":");
+        json_text(t, str_of(classes[class_].anthropic));
+        json_member(t, "message", str_of(err->message));
+        text_addz(t, "}");
+        json_member(t, "request_id", str_of(x->id));
+        text_addz(t, "}\n");
+        break;
+    case DIALECT_PLAIN:
+        text_addz(t, err->message);
+        text_char(t, '\n');
+        break;
+    }
+}
+
+/* Status line and the headers that all our own answers have. */
+static void head(struct exchange *x, struct text *t, int status, const char *content_type)
+{
+    x->status = status;
+    text_addz(t, "HTTP/1.1 ");
+    text_padded(t, (uint64_t)status, 3);
+    text_char(t, ' ');
+    text_addz(t, http_reason(status));
+    text_addz(t, "\r\nDate: ");
+    text_add(t, http_date(plat_wall_ms()));
+    text_addz(t, "\r\nContent-Type: ");
+    text_addz(t, content_type);
+    text_addz(t, "\r\n");
+    if (x->id[0]) {
+        forward_own_headers(x, t);
+    }
+}
+
+static void end_head(struct exchange *x, struct text *t, bool chunked, uint64_t length)
+{
+    x->chunked_out = chunked;
+    if (chunked) {
+        text_addz(t, "Transfer-Encoding: chunked\r\n");
+    } else if (length != UINT64_MAX) {
+        text_addz(t, "Content-Length: ");
+        text_u64(t, length);
+        text_addz(t, "\r\n");
+    }
+    if (!x->keep) {
+        text_addz(t, "Connection: close\r\n");
+    } else if (x->http10) {
+        text_addz(t, "Connection: keep-alive\r\n");
+    }
+    text_addz(t, "\r\n");
+}
+
+static void send_whole(struct exchange *x, struct text *t, struct str body)
+{
+    end_head(x, t, false, body.n);
+    if (!x->is_head) {
+        text_add(t, body);
+        x->bytes_out += body.n;
+    }
+    buf_text_done(&x->c->out, t);
+    x->began = true;
+    x->state = X_FLUSH;
+}
+
+/* A reply cannot be sent at all: the connection ends without one. */
+static void give_up(struct exchange *x)
+{
+    x->who = END_RESOURCE;
+    x->phase = PHASE_REQUEST;
+    x->keep = false;
+    x->state = X_DONE;
+}
+
+void reply_error(struct exchange *x, const struct reply_error *err)
+{
+    char mem[1024];
+    struct text body = text_in(mem, sizeof(mem)), t;
+    bool plain = x->route.dialect == DIALECT_PLAIN;
+
+    if (!buf_hold(&x->c->out, BUF_RUNNING)) {
+        give_up(x);
+        return;
+    }
+    if (!x->request_read) {
+        x->keep = false; /* what is left of the body would be taken for a request */
+    }
+    error_body(&body, x, err);
+    t = buf_text(&x->c->out);
+    head(x, &t, err->status, plain ? "text/plain; charset=utf-8" : "application/json");
+    if (plain) {
+        text_addz(&t, "X-Content-Type-Options: nosniff\r\n");
+    }
+    if (x->route.dialect == DIALECT_ANTHROPIC) {
+        text_addz(&t, "request-id: ");
+        text_addz(&t, x->id);
+        text_addz(&t, "\r\n");
+    }
+    if (err->retry_after > 0) {
+        text_addz(&t, "Retry-After: ");
+        text_u64(&t, err->retry_after);
+        text_addz(&t, "\r\n");
+    }
+    send_whole(x, &t, text_str(&body));
+}
+
+void reply_redirect(struct exchange *x, struct str location)
+{
+    char mem[512];
+    struct text body = text_in(mem, sizeof(mem)), t;
+
+    if (!buf_hold(&x->c->out, BUF_RUNNING)) {
+        give_up(x);
+        return;
+    }
+    t = buf_text(&x->c->out);
+    head(x, &t, 301, "text/html; charset=utf-8");
+    text_addz(&t, "Location: ");
+    http_escape_path(&t, location);
+    text_char(&t, '/');
+    text_add(&t, x->req.query);
+    text_addz(&t, "\r\n");
+    text_addz(&body, "Moved permanently: add a slash to the path.\n");
+    send_whole(x, &t, text_str(&body));
+}
+
+/* ---- local pages --------------------------------------------------------------- */
+
+#define PAGE_BYTES 8192
+static char page_mem[PAGE_BYTES];
+
+void reply_local(struct exchange *x, const struct exchange_local *page)
+{
+    struct text body = text_in(page_mem, sizeof(page_mem)), t;
+
+    if (!buf_hold(&x->c->out, BUF_RUNNING)) {
+        give_up(x);
+        return;
+    }
+    x->cursor = 0;
+    x->spelling[0] = '\0';
+    int more = page->write(x, &body);
+    t = buf_text(&x->c->out);
+    head(x, &t, 200, page->content_type);
+    if (!more || x->is_head) {
+        if (more) {
+            body.n = 0;
+        }
+        send_whole(x, &t, text_str(&body));
+        return;
+    }
+    x->keep = x->keep && !x->http10;
+    end_head(x, &t, !x->http10, UINT64_MAX);
+    buf_text_done(&x->c->out, &t);
+    /* Begin again, now piece by piece into the room there is. */
+    x->cursor = 0;
+    x->spelling[0] = '\0';
+    x->began = true;
+    x->state = X_LOCAL;
+}
+
+bool reply_more(struct exchange *x, const struct exchange_local *page)
+{
+    struct buf *out = &x->c->out;
+    if (!exchange_hold(x, out)) {
+        return false;
+    }
+    buf_compact(out);
+    size_t room = buf_room(out);
+    if (room < PAGE_BYTES / 2) {
+        return false;
+    }
+    room -= 64; /* chunk framing */
+    struct text body = text_in(page_mem, room < sizeof(page_mem) ? room : sizeof(page_mem));
+    int more = page->write(x, &body);
+    struct text t = buf_text(out);
+    if (body.n > 0 && x->chunked_out) {
+        text_hex(&t, body.n, 1);
+        text_addz(&t, "\r\n");
+    }
+    text_add(&t, text_str(&body));
+    if (body.n > 0 && x->chunked_out) {
+        text_addz(&t, "\r\n");
+    }
+    if (!more) {
+        text_addz(&t, x->chunked_out ? "0\r\n\r\n" : "");
+        x->state = X_FLUSH;
+    }
+    x->bytes_out += body.n;
+    buf_text_done(out, &t);
+    return true;
+}
+
+/* ---- broken streams -------------------------------------------------------------- */
+
+void reply_broken_stream(struct exchange *x, const char *message)
+{
+    char mem[512];
+    struct text body = text_in(mem, sizeof(mem));
+    struct reply_error err = {.status = 502, .code = "stream_interrupted", .message = message};
+
+    if (x->events == EVENTS_NONE || !x->c->out.mem) {
+        return;
+    }
+    bool sse = x->events == EVENTS_SSE;
+    if (x->route.dialect == DIALECT_PLAIN) {
+        x->route.dialect = sse ? DIALECT_OPENAI : DIALECT_OLLAMA; /* such a stream holds JSON */
+    }
+    /* The backend may have died inside a line: a fresh line first, an empty one ends a half event. */
+    text_addz(&body, sse ? "\n\n" : "\n");
+    if (sse && x->route.dialect == DIALECT_ANTHROPIC) {
+        text_addz(&body, "event: error\n");
+    }
+    text_addz(&body, sse ? "data: " : "");
+    error_body(&body, x, &err);
+    text_addz(&body, sse ? "\n" : "");
+
+    buf_compact(&x->c->out);
+    struct text t = buf_text(&x->c->out);
+    if (x->chunked_out) {
+        text_hex(&t, body.n, 1);
+        text_addz(&t, "\r\n");
+    }
+    text_add(&t, text_str(&body));
+    text_addz(&t, x->chunked_out ? "\r\n" : "");
+    if (!t.full) {
+        buf_text_done(&x->c->out, &t);
+    }
+}

@@ -1,0 +1,242 @@
+/*
+ * route.c - level 5: see route.h.
+ *
+ * May include: olla.h, str.h, conf.h, profile.h, endpoint.h, model.h, route.h.
+ */
+#include "route.h"
+
+#define NO_MANAGEMENT "model management operations are not supported by the proxy; send them to the Ollama server itself"
+
+enum match { EXACT = 0, BELOW };
+
+/* Fixed paths. The first row that fits wins. `root` rows exist only with server.root_api. */
+static const struct {
+    struct str path;
+    enum match match;
+    bool root;
+    enum route_kind kind;
+    enum local_page page;
+    enum dialect dialect;
+} paths[] = {
+    {STR("/internal/health"), EXACT, false, ROUTE_LOCAL, LOCAL_HEALTH, DIALECT_PLAIN},
+    {STR("/internal/status"), EXACT, false, ROUTE_LOCAL, LOCAL_STATUS, DIALECT_PLAIN},
+    {STR("/version"), EXACT, false, ROUTE_LOCAL, LOCAL_VERSION, DIALECT_PLAIN},
+    {STR("/olla/proxy/v1/models"), EXACT, false, ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
+    {STR("/olla/proxy"), EXACT, false, ROUTE_REDIRECT, 0, DIALECT_PLAIN},
+    {STR("/olla/proxy/"), BELOW, false, ROUTE_PROXY, 0, DIALECT_PLAIN},
+    {STR("/v1/models"), EXACT, true, ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
+    {STR("/api/tags"), EXACT, true, ROUTE_LOCAL, LOCAL_MODELS_OLLAMA, DIALECT_OLLAMA},
+    {STR("/api/version"), EXACT, true, ROUTE_LOCAL, LOCAL_OLLAMA_VERSION, DIALECT_OLLAMA},
+    {STR("/v1/"), BELOW, true, ROUTE_PROXY, 0, DIALECT_PLAIN},
+    {STR("/api/"), BELOW, true, ROUTE_PROXY, 0, DIALECT_PLAIN},
+};
+
+/* Paths under /olla/<prefix>/ that are not proxied; `type` names the profile they belong to, "" = all. */
+static const struct {
+    const char *type;
+    struct str rest;
+    enum route_kind kind;
+    enum local_page page;
+    enum dialect dialect;
+} provider_paths[] = {
+    {"", STR("/v1/models"), ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
+    {"ollama", STR("/api/tags"), ROUTE_LOCAL, LOCAL_MODELS_OLLAMA, DIALECT_OLLAMA},
+    {"lm-studio", STR("/api/v1/models"), ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
+    {"lm-studio", STR("/api/v0/models"), ROUTE_LOCAL, LOCAL_MODELS_LM_STUDIO, DIALECT_OPENAI},
+};
+
+/* Ollama's management calls change one machine: they make no sense for a fleet. */
+static const struct str management[] = {
+    STR("/api/pull"), STR("/api/push"), STR("/api/create"), STR("/api/copy"), STR("/api/delete"),
+};
+
+/* Paths, as backends see them, that say which API is spoken. The first row that fits wins. */
+static const struct {
+    struct str path;
+    enum match match;
+    unsigned api;
+    enum dialect dialect;
+} apis[] = {
+    {STR("/api/v0/"), BELOW, 0, DIALECT_OPENAI},
+    {STR("/api/v1/"), BELOW, 0, DIALECT_OPENAI},
+    {STR("/api/"), BELOW, API_OLLAMA, DIALECT_OLLAMA},
+    {STR("/v1/messages"), EXACT, API_ANTHROPIC, DIALECT_ANTHROPIC},
+    {STR("/v1/messages/"), BELOW, API_ANTHROPIC, DIALECT_ANTHROPIC},
+    {STR("/v1/"), BELOW, API_OPENAI, DIALECT_OPENAI},
+    {STR("/engines/"), BELOW, 0, DIALECT_OPENAI},
+    {STR("/chat/completions"), EXACT, 0, DIALECT_OPENAI},
+    {STR("/completions"), EXACT, 0, DIALECT_OPENAI},
+    {STR("/embeddings"), EXACT, 0, DIALECT_OPENAI},
+};
+
+static bool matches(struct str path, struct str pattern, enum match how)
+{
+    return how == EXACT ? str_eq(path, pattern) : str_starts(path, pattern);
+}
+
+static void classify(struct str target, enum dialect *dialect, unsigned *api)
+{
+    *dialect = DIALECT_PLAIN;
+    *api = 0;
+    for (size_t i = 0; i < OLLA_COUNT(apis); i++) {
+        if (matches(target, apis[i].path, apis[i].match)) {
+            *dialect = apis[i].dialect;
+            *api = apis[i].api;
+            return;
+        }
+    }
+}
+
+enum dialect route_dialect(struct str target)
+{
+    enum dialect dialect;
+    unsigned api;
+    classify(target, &dialect, &api);
+    return dialect;
+}
+
+static struct route proxy_to(struct str target)
+{
+    struct route r = {.kind = ROUTE_PROXY, .target = target.n > 0 ? target : STR("/")};
+    classify(r.target, &r.dialect, &r.api);
+    return r;
+}
+
+static struct route refuse_management(struct route r)
+{
+    for (size_t i = 0; r.api == API_OLLAMA && i < OLLA_COUNT(management); i++) {
+        if (str_eq(r.target, management[i])) {
+            r.kind = ROUTE_REFUSED;
+            r.status = 501;
+            r.text = NO_MANAGEMENT;
+        }
+    }
+    return r;
+}
+
+static struct route provider(struct str rest)
+{
+    struct str segment = {rest.p, str_find(rest, '/')};
+    struct str target = str_skip(rest, segment.n);
+    const struct profile *p = profile_by_prefix(segment);
+    struct route r = {.kind = ROUTE_NOT_FOUND};
+
+    if (!p) {
+        return r;
+    }
+    if (target.n == 0) {
+        r.kind = ROUTE_REDIRECT;
+        return r;
+    }
+    r = proxy_to(target);
+    r.api = str_eq(str_of(p->name), STR("ollama")) ? r.api : 0; /* the type already says who understands it */
+    if (r.api) {
+        r = refuse_management(r);
+    }
+    for (size_t i = 0; i < OLLA_COUNT(provider_paths); i++) {
+        const char *type = provider_paths[i].type;
+        if (str_eq(target, provider_paths[i].rest) && (type[0] == '\0' || str_eq(str_of(type), str_of(p->name)))) {
+            r.kind = provider_paths[i].kind;
+            r.page = provider_paths[i].page;
+            r.dialect = provider_paths[i].dialect;
+        }
+    }
+    r.only = p;
+    r.has_type = true;
+    r.prefix = segment;
+    r.api = 0;
+    return r;
+}
+
+struct route route_find(struct str path, bool root_api)
+{
+    for (size_t i = 0; i < OLLA_COUNT(paths); i++) {
+        if ((paths[i].root && !root_api) || !matches(path, paths[i].path, paths[i].match)) {
+            continue;
+        }
+        if (paths[i].kind != ROUTE_PROXY) {
+            return (struct route){.kind = paths[i].kind, .page = paths[i].page, .dialect = paths[i].dialect};
+        }
+        /* Keep the slash: the target starts with the last byte of the prefix, or is the whole path at the root. */
+        struct route r = proxy_to(paths[i].root ? path : str_skip(path, paths[i].path.n - 1));
+        return paths[i].root ? refuse_management(r) : r;
+    }
+    if (str_starts(path, STR("/olla/"))) {
+        return provider(str_skip(path, 6));
+    }
+    return (struct route){.kind = ROUTE_NOT_FOUND};
+}
+
+/* ---- candidates --------------------------------------------------------------- */
+
+static bool compatible(const struct endpoint *e, const struct route *r)
+{
+    return e->enabled && (!r->only || profile_serves(e->profile, r->only)) && (r->api == 0 || (e->profile->apis & r->api));
+}
+
+/* True if a is the better one. Ties rotate: the one picked longest ago wins, then configuration order. */
+static bool better(const struct endpoint *a, const struct endpoint *b, enum conf_balancer how)
+{
+    if (how == BALANCE_PRIORITY && a->priority != b->priority) {
+        return a->priority > b->priority;
+    }
+    if (how != BALANCE_ROUND_ROBIN && a->inflight != b->inflight) {
+        return a->inflight < b->inflight;
+    }
+    return a->picked < b->picked;
+}
+
+static struct endpoint *balance(endpoint_set candidates, enum conf_balancer how)
+{
+    struct endpoint *best = NULL, *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        if ((candidates & endpoint_bit(e)) && (!best || better(e, best, how))) {
+            best = e;
+        }
+    }
+    return best;
+}
+
+struct route_choice route_choose(const struct route_query *q)
+{
+    struct route_choice c = {.status = 503};
+    endpoint_set compatible_set = 0, healthy = 0, candidates;
+    struct endpoint *e;
+
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        if (compatible(e, q->route)) {
+            compatible_set |= endpoint_bit(e);
+            healthy |= e->state == ENDPOINT_HEALTHY ? endpoint_bit(e) : 0;
+        }
+    }
+    candidates = healthy;
+    if (q->model.n > 0 && (healthy || !q->route->has_type)) {
+        endpoint_set known;
+        candidates = model_find(q->model, healthy, &known);
+        c.decision = candidates ? "routed" : "rejected";
+        c.reason = candidates ? "model_found" : known ? "model_unavailable" : "model_not_found";
+        c.status = known ? 503 : 404;
+    } else if (q->route->has_type && !healthy) {
+        c.status = 404;
+    }
+    candidates &= ~q->tried;
+    c.e = balance(candidates, q->balancer);
+    c.more = c.e && (candidates & ~endpoint_bit(c.e));
+    if (!c.e && endpoint_any_pending()) {
+        c.starting = true;
+        c.status = 503;
+    }
+    return c;
+}
+
+endpoint_set route_listed(const struct profile *only)
+{
+    endpoint_set set = 0;
+    struct endpoint *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        if (e->enabled && e->state == ENDPOINT_HEALTHY && (!only || profile_serves(e->profile, only))) {
+            set |= endpoint_bit(e);
+        }
+    }
+    return set;
+}

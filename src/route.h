@@ -1,0 +1,79 @@
+/*
+ * route.h - level 5: where a request goes: path to route, then candidates to
+ * one endpoint.
+ *
+ * May include: olla.h, str.h, conf.h, profile.h, endpoint.h, model.h.
+ */
+#ifndef OLLA_ROUTE_H
+#define OLLA_ROUTE_H
+
+#include "endpoint.h"
+#include "model.h"
+
+/* In which words a client wants to hear about errors (DESIGN of compatibility: by path). */
+enum dialect { DIALECT_PLAIN = 0, DIALECT_OPENAI, DIALECT_OLLAMA, DIALECT_ANTHROPIC };
+
+/* Answers that olla makes itself; the writer of each is in admin.c. */
+enum local_page {
+    LOCAL_HEALTH = 0,
+    LOCAL_VERSION,
+    LOCAL_STATUS,
+    LOCAL_MODELS_OPENAI,
+    LOCAL_MODELS_OLLAMA,
+    LOCAL_MODELS_LM_STUDIO,
+    LOCAL_OLLAMA_VERSION,
+    LOCAL_COUNT
+};
+
+enum route_kind {
+    ROUTE_NOT_FOUND = 0,
+    ROUTE_LOCAL,
+    ROUTE_REDIRECT, /* the same path with a slash */
+    ROUTE_REFUSED,  /* status and text below */
+    ROUTE_PROXY
+};
+
+struct route {
+    enum route_kind kind;
+    enum local_page page;
+    enum dialect dialect;
+    const struct profile *only; /* provider route or provider listing; NULL = all types */
+    bool has_type;              /* a provider route, even if `only` takes all */
+    unsigned api;               /* API_* that the endpoint must speak; 0 = any */
+    struct str target;          /* for ROUTE_PROXY: the path for the backend, a part of the given path */
+    struct str prefix;          /* the provider segment as typed */
+    int status;
+    const char *text;
+};
+
+/* path: decoded and cleaned, starting with '/'. */
+struct route route_find(struct str path, bool root_api);
+
+/* The dialect of a path as the backend sees it. */
+enum dialect route_dialect(struct str target);
+
+/* ---- candidates -------------------------------------------------------------- */
+
+struct route_query {
+    const struct route *route;
+    struct str model;      /* "" = none named */
+    endpoint_set tried;    /* not again */
+    enum conf_balancer balancer;
+};
+
+/* What was decided; the words go into X-Olla-Routing-* (http-surface.md 5.4). */
+struct route_choice {
+    struct endpoint *e;    /* NULL: nothing, see status */
+    bool more;             /* another candidate would be left after e */
+    int status;            /* 404 or 503 */
+    bool starting;         /* 503 only because endpoints are still being probed: worth a retry soon */
+    const char *decision;  /* "routed", "rejected"; NULL when no model was named */
+    const char *reason;    /* "model_found", ...; for 404 without a model NULL */
+};
+
+struct route_choice route_choose(const struct route_query *q);
+
+/* The endpoints whose models a listing shows: enabled, healthy, and of the route's type. */
+endpoint_set route_listed(const struct profile *only);
+
+#endif

@@ -1,0 +1,60 @@
+#!/bin/sh
+# Includes may only point downwards: each room has a level (docs/architecture.md), and system headers stay in their place.
+set -eu
+cd "$(dirname "$0")/.."
+
+level() {
+    case $1 in
+    olla.h) echo 0 ;;
+    str | pool | buf | platform) echo 1 ;;
+    posix | socket | resolve | log | http | http_* | json | json_*) echo 2 ;;
+    conf | conf_* | net) echo 3 ;;
+    profile | endpoint | upstream | model) echo 4 ;;
+    route) echo 5 ;;
+    body | exchange | forward | relay | reply | probe | health | discover) echo 6 ;;
+    admin | client) echo 7 ;;
+    loop) echo 8 ;;
+    olla) echo 9 ;;
+    *) echo "unknown" ;;
+    esac
+}
+
+bad=0
+complain() {
+    echo "layers: $1" >&2
+    bad=1
+}
+
+for file in olla.c olla.h src/*.[ch] platform/*.[ch]; do
+    name=$(basename "$file" | sed 's/\.[ch]$//')
+    [ "$file" = olla.h ] && name=olla.h
+    mine=$(level "$name")
+    [ "$mine" = unknown ] && complain "$file has no level: add it to tests/check-layers.sh and docs/architecture.md"
+    for inc in $(sed -n 's/^ *# *include *"\(.*\)"/\1/p' "$file"); do
+        other=$(basename "$inc" .h)
+        [ "$other" = olla ] && continue
+        theirs=$(level "$other")
+        if [ "$theirs" = unknown ] || [ "$theirs" -gt "$mine" ]; then
+            complain "$file (level $mine) includes $inc (level $theirs)"
+        fi
+    done
+    for inc in $(sed -n 's/^ *# *include *<\(.*\)>/\1/p' "$file"); do
+        case $file:$inc in
+        *:assert.h | *:stdbool.h | *:stddef.h | *:stdint.h | *:string.h | *:limits.h) ;;
+        platform/*) ;;
+        src/pool.c:sanitizer/*) ;;
+        src/json.c:jsmn.h) ;;
+        src/conf*.c:errno.h | src/conf*.c:ini.h | src/conf*.c:stdio.h | src/conf*.c:stdlib.h) ;;
+        olla.c:stdio.h) ;;
+        *) complain "$file includes <$inc>, which does not belong there" ;;
+        esac
+    done
+done
+
+# Our own code allocates nothing.
+if grep -nE '\b(malloc|calloc|realloc|free|strdup|alloca|sprintf|strcpy|strcat|strtok|gets|atoi|strncpy|gmtime|localtime)\(' \
+    olla.c olla.h src/*.[ch] platform/*.[ch] | grep -vE '^[^:]*:[0-9]*: *(/?\*|//)'; then
+    complain "banned calls above"
+fi
+[ "$bad" = 0 ] && echo "layers: fine"
+exit "$bad"

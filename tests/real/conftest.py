@@ -1,0 +1,278 @@
+"""The machines of `make test-real`: llama-servers, scripted Ollama samples, and olla in front of them all.
+
+prepare.sh has put the programs into OLLA_REAL_DIR; run.sh starts pytest in the Python made there. Every process is
+started here, ended by its own pid, and every wait has an end.
+"""
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(os.path.dirname(HERE))
+REAL = os.path.abspath(os.environ.get("OLLA_REAL_DIR") or os.path.join(TOP, "build", "real"))
+OLLA = os.path.abspath(os.environ.get("OLLA_BIN") or os.path.join(TOP, "build", "olla"))
+SAMPLE_SERVER = os.path.join(TOP, "tests", "samples", "sample_server.py")
+START_TIMEOUT = 60.0
+
+# The client libraries are not to look for a proxy on the way to 127.0.0.1, nor olla to read settings of this shell.
+for name in [key for key in os.environ if key.startswith("OLLA_") or key.lower().endswith("_proxy")]:
+    if name not in ("OLLA_BIN", "OLLA_REAL_DIR"):
+        del os.environ[name]
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+# The time limit of run.sh: pytest ends as by Ctrl-C, so the servers are stopped.
+signal.signal(signal.SIGTERM, _interrupt)
+
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def get_json(url, timeout=5):
+    with _direct.open(url, timeout=timeout) as answer:
+        return json.loads(answer.read())
+
+
+def wait_for(what, check, timeout=START_TIMEOUT, step=0.1):
+    """Until check() is true; an exception in it counts as not yet. The failure says what was waited for."""
+    until = time.monotonic() + timeout
+    last = None
+    while time.monotonic() < until:
+        try:
+            value = check()
+            if value:
+                return value
+            last = value
+        except (OSError, ValueError, KeyError) as error:
+            last = error
+        time.sleep(step)
+    raise AssertionError(f"waited {timeout:.0f} s for {what}; last seen: {last!r}")
+
+
+class Machine:
+    """A server process on a fixed port that can be killed and started again."""
+
+    def __init__(self, name, command, port, health, folder):
+        self.name = name
+        self.command = command
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.health = self.url + health
+        self.log = os.path.join(folder, name + ".log")
+        self.child = None
+
+    def start(self):
+        with open(self.log, "ab") as log:
+            self.child = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return self
+
+    def wait(self):
+        def answers():
+            if self.child.poll() is not None:
+                raise AssertionError(f"{self.name} ended with {self.child.returncode}: {self.tail()}")
+            return get_json(self.health)
+
+        wait_for(f"{self.name} to answer on {self.health}", answers)
+        return self
+
+    def kill(self):
+        """Pulls the plug."""
+        self.child.send_signal(signal.SIGKILL)
+        self.child.wait(10)
+
+    def stop(self):
+        if self.child is None or self.child.poll() is not None:
+            return
+        self.child.terminate()
+        try:
+            self.child.wait(15)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def tail(self, lines=15):
+        with open(self.log, encoding="utf-8", errors="replace") as log:
+            return "".join(log.readlines()[-lines:])
+
+
+def in_system(*words):
+    """A command inside the prepared system, whose pid is the program's own."""
+    system = os.path.join(REAL, "sid")
+    if os.geteuid() == 0:
+        chroot = shutil.which("chroot", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+        return [chroot, system, *words]
+    return ["unshare", "--map-root-user", "--root", system, *words]
+
+
+def llama(name, model, folder):
+    """Four slots of 8192 tokens, so that a long stream takes some seconds."""
+    port = free_port()
+    command = in_system("llama-server", "-m", f"/models/{model}.gguf", "--host", "127.0.0.1", "--port", str(port),
+                        "-c", "32768", "-np", "4", "-t", "1", "--alias", model, "--offline", "--no-webui", "--slots")
+    return Machine(name, command, port, "/health", folder)
+
+
+def sample(name, model, folder):
+    port = free_port()
+    command = [sys.executable, SAMPLE_SERVER, "--port", str(port), "--name", name, "--dialect", "ollama",
+               "--models", model, "--delay", "0.05"]
+    return Machine(name, command, port, "/api/version", folder)
+
+
+ENDPOINTS = (  # name, type, maker, model
+    ("llama-a1", "llamacpp", llama, "tiny-a"),
+    ("llama-a2", "openai-compatible", llama, "tiny-a"),
+    ("llama-b", "llamacpp", llama, "tiny-b"),
+    ("ollama-1", "ollama", sample, "sample-chat"),
+    ("ollama-2", "ollama", sample, "sample-chat"),
+)
+
+
+class House:
+    """All machines and olla. `machines[name]` is the one olla knows as endpoint `name`."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.machines = {name: make(name, model, folder) for name, _, make, model in ENDPOINTS}
+        port = free_port()
+        self.olla = Machine("olla", [OLLA, "-c", self.write_ini(port)], port, "/internal/health", folder)
+        self.url = self.olla.url
+
+    def write_ini(self, port):
+        # Round-robin, so that a test sees both servers of a model take turns.
+        text = f"[server]\nhost = 127.0.0.1\nport = {port}\n\n[proxy]\nload_balancer = round-robin\n"
+        for name, kind, _, _ in ENDPOINTS:
+            text += (f"\n[endpoint:{name}]\nurl = {self.machines[name].url}\ntype = {kind}\n"
+                     "check_interval = 1s\ncheck_timeout = 1s\n")
+        path = os.path.join(self.folder, "olla.ini")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        return path
+
+    def start(self):
+        for machine in self.machines.values():
+            machine.start()
+        for machine in self.machines.values():
+            machine.wait()
+        self.olla.start().wait()
+        self.wait_whole()
+
+    def ask(self, model):
+        """The endpoint that answers a minimal request."""
+        body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}
+        request = urllib.request.Request(self.url + "/v1/chat/completions", json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        with _direct.open(request, timeout=20) as answer:
+            answer.read()
+            return answer.headers.get("X-Olla-Endpoint")
+
+    def wait_whole(self):
+        """Until olla uses every endpoint (again)."""
+        wanted = {name for name, _, _, _ in ENDPOINTS}
+        seen = set()
+
+        def complete():
+            for model in {model for _, _, _, model in ENDPOINTS}:
+                seen.add(self.ask(model))
+            return wanted <= seen
+
+        wait_for("olla to use all endpoints", complete, 30, 0.2)
+
+    def repair(self):
+        """Starts again what a test killed."""
+        dead = [machine for machine in self.machines.values() if machine.child.poll() is not None]
+        for machine in dead:
+            machine.start().wait()
+        if dead:
+            self.wait_whole()
+
+    def stop(self):
+        self.olla.stop()
+        for machine in self.machines.values():
+            machine.stop()
+
+
+@pytest.fixture(scope="session")
+def whole_house(tmp_path_factory):
+    if not os.access(OLLA, os.X_OK):
+        pytest.exit(f"there is no program {OLLA}: build it, or name another by OLLA_BIN", 1)
+    house = House(str(tmp_path_factory.mktemp("house")))
+    try:
+        house.start()
+        yield house
+    finally:
+        house.stop()
+    assert house.olla.child.returncode == 0, f"olla ended with {house.olla.child.returncode}: {house.olla.tail()}"
+
+
+@pytest.fixture
+def house(whole_house, request):
+    yield whole_house
+    assert whole_house.olla.child.poll() is None, f"olla died: {whole_house.olla.tail()}"
+    whole_house.repair()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure shows the last lines of olla's log."""
+    report = (yield).get_result()
+    whole = item.funcargs.get("whole_house") if hasattr(item, "funcargs") else None
+    if report.failed and whole is not None and os.path.exists(whole.olla.log):
+        report.sections.append(("end of olla's log", whole.olla.tail(25)))
+
+
+class Node:
+    """client.mjs at work: its lines of JSON as they come."""
+
+    def __init__(self, library, mode, base, model, limit):
+        env = dict(os.environ, NODE_NO_WARNINGS="1")
+        self.child = subprocess.Popen(
+            ["node", "client.mjs", library, mode, base, model, str(limit)], cwd=os.path.join(REAL, "node"), env=env,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def line(self):
+        """The next line; the test as a whole is bounded by finish() and the library's own timeout."""
+        text = self.child.stdout.readline()
+        assert text, f"the client said nothing: {self.child.stderr.read()}"
+        return json.loads(text)
+
+    def finish(self, timeout=60):
+        try:
+            out, err = self.child.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.communicate()
+            raise AssertionError(f"the client did not end within {timeout} s") from None
+        lines = out.strip().splitlines()
+        assert lines, f"the client said nothing: {err}"
+        return json.loads(lines[-1])
+
+
+@pytest.fixture
+def node():
+    started = []
+
+    def run(*arguments):
+        started.append(Node(*arguments))
+        return started[-1]
+
+    yield run
+    for one in started:
+        if one.child.poll() is None:
+            one.child.kill()
+            one.child.communicate()

@@ -1,0 +1,107 @@
+"""Fixtures: `world` (one per test) and `site` (a running proxy shared by a module)."""
+
+import resource
+
+import pytest
+
+from backend import LlamaBackend, OllamaBackend, OpenAIBackend
+from harness import BINARY, World, have_binary
+
+
+def pytest_configure(config):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    if report.when == "call" and report.failed:
+        for name in ("world", "site"):
+            holder = item.funcargs.get(name)
+            for proxy in getattr(holder, "proxies", []):
+                report.sections.append(("olla on port %d" % proxy.port, proxy.describe()))
+
+
+@pytest.fixture
+def binary():
+    if not have_binary():
+        pytest.fail("no program at %s: build it first or set OLLA_BIN" % BINARY)
+    return BINARY
+
+
+@pytest.fixture
+def world(binary):
+    """Servers and proxies of one test; at its end pools, log and exit code are checked."""
+    world = World()
+    try:
+        yield world
+    finally:
+        problems = world.close()
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
+class Site:
+    """A proxy in front of one Ollama-like (m-oll), one OpenAI-like (m-oai) and one
+    llama.cpp-like (m-lla) backend. All three also have m-all."""
+
+    def __init__(self):
+        self.world = World()
+        self.oll = self.world.backend(OllamaBackend, "oll", ["m-oll", "m-all"])
+        self.oai = self.world.backend(OpenAIBackend, "oai", ["m-oai", "m-all"])
+        self.lla = self.world.backend(LlamaBackend, "lla", ["m-lla", "m-all"])
+        self.proxy = self.world.olla({"oll": self.oll, "oai": self.oai, "lla": self.lla})
+
+    @property
+    def proxies(self):
+        return self.world.proxies
+
+    @property
+    def servers(self):
+        return (self.oll, self.oai, self.lla)
+
+    @property
+    def calls(self):
+        return [call for server in self.servers for call in server.calls]
+
+    def client(self, **options):
+        return self.world.client(self.proxy, **options)
+
+
+@pytest.fixture(scope="module")
+def site_holder():
+    holder = {}
+    yield holder
+    problems = holder["site"].world.close() if "site" in holder else []
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
+@pytest.fixture
+def site(site_holder, binary):
+    """The shared proxy, with its records emptied; pools and log are checked after each test."""
+    if "site" in site_holder and not site_holder["site"].proxy.alive():
+        site_holder.pop("site").world.close()
+    if "site" not in site_holder:
+        site_holder["site"] = Site()
+    site = site_holder["site"]
+    for server in site.servers:
+        server.forget()
+    saved = [dict(server.routes) for server in site.servers]
+    before = len(site.proxy.logs)
+    try:
+        yield site
+    finally:
+        site.world.close_clients()
+        for server, routes in zip(site.servers, saved):
+            server.routes = routes
+            server.unread.clear()
+    problems = site.proxy.idle_problems() if site.proxy.alive() else ["olla died: " + site.proxy.describe()]
+    problems += site.world.script_failures()
+    problems += ["ERROR line in the log: %r" % entry for entry in site.proxy.logs[before:] if entry.get("level") == "ERROR"]
+    if problems:
+        pytest.fail("\n".join(problems + [site.proxy.describe()]), pytrace=False)
