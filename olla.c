@@ -35,7 +35,8 @@ struct options {
 
 static void say(bool error, const char *line)
 {
-    fprintf(stderr, "%s%s\n", error ? "error: " : "warning: ", line);
+    (void)error; /* the line says what it is, and begins like a compiler's, so that editors can jump to it */
+    fprintf(stderr, "%s\n", line);
 }
 
 static void print_line(const char *line)
@@ -74,7 +75,7 @@ static int read_options(int argc, char **argv, struct options *o)
         if (value && value[0]) {
             o->config = value;
         } else if (value) {
-            fputs("olla: -c needs a file name\n", stderr);
+            fputs("olla: -c needs a file name; see olla --help\n", stderr);
             return OLLA_EXIT_USAGE;
         } else if (is_option(argv[i], "-t") || is_option(argv[i], "-validate-config")) {
             o->validate = true;

@@ -301,8 +301,9 @@ static bool try_head(struct client *c)
     struct http_error err = {0};
     struct http_request req;
 
-    if (c->scanned == 0) {
-        buf_consume(&c->in, http_skip_blank_lines(buf_str(&c->in)));
+    size_t blank;
+    while (c->scanned == 0 && (blank = http_skip_blank_lines(buf_str(&c->in))) > 0) {
+        buf_consume(&c->in, blank);
     }
     if (c->in.off > 0 && OLLA_BUF_SIZE - c->in.off < OLLA_MAX_HEAD + OLLA_HEAD_RESERVE) {
         buf_compact(&c->in);

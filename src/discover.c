@@ -210,7 +210,7 @@ uint64_t discover_tick(void)
                 active++;
                 e->discovering = true;
                 model_list_begin(e);
-                if (probe_start(e, e->models_path, conf_now->discovery.model_discovery.timeout, &list_ops)) {
+                if (probe_start(e, endpoint_target(e, TARGET_MODELS), e->models_path, conf_now->discovery.model_discovery.timeout, &list_ops)) {
                     continue;
                 }
                 active--;

@@ -44,22 +44,57 @@ const char *endpoint_state_name(enum endpoint_state state)
 
 /* ---- configuration ------------------------------------------------------------- */
 
-/* The path of a probe: the endpoint's base path with `path`, or the path of an absolute URL on the same host. */
-static bool probe_path(const struct conf_endpoint *ce, const char *configured, const char *preset, char *to, size_t cap)
+struct target *endpoint_target(struct endpoint *e, int which)
+{
+    return &e->at[e->at[which].host[0] ? which : TARGET_MAIN];
+}
+
+/* Host, port and authority of "http://AUTHORITY..."; the rest of the text after it. */
+static bool split_url(struct str url, struct target *to, struct str *rest)
+{
+    struct str authority = str_skip(url, 7), host, port = STR("80");
+    uint64_t number;
+
+    authority.n = str_find(authority, '/');
+    *rest = str_skip(url, 7 + authority.n);
+    host = authority;
+    if (authority.n > 0 && authority.p[0] == '[') {
+        size_t end = str_find(authority, ']');
+        host = (struct str){authority.p + 1, end - 1};
+        authority = str_skip(authority, end < authority.n ? end + 1 : end);
+    } else {
+        host.n = str_find(authority, ':');
+        authority = str_skip(authority, host.n);
+    }
+    if (authority.n > 1 && authority.p[0] == ':') {
+        port = str_skip(authority, 1);
+    }
+    if (str_to_u64(port, 65535, &number) != OLLA_OK || number == 0 || host.n == 0 || !str_copy(to->host, sizeof(to->host), host)) {
+        return false;
+    }
+    to->port = (uint16_t)number;
+    return str_copy(to->authority, sizeof(to->authority), (struct str){url.p + 7, (size_t)(rest->p - url.p) - 7});
+}
+
+/*
+ * What a probe asks for: `configured` (a path below the base path, or an absolute URL whose host goes to *other),
+ * else the profile's path. false: does not fit or is no URL.
+ */
+static bool probe_path(const struct conf_endpoint *ce, const char *configured, const char *preset, struct target *other, char *to,
+                       size_t cap)
 {
     struct text t = text_in(to, cap);
     struct str path = str_of(configured[0] ? configured : preset);
 
+    memset(other, 0, sizeof(*other));
     if (str_istarts(path, STR("http://"))) {
-        struct str rest = str_skip(path, 7);
-        struct str authority = {rest.p, str_find(rest, '/')};
-        struct str own = str_of(ce->url.text);
-        own = str_skip(own, 7);
-        own.n = str_find(own, '/');
-        if (!str_ieq(authority, own)) {
+        struct str rest;
+        if (!split_url(path, other, &rest)) {
             return false;
         }
-        rest = str_skip(rest, authority.n);
+        if (str_ieq(str_of(other->host), str_of(ce->url.host)) && other->port == ce->url.port) {
+            other->host[0] = '\0';
+        }
         text_add(&t, rest.n ? rest : STR("/"));
     } else {
         text_addz(&t, ce->url.path);
@@ -72,47 +107,55 @@ static bool probe_path(const struct conf_endpoint *ce, const char *configured, c
     return !t.full && t.n < cap;
 }
 
+/* One line about an endpoint of the configuration. */
+static void complain(conf_message *say, const struct conf *c, const struct conf_endpoint *ce, const char *what, const char *value,
+                     const char *remedy)
+{
+    char line[640];
+    struct text t = text_in(line, sizeof(line));
+    text_addz(&t, c->path[0] ? c->path : "built-in defaults");
+    text_char(&t, ':');
+    text_u64(&t, (uint64_t)ce->line);
+    text_addz(&t, ": endpoint \"");
+    text_addz(&t, ce->name);
+    text_addz(&t, "\": ");
+    text_addz(&t, what);
+    if (value) {
+        text_addz(&t, ": \"");
+        text_addz(&t, value);
+        text_addz(&t, "\" ");
+    }
+    text_addz(&t, remedy);
+    say(true, text_z(&t));
+}
+
 int endpoint_check(const struct conf *c, conf_message *say)
 {
-    char line[512], path[sizeof(table[0].health_path)];
+    char path[sizeof(table[0].health_path)], known[320];
+    struct target other;
     int result = OLLA_OK;
 
     for (int i = 0; i < c->endpoints; i++) {
         const struct conf_endpoint *ce = &c->endpoint[i];
-        const struct profile *p = profile_by_type(str_of(ce->type));
         const struct {
             const char *key, *value;
         } urls[] = {{"health_check_url", ce->health_check_url}, {"model_url", ce->model_url}};
-        struct text t = text_in(line, sizeof(line));
 
-        text_addz(&t, c->path[0] ? c->path : "built-in defaults");
-        text_char(&t, ':');
-        text_u64(&t, (uint64_t)ce->line);
-        text_addz(&t, ": endpoint \"");
-        text_addz(&t, ce->name);
-        text_addz(&t, "\": ");
-        size_t start = t.n;
-        if (!p) {
-            text_addz(&t, "type: \"");
-            text_addz(&t, ce->type);
-            text_addz(&t, "\" is not known; allowed are ");
+        if (!profile_by_type(str_of(ce->type))) {
+            struct text t = text_in(known, sizeof(known));
+            text_addz(&t, "is not known; allowed are ");
             text_addz(&t, profile_known_types());
-            say(true, text_z(&t));
+            complain(say, c, ce, "type", ce->type, text_z(&t));
             result = OLLA_ERR;
         }
-        if (strlen(ce->name) >= sizeof(table[0].name) || strlen(ce->url.host) >= sizeof(table[0].host) ||
+        if (strlen(ce->name) >= sizeof(table[0].name) || strlen(ce->url.host) >= sizeof(other.host) ||
             strlen(ce->url.text) >= sizeof(table[0].url) || strlen(ce->url.path) >= sizeof(table[0].base)) {
-            t.n = start;
-            text_addz(&t, "the name or the url is too long (63 and 255 bytes, 127 of them path)");
-            say(true, text_z(&t));
+            complain(say, c, ce, "the name or the url is too long", NULL, " (at most 63 and 255 bytes, 127 of them path)");
             result = OLLA_ERR;
         }
         for (size_t k = 0; k < OLLA_COUNT(urls); k++) {
-            if (!probe_path(ce, urls[k].value, "/", path, sizeof(path))) {
-                t.n = start;
-                text_addz(&t, urls[k].key);
-                text_addz(&t, ": must be a path, or a URL on the endpoint's own host and port, of at most 255 bytes");
-                say(true, text_z(&t));
+            if (!probe_path(ce, urls[k].value, "/", &other, path, sizeof(path))) {
+                complain(say, c, ce, urls[k].key, urls[k].value, "must be a path or an http URL, of at most 255 bytes");
                 result = OLLA_ERR;
             }
         }
@@ -120,38 +163,52 @@ int endpoint_check(const struct conf *c, conf_message *say)
     return result;
 }
 
-static bool same_target(const struct endpoint *e, const struct conf_endpoint *ce)
-{
-    char health[sizeof(e->health_path)], models[sizeof(e->models_path)];
-    const struct profile *p = profile_by_type(str_of(ce->type));
-    probe_path(ce, ce->health_check_url, p->health_path, health, sizeof(health));
-    probe_path(ce, ce->model_url, p->models_path, models, sizeof(models));
-    return e->profile == p && strcmp(e->url, ce->url.text) == 0 && strcmp(e->health_path, health) == 0 &&
-           strcmp(e->models_path, models) == 0 && e->enabled == ce->enabled;
-}
-
-static void copy_target(struct endpoint *e, const struct conf_endpoint *ce)
+/* The endpoint's targets as configured, into *e, which is all zero. */
+static void set_targets(struct endpoint *e, const struct conf_endpoint *ce)
 {
     e->profile = profile_by_type(str_of(ce->type));
-    str_copy(e->url, sizeof(e->url), str_of(ce->url.text));
-    str_copy(e->host, sizeof(e->host), str_of(ce->url.host));
-    str_copy(e->authority, sizeof(e->authority), str_of(ce->url.authority));
-    str_copy(e->base, sizeof(e->base), str_of(ce->url.path));
-    probe_path(ce, ce->health_check_url, e->profile->health_path, e->health_path, sizeof(e->health_path));
-    probe_path(ce, ce->model_url, e->profile->models_path, e->models_path, sizeof(e->models_path));
-    e->port = ce->url.port;
     e->enabled = ce->enabled;
+    str_copy(e->url, sizeof(e->url), str_of(ce->url.text));
+    str_copy(e->base, sizeof(e->base), str_of(ce->url.path));
+    str_copy(e->at[TARGET_MAIN].host, sizeof(e->at[0].host), str_of(ce->url.host));
+    str_copy(e->at[TARGET_MAIN].authority, sizeof(e->at[0].authority), str_of(ce->url.authority));
+    e->at[TARGET_MAIN].port = ce->url.port;
+    probe_path(ce, ce->health_check_url, e->profile->health_path, &e->at[TARGET_HEALTH], e->health_path, sizeof(e->health_path));
+    probe_path(ce, ce->model_url, e->profile->models_path, &e->at[TARGET_MODELS], e->models_path, sizeof(e->models_path));
+}
+
+static bool same_target(const struct endpoint *e, const struct endpoint *wanted)
+{
+    bool same = e->profile == wanted->profile && strcmp(e->url, wanted->url) == 0 && e->enabled == wanted->enabled &&
+                strcmp(e->health_path, wanted->health_path) == 0 && strcmp(e->models_path, wanted->models_path) == 0;
+    for (int i = 0; i < TARGETS; i++) {
+        same = same && strcmp(e->at[i].host, wanted->at[i].host) == 0 && e->at[i].port == wanted->at[i].port;
+    }
+    return same;
+}
+
+static void take_target(struct endpoint *e, const struct endpoint *wanted)
+{
+    e->profile = wanted->profile;
+    e->enabled = wanted->enabled;
+    str_copy(e->url, sizeof(e->url), str_of(wanted->url));
+    str_copy(e->base, sizeof(e->base), str_of(wanted->base));
+    str_copy(e->health_path, sizeof(e->health_path), str_of(wanted->health_path));
+    str_copy(e->models_path, sizeof(e->models_path), str_of(wanted->models_path));
+    e->generation++;
     e->state = ENDPOINT_UNKNOWN;
     e->why = "not probed yet";
-    e->probed = e->discovered = false;
+    e->probed = e->discovered = e->list_failed = false;
     e->failures = 0;
     e->backoff = 1;
-    e->next_check = e->next_discovery = 0;
-    e->addrs = e->good = 0;
-    e->resolve_at = 0;
-    e->literal = plat_addr_parse(e->host, e->port, &e->addr[0]) == OLLA_OK;
-    if (e->literal) {
-        e->addrs = 1;
+    e->next_check = e->next_discovery = e->last_discovery = 0;
+    for (int i = 0; i < TARGETS; i++) {
+        struct target *t = &e->at[i];
+        bool asked = t->resolving; /* for the old name: endpoint_resolved tells by the generation */
+        *t = wanted->at[i];
+        t->resolving = asked;
+        t->literal = t->host[0] && plat_addr_parse(t->host, t->port, &t->addr[0]) == OLLA_OK;
+        t->addrs = t->literal ? 1 : 0;
     }
 }
 
@@ -169,7 +226,9 @@ static struct endpoint *take_slot(const char *name)
 {
     for (int i = 0; i < OLLA_MAX_ENDPOINTS; i++) {
         if (!table[i].used) {
+            uint32_t generation = table[i].generation;
             memset(&table[i], 0, sizeof(table[i]));
+            table[i].generation = generation;
             table[i].used = true;
             table[i].slot = i;
             str_copy(table[i].name, sizeof(table[i].name), str_of(name));
@@ -179,23 +238,30 @@ static struct endpoint *take_slot(const char *name)
     return NULL;
 }
 
-static void free_if_done(struct endpoint *e)
+void endpoint_release(struct endpoint *e)
 {
-    if (e->removed && e->inflight == 0 && !e->probing && !e->discovering && !e->resolving) {
+    bool asked = false;
+    for (int i = 0; i < TARGETS; i++) {
+        asked = asked || e->at[i].resolving;
+    }
+    if (e->removed && e->inflight == 0 && !e->idle && !e->probing && !e->discovering && !asked) {
         e->used = false;
     }
 }
 
 void endpoint_apply(const struct conf *c)
 {
+    static struct endpoint wanted;
     bool kept[OLLA_MAX_ENDPOINTS] = {false};
 
     count = 0;
     for (int i = 0; i < c->endpoints; i++) {
         const struct conf_endpoint *ce = &c->endpoint[i];
         struct endpoint *e = find(ce->name);
-        if (e && !same_target(e, ce)) {
-            copy_target(e, ce);
+        memset(&wanted, 0, sizeof(wanted));
+        set_targets(&wanted, ce);
+        if (e && !same_target(e, &wanted)) {
+            take_target(e, &wanted);
         } else if (!e) {
             e = take_slot(ce->name);
             if (!e) {
@@ -204,7 +270,7 @@ void endpoint_apply(const struct conf *c)
                          str_of(ce->name), NULL, STR(""));
                 continue;
             }
-            copy_target(e, ce);
+            take_target(e, &wanted);
         }
         kept[e->slot] = true;
         str_copy(e->type, sizeof(e->type), str_of(ce->type[0] ? ce->type : "auto"));
@@ -218,7 +284,6 @@ void endpoint_apply(const struct conf *c)
     for (int i = 0; i < OLLA_MAX_ENDPOINTS; i++) {
         if (table[i].used && !kept[i]) {
             table[i].removed = true;
-            free_if_done(&table[i]);
         }
     }
 }
@@ -287,7 +352,7 @@ void endpoint_end(struct endpoint *e, bool ok, uint64_t ms, uint64_t bytes)
         e->latency_ms_max = ms32 > e->latency_ms_max ? ms32 : e->latency_ms_max;
         e->latency_ms_sum += ms;
     }
-    free_if_done(e);
+    endpoint_release(e);
 }
 
 void endpoint_failed(struct endpoint *e, const char *why)
@@ -295,7 +360,8 @@ void endpoint_failed(struct endpoint *e, const char *why)
     if (e->removed) {
         return;
     }
-    e->good = e->addrs > 0 ? (e->good + 1) % e->addrs : 0;
+    struct target *t = &e->at[TARGET_MAIN];
+    t->good = t->addrs > 0 ? (t->good + 1) % t->addrs : 0;
     if (e->state != ENDPOINT_OFFLINE) {
         endpoint_set_state(e, ENDPOINT_OFFLINE, why);
     }
@@ -303,74 +369,85 @@ void endpoint_failed(struct endpoint *e, const char *why)
 
 /* ---- names --------------------------------------------------------------------------- */
 
+/* Questions are numbered by generation, slot and target: an answer for what a reload has replaced fits nobody. */
+static uint32_t question(const struct endpoint *e, int which)
+{
+    return e->generation << 8 | (uint32_t)(e->slot * TARGETS + which);
+}
+
 uint64_t endpoint_resolve(void)
 {
     uint64_t next = UINT64_MAX, now = net_now();
 
-    for (int i = 0; i < count; i++) {
-        struct endpoint *e = ordered[i];
-        if (e->literal || e->resolving || !e->enabled) {
+    for (int i = 0; i < count * TARGETS; i++) {
+        struct endpoint *e = ordered[i / TARGETS];
+        struct target *t = &e->at[i % TARGETS];
+        if (!t->host[0] || t->literal || t->resolving || !e->enabled) {
             continue;
         }
-        if (e->resolve_at <= now) {
-            if (resolve_ask((uint32_t)e->slot, e->host, e->port) == OLLA_OK) {
-                e->resolving = true;
+        if (t->resolve_at <= now) {
+            if (resolve_ask(question(e, i % TARGETS), t->host, t->port) == OLLA_OK) {
+                t->resolving = true;
                 continue;
             }
-            e->resolve_at = now + 100;
+            t->resolve_at = now + 100;
         }
-        next = e->resolve_at < next ? e->resolve_at : next;
+        next = t->resolve_at < next ? t->resolve_at : next;
     }
     return next;
 }
 
+static void take_addresses(struct target *t, const struct resolve_answer *a)
+{
+    struct plat_addr good = t->addrs > 0 ? t->addr[t->good] : (struct plat_addr){.len = 0};
+    t->good = 0;
+    t->addrs = a->count < OLLA_MAX_ADDRS ? a->count : OLLA_MAX_ADDRS;
+    for (int i = 0; i < t->addrs; i++) {
+        t->addr[i] = a->addr[i];
+        plat_addr_set_port(&t->addr[i], t->port);
+        if (plat_addr_eq(&t->addr[i], &good)) {
+            t->good = i;
+        }
+    }
+}
+
 void endpoint_resolved(const struct resolve_answer *a)
 {
-    struct endpoint *e = endpoint_slot((int)a->id);
-    if (!e || !e->resolving) {
+    int number = (int)(a->id & 255);
+    struct endpoint *e = endpoint_slot(number / TARGETS);
+    struct target *t = e ? &e->at[number % TARGETS] : NULL;
+    if (!t || !t->resolving) {
         return;
     }
-    e->resolving = false;
+    t->resolving = false;
     if (e->removed) {
-        free_if_done(e);
+        endpoint_release(e);
         return;
     }
-    e->resolve_at = net_now() + (a->count > 0 ? RESOLVE_EVERY_MS : RESOLVE_RETRY_MS);
-    if (a->count <= 0) {
-        if (e->addrs == 0) {
-            e->probed = true;
-            endpoint_set_state(e, ENDPOINT_OFFLINE, "the name has no address");
-        }
-        return; /* old addresses are better than none */
+    if (a->id != question(e, number % TARGETS)) {
+        t->resolve_at = net_now(); /* a reload changed the name meanwhile */
+        return;
     }
-    struct plat_addr good = e->addrs > 0 ? e->addr[e->good] : (struct plat_addr){.len = 0};
-    bool first = e->addrs == 0;
-    e->good = 0;
-    e->addrs = a->count < OLLA_MAX_ADDRS ? a->count : OLLA_MAX_ADDRS;
-    for (int i = 0; i < e->addrs; i++) {
-        e->addr[i] = a->addr[i];
-        plat_addr_set_port(&e->addr[i], e->port);
-        if (plat_addr_eq(&e->addr[i], &good)) {
-            e->good = i;
-        }
-    }
-    if (first) {
-        e->next_check = net_now();
+    t->resolve_at = net_now() + (a->count > 0 ? RESOLVE_EVERY_MS : RESOLVE_RETRY_MS);
+    if (a->count > 0) {
+        bool first = t->addrs == 0;
+        take_addresses(t, a);
+        e->next_check = first ? net_now() : e->next_check;
+    } else if (t->addrs == 0) { /* otherwise: old addresses are better than none */
+        e->probed = true;
+        endpoint_set_state(e, ENDPOINT_OFFLINE, "the name has no address");
     }
 }
 
 void endpoint_resolver_lost(void)
 {
     for (int i = 0; i < OLLA_MAX_ENDPOINTS; i++) {
-        if (table[i].used && table[i].resolving) {
-            table[i].resolving = false;
-            table[i].resolve_at = net_now() + 100;
-            free_if_done(&table[i]);
+        for (int k = 0; table[i].used && k < TARGETS; k++) {
+            if (table[i].at[k].resolving) {
+                table[i].at[k].resolving = false;
+                table[i].at[k].resolve_at = net_now() + 100;
+                endpoint_release(&table[i]);
+            }
         }
     }
-}
-
-void endpoint_probe_ended(struct endpoint *e)
-{
-    free_if_done(e);
 }

@@ -30,35 +30,42 @@ enum endpoint_state {
 
 struct upstream;
 
+/* A host that an endpoint is reached at, and its addresses. */
+struct target {
+    char host[256];
+    char authority[264];   /* for the Host header */
+    uint16_t port;
+    bool literal;          /* the host is an address: nothing to resolve */
+    bool resolving;
+    uint64_t resolve_at;   /* when to ask (again) */
+    struct plat_addr addr[OLLA_MAX_ADDRS];
+    int addrs;             /* 0 = not known (yet) */
+    int good;              /* the one that connected last */
+};
+
+/* Requests go to the main one; health_check_url and model_url may name other hosts. */
+enum { TARGET_MAIN = 0, TARGET_HEALTH, TARGET_MODELS, TARGETS };
+
 struct endpoint {
     bool used;
     bool removed;   /* by a reload; freed when inflight reaches 0 */
     int slot;
     int order;      /* place in the configuration */
+    uint32_t generation; /* counts replacements of the targets below */
 
     char name[64];
     char type[32];  /* as configured */
     const struct profile *profile;
     char url[256];
-    char host[256];
-    char authority[264];
     char base[128]; /* path of the URL, without trailing slash */
+    struct target at[TARGETS];
     char health_path[256];
     char models_path[256];
-    uint16_t port;
     int priority;
     bool enabled;
     bool preserve_path;
     int64_t check_interval;
     int64_t check_timeout;
-
-    /* addresses */
-    struct plat_addr addr[OLLA_MAX_ADDRS];
-    int addrs;
-    int good;              /* the one that connected last */
-    bool literal;          /* the host is an address: nothing to resolve */
-    bool resolving;
-    uint64_t resolve_at;   /* when to ask (again) */
 
     /* health */
     enum endpoint_state state;
@@ -89,8 +96,14 @@ struct endpoint {
     uint32_t latency_ms_min, latency_ms_max;
 };
 
-/* Applies a configuration: adds, changes and removes by name. Unchanged endpoints keep all their state. */
+/*
+ * Applies a configuration: adds, changes and removes by name. Unchanged endpoints keep all their state.
+ * The caller then clears what higher levels keep for removed and changed ones, and releases them.
+ */
 void endpoint_apply(const struct conf *c);
+
+/* Frees a removed endpoint that nothing uses any more; else does nothing. */
+void endpoint_release(struct endpoint *e);
 
 /* Checks what conf.c cannot know (types, probe URLs). OLLA_ERR after messages. */
 int endpoint_check(const struct conf *c, conf_message *say);
@@ -103,6 +116,9 @@ static inline endpoint_set endpoint_bit(const struct endpoint *e)
 {
     return (endpoint_set)1 << e->slot;
 }
+
+/* Where probes of that kind go: the target itself, or the main one if no other host was named. */
+struct target *endpoint_target(struct endpoint *e, int which);
 
 const char *endpoint_state_name(enum endpoint_state state);
 
@@ -123,8 +139,5 @@ void endpoint_failed(struct endpoint *e, const char *why);
 uint64_t endpoint_resolve(void);
 void endpoint_resolved(const struct resolve_answer *a);
 void endpoint_resolver_lost(void); /* outstanding questions will not be answered */
-
-/* Probes of e have begun or ended; a removed endpoint lives as long as they run. */
-void endpoint_probe_ended(struct endpoint *e);
 
 #endif

@@ -15,6 +15,9 @@
 /* A slow upload is fine as long as it moves: each KiB received buys one more second. */
 #define BODY_RATE 1024
 #define STARVED_MS 20
+/* So long a request waits for endpoints that have not been probed yet: at start and after a reload. */
+#define HOLD_MS 3000
+#define DISCARD_MAX 65536
 
 POOL_STORAGE(EXCHANGE, struct exchange, exchange_pool)
 
@@ -131,7 +134,7 @@ static void prepare_body(struct exchange *x)
     http_body_start(&x->in_body, x->req.framing, x->req.length);
     x->body.home = BODY_INLINE;
     x->body.mem = c->in.mem + x->raw_at;
-    if (x->req.framing == HTTP_LENGTH && x->req.length > room) {
+    if (x->req.framing == HTTP_LENGTH && x->req.length > room && x->route.kind == ROUTE_PROXY) {
         x->body.n = 0;
         if (body_move_out(&x->body, x->req.length, conf_now->proxy.spool_dir) != BODY_OK) {
             x->body.home = BODY_INLINE; /* fails again, with an answer, when the buffer is full */
@@ -159,23 +162,36 @@ static void too_large(struct exchange *x)
     refuse(x, 413, "request_too_large", "Request body too large");
 }
 
+/* Answers everything that no backend is needed for. */
+static void answer(struct exchange *x)
+{
+    switch (x->route.kind) {
+    case ROUTE_NOT_FOUND:
+        refuse(x, 404, "not_found", "404 page not found");
+        break;
+    case ROUTE_REDIRECT:
+        reply_redirect(x, x->req.path);
+        break;
+    case ROUTE_REFUSED:
+        refuse(x, x->route.status, "not_supported", x->route.text);
+        break;
+    case ROUTE_LOCAL:
+        reply_local(x, &local_pages[x->route.page]);
+        break;
+    case ROUTE_PROXY:
+        break;
+    }
+}
+
 static void dispatch(struct exchange *x)
 {
     uint64_t limit = conf_now->server.max_body_size;
 
-    switch (x->route.kind) {
-    case ROUTE_NOT_FOUND:
-        refuse(x, 404, "not_found", "404 page not found");
+    /* A short body is read and thrown away, so that the connection can go on; a long one is not worth waiting for. */
+    if (x->route.kind != ROUTE_PROXY && (x->request_read || x->req.expect_continue || x->req.framing != HTTP_LENGTH ||
+                                         x->req.length > DISCARD_MAX)) {
+        answer(x);
         return;
-    case ROUTE_REDIRECT:
-        reply_redirect(x, x->req.path);
-        return;
-    case ROUTE_REFUSED:
-        refuse(x, x->route.status, "not_supported", x->route.text);
-        return;
-    case ROUTE_LOCAL:
-    case ROUTE_PROXY:
-        break;
     }
     if (limit > 0 && x->req.framing == HTTP_LENGTH && x->req.length > limit) {
         too_large(x);
@@ -207,11 +223,12 @@ bool exchange_start(struct client *c, const struct http_request *req, size_t hea
     }
     if (head_n > conf_now->server.max_header_size) {
         exchange_totals.size_limited++;
+        x->keep = false;
         refuse(x, 431, "headers_too_large", "Request headers too large");
         return true;
     }
     if (str_eq(x->req.path, STR("*"))) {
-        refuse(x, 404, "not_found", "404 page not found");
+        reply_empty(x); /* OPTIONS *: about the server itself, there is nothing to tell */
         return true;
     }
     x->route = route_find(x->req.path, conf_now->server.root_api);
@@ -287,6 +304,9 @@ static bool take_body(struct exchange *x)
     if (x->req.json) {
         json_scan_feed(&x->scan, raw, decoded);
     }
+    if (x->route.kind != ROUTE_PROXY) {
+        decoded = 0;
+    }
     if (x->body.home == BODY_INLINE) {
         if (decoded > 0 && x->body.mem + x->body.n != raw) {
             memmove(x->body.mem + x->body.n, raw, decoded);
@@ -299,6 +319,7 @@ static bool take_body(struct exchange *x)
             return false;
         }
     }
+    x->bytes_in += decoded;
     x->raw_at += (size_t)used;
     x->request_read = x->in_body.done;
     return true;
@@ -368,8 +389,8 @@ static bool step_body(struct exchange *x)
         }
     }
     buf_drop_if_empty(&c->out);
-    if (x->route.kind == ROUTE_LOCAL) {
-        reply_local(x, &local_pages[x->route.page]);
+    if (x->route.kind != ROUTE_PROXY) {
+        answer(x);
     } else if (x->scan.model_twice) {
         refuse(x, 400, "ambiguous_model", "the request body names \"model\" twice: remove one of them");
     } else if (x->scan.model_too_long) {
@@ -394,8 +415,10 @@ static void reject(struct exchange *x, const struct route_choice *choice)
     x->decision = choice->decision;
     x->reason = choice->reason;
     if (x->route.dialect == DIALECT_PLAIN && choice->reason) {
-        text_addz(&t, choice->reason);
-    } else if (choice->reason) {
+        text_addz(&t, choice->reason); /* scripts look for the word */
+        text_addz(&t, ": ");
+    }
+    if (choice->reason) {
         text_addz(&t, choice->status == 404 ? "model \"" : "no healthy endpoint serves the model \"");
         text_add(&t, model);
         text_addz(&t, choice->status == 404 ? "\" not found" : "\" now");
@@ -412,7 +435,7 @@ static void reject(struct exchange *x, const struct route_choice *choice)
     } else if (choice->status == 404 && choice->reason) {
         char near[400];
         struct text names = text_in(near, sizeof(near));
-        if (model_near(model, &names) > 0 && x->route.dialect != DIALECT_PLAIN) {
+        if (model_near(model, &names) > 0) {
             text_addz(&t, "; did you mean: ");
             text_add(&t, text_str(&names));
         }
@@ -449,28 +472,31 @@ static void note_spelling(struct exchange *x)
     const char *own = model.n > 0 ? model_spelling(model, x->e) : NULL;
 
     x->spelling[0] = '\0';
-    if (own && x->scan.model_to > x->scan.model_from && !str_ieq(str_of(own), model)) {
+    if (!own || !str_ieq(str_of(own), model)) {
         return; /* "name" for "name:latest": the backend knows that itself */
     }
-    if (own && x->scan.model_to > x->scan.model_from && !str_eq(str_of(own), model)) {
-        struct text t = text_in(x->spelling, sizeof(x->spelling));
-        json_text(&t, str_of(own));
-        text_z(&t);
-        if (t.full) {
-            x->spelling[0] = '\0';
-        }
+    struct text t = text_in(x->spelling, sizeof(x->spelling));
+    json_text(&t, str_of(own));
+    text_z(&t);
+    bool same = str_eq(str_of(own), model) && x->scan.model_to - x->scan.model_from == t.n;
+    if (t.full || same) {
+        x->spelling[0] = '\0';
     }
 }
 
-/* Chooses an endpoint, or answers that there is none. */
+/* Chooses an endpoint, or answers that there is none. false: neither is possible yet. */
 static bool choose(struct exchange *x)
 {
     struct route_query q = query(x);
     struct route_choice choice = route_choose(&q);
 
+    if (!choice.e && choice.starting && net_now() - x->started < HOLD_MS) {
+        x->c->starved = true; /* the answer is on its way: look again soon */
+        return false;
+    }
     if (!choice.e) {
         reject(x, &choice);
-        return false;
+        return true;
     }
     x->e = choice.e;
     x->decision = choice.decision;
@@ -484,6 +510,11 @@ static bool choose(struct exchange *x)
     endpoint_begin(x->e);
     note_spelling(x);
     return true;
+}
+
+static struct target *main_target(const struct exchange *x)
+{
+    return &x->e->at[TARGET_MAIN];
 }
 
 static void drop_upstream(struct exchange *x)
@@ -541,8 +572,8 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
         x->state = X_CONNECT;
         return;
     }
-    if (kind <= FAIL_CONNECT_TIMEOUT && ++x->addr_tries < x->e->addrs) {
-        x->e->good = (x->e->good + 1) % x->e->addrs;
+    if (kind <= FAIL_CONNECT_TIMEOUT && ++x->addr_tries < main_target(x)->addrs) {
+        main_target(x)->good = (main_target(x)->good + 1) % main_target(x)->addrs;
         x->state = X_CONNECT;
         return;
     }
@@ -607,18 +638,21 @@ static bool step_connect(struct exchange *x)
         return true;
     }
     if (!x->e && !choose(x)) {
-        return true;
+        return false;
+    }
+    if (!x->e) {
+        return true; /* answered */
     }
     if (!x->fresh && (x->u = upstream_take(x->e, &upstream_ops, x)) != NULL) {
         x->u_readable = true;
         return true;
     }
-    if (x->e->addrs == 0) {
+    if (main_target(x)->addrs == 0) {
         exchange_attempt_failed(x, FAIL_REFUSED);
         return true;
     }
     unsigned keepalive_s = (unsigned)(conf_now->proxy.connection_keep_alive / 1000);
-    x->u = upstream_connect(x->e, x->e->good, keepalive_s, &upstream_ops, x, &no_slot);
+    x->u = upstream_connect(x->e, main_target(x)->good, keepalive_s, &upstream_ops, x, &no_slot);
     if (!x->u && no_slot) {
         struct reply_error err = {503, "out_of_connections", "olla has no free connection to the backends, try again", 1};
         endpoint_end(x->e, true, 0, 0);
@@ -938,7 +972,7 @@ static void access_line(const struct exchange *x, uint64_t ms)
         log_z("model", x->scan.model);
     }
     log_u64("attempts", (uint64_t)x->attempts);
-    log_u64("bytes_in", x->in_body.framing == HTTP_NO_BODY ? 0 : x->body.n);
+    log_u64("bytes_in", x->bytes_in);
     log_u64("bytes_out", x->bytes_out);
     if (x->head_at > 0) {
         log_u64("wait_ms", x->head_at - x->started);

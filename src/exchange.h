@@ -118,12 +118,13 @@ struct exchange {
     bool reusable;         /* u may be used again after this reply */
     unsigned keep_s;
     struct http_body out_body;
+    unsigned newlines;     /* line ends at the end of what went down */
     enum { EVENTS_NONE = 0, EVENTS_SSE, EVENTS_NDJSON } events;
     uint32_t cursor;       /* of a local page */
 
     uint64_t started;      /* ms */
     uint64_t head_at;      /* reply head received */
-    uint64_t bytes_out;
+    uint64_t bytes_in, bytes_out; /* of the bodies */
 };
 
 /* Totals since the start, for status pages. */
@@ -178,6 +179,7 @@ struct reply_error {
 };
 void reply_error(struct exchange *x, const struct reply_error *err);
 void reply_redirect(struct exchange *x, struct str location);
+void reply_empty(struct exchange *x); /* 200 without a body */
 void reply_local(struct exchange *x, const struct exchange_local *page); /* first part; goes on in X_LOCAL */
 bool reply_more(struct exchange *x, const struct exchange_local *page);  /* false: waits for room */
 /* The error event that tells a stream's reader that it broke. */

@@ -59,6 +59,12 @@ static bool browser_origin(struct str name)
     return str_ieq(name, STR("Origin")) || str_ieq(name, STR("Referer")) || str_istarts(name, STR("Sec-Fetch-"));
 }
 
+/* Methods whose requests say "Content-Length: 0" when they are empty (RFC 9110, 8.6). */
+static bool method_has_body(struct str method)
+{
+    return str_eq(method, STR("POST")) || str_eq(method, STR("PUT")) || str_eq(method, STR("PATCH"));
+}
+
 static void request_target(struct exchange *x, struct text *t)
 {
     struct str base = x->e->preserve_path ? str_of(x->e->base) : STR("");
@@ -87,7 +93,7 @@ bool forward_request_head(struct exchange *x, struct text *t)
         text_add(t, x->req.query);
     }
     text_addz(t, " HTTP/1.1\r\n");
-    field(t, "Host", str_of(x->e->authority));
+    field(t, "Host", str_of(x->e->at[TARGET_MAIN].authority));
     while (http_next_field(&rest, &f)) {
         if (in_list(f.name, request_drop, OLLA_COUNT(request_drop)) || http_hop_by_hop(x->req.hop_fields, f.name) ||
             (x->e->profile->drop_origin && browser_origin(f.name))) {
@@ -98,7 +104,7 @@ bool forward_request_head(struct exchange *x, struct text *t)
         host = host || str_ieq(f.name, STR("X-Forwarded-Host"));
         text_add(t, f.line);
     }
-    if (x->req.framing != HTTP_NO_BODY) {
+    if (x->req.framing != HTTP_NO_BODY || method_has_body(x->req.method)) {
         text_addz(t, "Content-Length: ");
         text_u64(t, exchange_wire_length(x));
         text_addz(t, "\r\n");

@@ -95,12 +95,12 @@ uint64_t health_tick(void)
     struct endpoint *e;
 
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        if (!e->enabled || e->probing || e->addrs == 0) {
+        if (!e->enabled || e->probing || endpoint_target(e, TARGET_HEALTH)->addrs == 0) {
             continue;
         }
         if (e->next_check <= now) {
             e->probing = true;
-            if (probe_start(e, e->health_path, e->check_timeout, &health_ops)) {
+            if (probe_start(e, endpoint_target(e, TARGET_HEALTH), e->health_path, e->check_timeout, &health_ops)) {
                 continue; /* it sets the next time when it ends, perhaps it has already */
             }
             e->probing = false;

@@ -54,7 +54,7 @@ struct json_scan {
     /* results */
     char model[OLLA_MODEL_NAME]; /* unescaped, trimmed, control bytes as '?', NUL-terminated; "" = none */
     bool model_too_long;         /* a model was named, but it does not fit */
-    bool model_twice;            /* two top-level model keys with strings: ambiguous, the caller refuses */
+    bool model_twice;            /* two top-level model keys, of any type: ambiguous, the caller refuses */
     bool complete;               /* the object has been closed and only blanks followed */
     bool broken;                 /* not a JSON object; facts so far may be wrong, the rest is not looked at */
     enum json_stream stream;
@@ -70,6 +70,7 @@ struct json_scan {
     bool in_string;
     bool escaped;      /* the last byte seen was an unpaired backslash */
     bool capture;      /* the current string is wanted */
+    bool model_seen;   /* a top-level model key has come */
     bool overflow;     /* ... but is longer than anything wanted */
     struct json_unescape unescape;
     uint16_t cap_n;

@@ -143,7 +143,6 @@ static const char *take_string(struct json_scan *s, const char *p, const char *e
 static void end_model(struct json_scan *s)
 {
     if (s->model_to != 0) {
-        s->model_twice = true;
         return;
     }
     s->model_from = s->quote_at;
@@ -185,6 +184,11 @@ static void end_string(struct json_scan *s)
         if (str_ieq((struct str){ s->cap, s->cap_n }, wanted[i].name)) {
             s->key = wanted[i].key;
         }
+    }
+    if (s->key == KEY_MODEL) {
+        /* Whatever the values are: parsers differ in which of the two they take. */
+        s->model_twice = s->model_twice || s->model_seen;
+        s->model_seen = true;
     }
     s->state = SCAN_COLON;
 }

@@ -81,7 +81,8 @@ static void settle_endpoints(void)
             upstream_drop_idle(e);
             model_forget(e);
             e->models = 0;
-            probe_cancel(e); /* last: it may free the slot of a removed endpoint */
+            probe_cancel(e);
+            endpoint_release(e);
         }
     }
 }

@@ -32,14 +32,14 @@ static void finish(struct probe *p, enum probe_result result)
     buf_drop(&p->item);
     running[pool_index(POOL_PROBE, p)] = NULL;
     pool_put(POOL_PROBE, p);
-    endpoint_probe_ended(e);
+    endpoint_release(e);
 }
 
 static bool connect_to(struct probe *p)
 {
-    struct endpoint *e = p->e;
-    while (p->tries < e->addrs) {
-        int fd = plat_connect(&e->addr[(e->good + p->tries) % e->addrs], 0);
+    struct target *to = p->to;
+    while (p->tries < to->addrs) {
+        int fd = plat_connect(&to->addr[(to->good + p->tries) % to->addrs], 0);
         if (fd >= 0) {
             net_open(&p->s, fd, &probe_stream_ops, p);
             net_want(&p->s, false, true);
@@ -51,9 +51,9 @@ static bool connect_to(struct probe *p)
     return false;
 }
 
-bool probe_start(struct endpoint *e, const char *path, int64_t timeout_ms, const struct probe_ops *ops)
+bool probe_start(struct endpoint *e, struct target *to, const char *path, int64_t timeout_ms, const struct probe_ops *ops)
 {
-    struct probe *p = e->addrs > 0 ? pool_get(POOL_PROBE) : NULL;
+    struct probe *p = to->addrs > 0 ? pool_get(POOL_PROBE) : NULL;
     if (!p) {
         return false;
     }
@@ -64,6 +64,7 @@ bool probe_start(struct endpoint *e, const char *path, int64_t timeout_ms, const
     }
     running[pool_index(POOL_PROBE, p)] = p;
     p->e = e;
+    p->to = to;
     p->ops = ops;
     p->path = path;
     p->started = net_now();
@@ -80,7 +81,7 @@ static void send_request(struct probe *p)
     text_addz(&t, "GET ");
     text_addz(&t, p->path);
     text_addz(&t, " HTTP/1.1\r\nHost: ");
-    text_addz(&t, p->e->authority);
+    text_addz(&t, p->to->authority);
     text_addz(&t, "\r\nUser-Agent: olla-");
     text_addz(&t, p->ops->agent);
     text_addz(&t, "/" OLLA_VERSION "\r\nAccept: application/json, text/plain, */*\r\nAccept-Encoding: identity\r\n"
@@ -100,8 +101,9 @@ static void writable(struct probe *p)
             return;
         }
         p->connected = true;
-        if (p->tries > 0) {
-            p->e->good = (p->e->good + p->tries) % p->e->addrs; /* this address works */
+        if (p->tries > 0 && p->to->addrs > 0) {
+            p->to->good = (p->to->good + p->tries) % p->to->addrs; /* this address works */
+            p->tries = 0;
         }
         send_request(p);
     }

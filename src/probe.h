@@ -34,6 +34,7 @@ struct probe_ops {
 struct probe {
     struct stream s;
     struct endpoint *e;
+    struct target *to;
     const struct probe_ops *ops;
     const char *path;
     struct buf in;
@@ -53,8 +54,8 @@ struct probe {
 
 void probe_init(void);
 
-/* Begins. false: no slot or no buffer now, or the endpoint has no address yet; try later. */
-bool probe_start(struct endpoint *e, const char *path, int64_t timeout_ms, const struct probe_ops *ops);
+/* Begins. false: no slot or no buffer now, or the target has no address yet; try later. */
+bool probe_start(struct endpoint *e, struct target *to, const char *path, int64_t timeout_ms, const struct probe_ops *ops);
 
 /* Ends all probes of e (NULL = all) with PROBE_CANCELLED. */
 void probe_cancel(const struct endpoint *e);

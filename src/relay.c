@@ -24,8 +24,12 @@ static bool retry_status(int status)
     return false;
 }
 
-static void note_events(struct exchange *x, struct str content_type)
+static void note_events(struct exchange *x, const struct http_response *r)
 {
+    struct str content_type = r->content_type, coding = http_get(r->fields, STR("Content-Encoding"));
+    if (coding.n > 0 && !str_ieq(coding, STR("identity"))) {
+        return; /* nothing can be added to a compressed stream */
+    }
     if (str_istarts(content_type, STR("text/event-stream"))) {
         x->events = EVENTS_SSE;
     } else if (str_istarts(content_type, STR("application/x-ndjson")) || str_istarts(content_type, STR("application/jsonl"))) {
@@ -44,7 +48,7 @@ static void begin_reply(struct exchange *x, const struct http_response *r, size_
     x->status = r->status;
     x->reusable = x->reusable && r->keep_alive && x->sent == exchange_wire_length(x);
     x->keep_s = r->keep_alive_s;
-    note_events(x, r->content_type);
+    note_events(x, r);
     struct text t = buf_text(&c->out);
     if (!forward_response_head(x, r, &t)) {
         x->status = 0;
@@ -131,6 +135,14 @@ void relay_wait(struct exchange *x)
 
 /* ---- the body ------------------------------------------------------------------------ */
 
+/* How the stream ends so far, so that an error event can be put behind it properly. */
+static void note_tail(struct exchange *x, const char *p, size_t n)
+{
+    for (size_t i = n > 4 ? n - 4 : 0; i < n; i++) {
+        x->newlines = p[i] == '\n' ? x->newlines + 1 : p[i] == '\r' ? x->newlines : 0;
+    }
+}
+
 /* Moves what is in u->in to c->out, as far as there is room. OLLA_ERR: malformed. */
 static int relay_bytes(struct exchange *x)
 {
@@ -161,6 +173,7 @@ static int relay_bytes(struct exchange *x)
         text_addz(&t, x->chunked_out ? "\r\n" : "");
         buf_text_done(out, &t);
         x->bytes_out += decoded;
+        note_tail(x, in->mem + in->off, decoded);
     }
     buf_consume(in, (size_t)used);
     return x->out_body.done ? OLLA_OK : OLLA_AGAIN;

@@ -156,6 +156,18 @@ void reply_error(struct exchange *x, const struct reply_error *err)
     send_whole(x, &t, text_str(&body));
 }
 
+void reply_empty(struct exchange *x)
+{
+    if (!buf_hold(&x->c->out, BUF_RUNNING)) {
+        give_up(x);
+        return;
+    }
+    struct text t = buf_text(&x->c->out);
+    x->keep = x->keep && x->request_read;
+    head(x, &t, 200, "text/plain; charset=utf-8");
+    send_whole(x, &t, STR(""));
+}
+
 void reply_redirect(struct exchange *x, struct str location)
 {
     char mem[512];
@@ -259,7 +271,10 @@ void reply_broken_stream(struct exchange *x, const char *message)
         x->route.dialect = sse ? DIALECT_OPENAI : DIALECT_OLLAMA; /* such a stream holds JSON */
     }
     /* The backend may have died inside a line: a fresh line first, an empty one ends a half event. */
-    text_addz(&body, sse ? "\n\n" : "\n");
+    unsigned wanted = sse ? 2 : 1;
+    for (unsigned have = x->bytes_out > 0 ? x->newlines : wanted; have < wanted; have++) {
+        text_char(&body, '\n');
+    }
     if (sse && x->route.dialect == DIALECT_ANTHROPIC) {
         text_addz(&body, "event: error\n");
     }

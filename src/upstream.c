@@ -89,11 +89,11 @@ struct upstream *upstream_connect(struct endpoint *e, int which, unsigned keepal
         *no_slot = true;
         return NULL;
     }
-    int fd = plat_connect(&e->addr[which], keepalive_s);
+    int fd = plat_connect(&e->at[TARGET_MAIN].addr[which], keepalive_s);
     if (fd < 0 && plat_error() == PLAT_FAIL_NO_FDS) {
         /* An idle connection is worth less than a request. */
         if (evict_one()) {
-            fd = plat_connect(&e->addr[which], keepalive_s);
+            fd = plat_connect(&e->at[TARGET_MAIN].addr[which], keepalive_s);
         }
         *no_slot = fd < 0 && plat_error() == PLAT_FAIL_NO_FDS;
     }

@@ -42,7 +42,8 @@ struct conn {
     "\"model\":\"bench-model\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\","                  \
     "\"content\":\"This is the fixed reply of the benchmark backend.\"},\"finish_reason\":\"stop\"}],"          \
     "\"usage\":{\"prompt_tokens\":20,\"completion_tokens\":10,\"total_tokens\":30}}"
-#define MODELS "{\"object\":\"list\",\"data\":[{\"id\":\"bench-model\",\"object\":\"model\",\"owned_by\":\"benchmark\"}]}"
+#define MODELS \
+    "{\"object\":\"list\",\"data\":[{\"id\":\"bench-model\",\"object\":\"model\",\"owned_by\":\"benchmark\"}]}"
 #define TAGS   "{\"models\":[{\"name\":\"bench-model\",\"model\":\"bench-model\",\"size\":1}]}"
 #define HEALTH "{\"status\":\"ok\"}"
 #define EVENT                                                                                                  \

@@ -1,13 +1,13 @@
 #!/usr/bin/python3
 """Measures olla beside nginx and HAProxy: same machine, same run, same backend.
 
-    bench.py            about three minutes: 32 and 256 connections, median of 3 alternating rounds
+    bench.py [PATH]     about three minutes: 32 and 256 connections, median of 3 alternating rounds;
+                        PATH is the olla to measure, else OLLA_BIN, else build/olla
     BENCH_QUICK=1       about one minute: 32 connections, shorter rounds
-    OLLA_BIN=PATH       the program to measure (build/olla)
 
 Each proxy has one worker, reuses its upstream connections and writes no log. wrk sends 150-byte chat requests over
-keep-alive connections; the scripted backend (backend.c) answers about 300 bytes at once. The CPU time is the proxy's own,
-with its children, per request; requests/s depend on how the machine's cores are shared, so compare CPU first.
+keep-alive connections; the scripted backend (backend.c) answers about 300 bytes at once. The CPU time is the proxy's
+own, with its children, per request; requests/s depend on how the machine's cores are shared, so compare CPU first.
 A part that is missing or does not start is named and left out; the exit status is 0 whatever the figures are.
 """
 import contextlib
@@ -23,6 +23,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
+PROGRAM = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("OLLA_BIN") or os.path.join(TOP, "build", "olla")
 QUICK = os.environ.get("BENCH_QUICK", "") not in ("", "0")
 ROUNDS = 3
 SECONDS = 4 if QUICK else 6
@@ -276,9 +277,9 @@ def start_haproxy(folder, backend):
 
 
 def start_olla(folder, backend):
-    program = os.path.abspath(os.environ.get("OLLA_BIN") or os.path.join(TOP, "build", "olla"))
+    program = os.path.abspath(PROGRAM)
     if not os.access(program, os.X_OK):
-        raise Missing(f"there is no {program} (make builds it; OLLA_BIN names another)")
+        raise Missing(f"there is no {program} (make builds it)")
     port = free_port()
     conf = write(folder, "olla.ini", OLLA.format(port=port, backend=backend))
     return Process("olla", [program, "-c", conf], port, folder)
@@ -375,7 +376,7 @@ def measure_memory(wrk, folder, backend):
             say(f"  {name:42}{value:8d} KiB")
         growth = rows[2][1] - rows[1][1]
         say(f"  idle at most {IDLE_GOAL_KIB} KiB: {'met' if idle <= IDLE_GOAL_KIB else 'NOT met'}; no growth after "
-            f"{RSS_STEPS[0]:,} requests ({growth:+d} KiB; {GROWTH_GOAL_KIB} allowed for code pages first touched late): "
+            f"{RSS_STEPS[0]:,} requests ({growth:+d} KiB; {GROWTH_GOAL_KIB} allowed for late code pages): "
             f"{'met' if growth <= GROWTH_GOAL_KIB else 'NOT met'}")
     except (Missing, subprocess.TimeoutExpired) as error:
         say(f"memory of olla: not measured to the end: {error}")

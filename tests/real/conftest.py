@@ -158,7 +158,7 @@ class House:
         text = f"[server]\nhost = 127.0.0.1\nport = {port}\n\n[proxy]\nload_balancer = round-robin\n"
         for name, kind, _, _ in ENDPOINTS:
             text += (f"\n[endpoint:{name}]\nurl = {self.machines[name].url}\ntype = {kind}\n"
-                     "check_interval = 1s\ncheck_timeout = 1s\n")
+                     "check_interval = 1s\ncheck_timeout = 500ms\n")
         path = os.path.join(self.folder, "olla.ini")
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)

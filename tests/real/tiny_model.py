@@ -3,8 +3,8 @@
 
     tiny_model.py OUT.gguf NAME SEED
 
-It runs inside the system that prepare.sh makes, which has python3-gguf and numpy. The text such a model writes is noise;
-the server in front of it does all that it does for a large one.
+It runs inside the system that prepare.sh makes, which has python3-gguf and numpy. The text such a model writes is
+noise; the server in front of it does all that it does for a large one.
 """
 import sys
 

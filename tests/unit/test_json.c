@@ -120,7 +120,7 @@ static const struct scan_case scan_cases[] = {
     { "{\"model\":\"a\",\"model\":\"b\"}", "a", "C2" },
     { "{\"model\":\"a\",\"MODEL\":\"a\"}", "a", "C2" },
     { "{\"model\":\"\",\"model\":\"b\"}", "", "C2" },
-    { "{\"model\":null,\"model\":\"b\"}", "b", "C" },
+    { "{\"model\":null,\"model\":\"b\"}", "b", "C2" },
     { "{\"model\":\"a\",\"model\":1}", "a", "C" },
     { "{\"model\":\"a\",\"model\":\"b", "a", "" },
     { "{\"model\":\"" NAME_127 "x\",\"model\":\"b\"}", "", "CL2" },

@@ -215,6 +215,7 @@ class Backend:
         self.on_accept = None  # on_accept(conn): the raw script of a connection
         self.connections = []
         self.failures = []
+        self.fillers = []
         self.lock = threading.Lock()
         self.listener = None
         self.stopping = threading.Event()
@@ -265,9 +266,21 @@ class Backend:
                 pass
             self.listener.close()
             self.listener = None
+        for sock in self.fillers:
+            sock.close()
         for conn in list(self.connections):
             if conn.sock.fileno() >= 0:
                 (conn.rst if how == "rst" else conn.fin)()
+
+    def go_silent(self):
+        """From now on the machine swallows connection attempts: neither accepted nor refused."""
+        self.stop()
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        eventually(lambda: not self._try_bind(sock), "port %d is free again" % self.port)
+        sock.listen(0)
+        self.listener = sock
+        self.fillers = fill_backlog(self.port)
 
     def _accept(self, listener, stopping):
         while not stopping.is_set():
@@ -439,6 +452,17 @@ class OllamaBackend(OpenAIBackend):
                         "message": {"role": "assistant", "content": "from " + self.name}})
 
 
+def fill_backlog(port):
+    socks = []
+    for _ in range(4):
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex(("127.0.0.1", port))
+        socks.append(sock)
+    time.sleep(0.05)
+    return socks
+
+
 class BlackHole:
     """A listening port whose backlog is full: connecting neither succeeds nor fails."""
 
@@ -447,16 +471,10 @@ class BlackHole:
         self.listener.listen(0)
         self.port = self.listener.getsockname()[1]
         self.url = "http://127.0.0.1:%d" % self.port
-        self.fill = []
-        for _ in range(4):
-            sock = socket.socket()
-            sock.setblocking(False)
-            sock.connect_ex(("127.0.0.1", self.port))
-            self.fill.append(sock)
-        time.sleep(0.05)
+        self.fillers = fill_backlog(self.port)
 
     def stop(self):
-        for sock in self.fill:
+        for sock in self.fillers:
             sock.close()
         self.listener.close()
 

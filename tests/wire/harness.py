@@ -60,13 +60,10 @@ def endpoint(target, **keys):
     return out
 
 
-def probed_elsewhere(target, helper, **keys):
-    """An endpoint at `target` whose probes go to `helper`: it counts as healthy whatever
-    happens at the target, so that only the request path can find the fault."""
-    base = helper.url
-    health, models = ("/", "/api/tags") if helper.type == "ollama" else ("/v1/models", "/v1/models")
-    return endpoint(target, **dict({"type": helper.type, "health_check_url": base + health,
-                                    "model_url": base + models}, **keys))
+def rarely_probed(backend, **keys):
+    """An endpoint that is probed once and then left alone: what happens to it later only the
+    request path can find out."""
+    return endpoint(backend, **dict({"check_interval": "120s"}, **keys))
 
 
 def build_config(port, endpoints, settings):

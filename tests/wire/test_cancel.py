@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from backend import BlackHole, Gate, OpenAIBackend, eventually, hold, openai_chunk
+from backend import Gate, OpenAIBackend, eventually, hold, openai_chunk
 from client import Client, chunked, dump, json_headers, request_bytes
-from harness import endpoint, new_id, probed_elsewhere
+from harness import endpoint, new_id, rarely_probed
 
 PATH = "/olla/proxy/v1/chat/completions"
 CHAT = "/v1/chat/completions"
@@ -126,9 +126,9 @@ def test_in_the_request_head(site, how):
 
 def test_while_connecting(world):
     """A client gone while the connect hangs: the attempt is dropped, not carried on."""
-    hole = world.keep(BlackHole())
-    helper = world.backend(OpenAIBackend, "h", ["m1"])
-    proxy = world.olla({"a": probed_elsewhere(hole, helper)}, {"proxy.connection_timeout": "30s"})
+    a = world.backend(OpenAIBackend, "a", ["m1"])
+    proxy = world.olla({"a": rarely_probed(a)}, {"proxy.connection_timeout": "30s"})
+    a.go_silent()
     client = world.client(proxy)
     client.start_post(PATH, {"model": "m1"}, {"X-Request-ID": "hang"})
     time.sleep(0.3)
@@ -283,6 +283,7 @@ def test_connections_that_say_nothing(site):
 def test_half_open_backend_connection_after_cancel(site):
     """A backend that ignores the reset and goes on must not be read as somebody's answer."""
     def handler(conn, request):
+        time.sleep(0.2)
         try:
             for _ in range(40):
                 conn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale")

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from backend import BlackHole, DeadPort, Gate, OpenAIBackend, eventually, hold
+from backend import Gate, OpenAIBackend, eventually, hold
 from client import chunked, dump, json_headers, request_bytes
-from harness import endpoint, new_id, probed_elsewhere
+from harness import endpoint, new_id, rarely_probed
 
 PATH = "/olla/proxy/v1/chat/completions"
 CHAT = "/v1/chat/completions"
@@ -84,13 +84,13 @@ def test_reset_on_accept(pair):
     assert reply.json()["served_by"] == "b"
 
 
-@pytest.mark.parametrize("kind", [DeadPort, BlackHole])
-def test_cannot_connect(world, kind):
+@pytest.mark.parametrize("how", ["stop", "go_silent"])
+def test_cannot_connect(world, how):
     """Refused, or no answer to connect within connection_timeout: the next endpoint is asked."""
-    target = world.keep(kind())
-    b = world.backend(OpenAIBackend, "b", ["m1"])
-    proxy = world.olla({"a": probed_elsewhere(target, b, priority=200), "b": endpoint(b)},
+    a, b = world.backend(OpenAIBackend, "a", ["m1"]), world.backend(OpenAIBackend, "b", ["m1"])
+    proxy = world.olla({"a": rarely_probed(a, priority=200), "b": endpoint(b)},
                        dict(PRIORITY, **{"proxy.connection_timeout": "1s"}))
+    getattr(a, how)()
     reply = proxy.post(PATH, {"model": "m1"}, {"X-Request-ID": "cc"})
     assert reply.json()["served_by"] == "b"
     assert proxy.access("cc")["attempts"] == 2
@@ -330,9 +330,9 @@ def test_header_timeout_is_504_without_failover(pair):
 
 def test_connect_timeout_with_one_endpoint_is_504(world):
     """No answer to connect and nobody else: a timeout says so."""
-    hole = world.keep(BlackHole())
-    helper = world.backend(OpenAIBackend, "h", ["m1"])
-    proxy = world.olla({"a": probed_elsewhere(hole, helper)}, {"proxy.connection_timeout": "1s"})
+    a = world.backend(OpenAIBackend, "a", ["m1"])
+    proxy = world.olla({"a": rarely_probed(a)}, {"proxy.connection_timeout": "1s"})
+    a.go_silent()
     reply = proxy.post(PATH, {"model": "m1"}, {"X-Request-ID": "ct"})
     assert reply.status == 504
     assert proxy.access("ct")["end"] == "sC"
@@ -340,9 +340,9 @@ def test_connect_timeout_with_one_endpoint_is_504(world):
 
 def test_refused_with_one_endpoint_is_502(world):
     """Refused is not a timeout."""
-    dead = world.keep(DeadPort())
-    helper = world.backend(OpenAIBackend, "h", ["m1"])
-    proxy = world.olla({"a": probed_elsewhere(dead, helper)})
+    a = world.backend(OpenAIBackend, "a", ["m1"])
+    proxy = world.olla({"a": rarely_probed(a)})
+    a.stop()
     reply = proxy.post(PATH, {"model": "m1"}, {"X-Request-ID": "cr"})
     assert reply.status == 502
     assert proxy.access("cr")["end"] == "SC"

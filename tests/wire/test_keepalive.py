@@ -49,8 +49,12 @@ def test_mixed_requests_on_one_connection(site):
         assert client.request("GET", "/internal/health").body == b'{"status":"healthy"}'
         assert client.request("GET", "/nowhere").status == 404
         assert client.post(PATH, {"model": "no-such-model"}).status == 404
-        assert client.request("POST", "/nowhere", b"x" * 3000).status == 404
-        assert client.request("POST", "/internal/health", b"x" * 3000).status == 200
+        for target, status in (("/nowhere", 404), ("/internal/health", 200)):
+            reply = client.request("POST", target, b"x" * 3000)
+            assert reply.status == status
+            if (reply.get("Connection") or "").lower() == "close":  # allowed with an unwanted body, when it is said
+                assert client.read_eof() == b""
+                client = site.client()
 
 
 def test_pipelining_in_order(site):

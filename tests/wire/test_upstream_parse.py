@@ -173,7 +173,8 @@ def test_bodyless_statuses(site, status):
 
 def test_head_reply_with_length(site):
     """A HEAD reply announces a length but has no body; waiting for it hangs the client."""
-    site.oai.on("/v1/files", lambda c, r: c.head(200, {"Content-Length": "1000", "X-Test": "y"}))
+    for server in site.servers:
+        server.on("/v1/files", lambda c, r: c.head(200, {"Content-Length": "1000", "X-Test": "y"}))
     client = site.client()
     client.send(request_bytes("HEAD", "/olla/openai/v1/files"))
     reply = client.read_response("HEAD")
