@@ -21,10 +21,16 @@
 
 /* ---- connections -------------------------------------------------------- */
 
-/* Client connections at one time; each costs about 1.5 KB with its exchange.
+/* Client connections at one time; each costs about 1.8 KB with its exchange.
  * When all are taken the listener is not polled and the kernel queues. */
 #ifndef OLLA_MAX_CLIENTS
 #define OLLA_MAX_CLIENTS 512
+#endif
+
+/* A part of a request head up to this long waits in the client's own memory, so that
+ * connections that say little cannot use up the blocks below. */
+#ifndef OLLA_PARKED_HEAD
+#define OLLA_PARKED_HEAD 384
 #endif
 
 /* Connections to backends, busy and idle together; each costs about 150 B. */

@@ -5,6 +5,8 @@
  */
 #include "client.h"
 
+#include <string.h>
+
 #include "log.h"
 #include "pool.h"
 
@@ -217,10 +219,15 @@ static uint64_t idle_timeout(void)
 static void wait_for_head(struct client *c)
 {
     uint64_t limit = (uint64_t)conf_now->server.read_header_timeout;
-    bool idle = c->state == CLIENT_IDLE;
+    size_t n = buf_len(&c->in);
 
-    if (idle) {
+    if (c->state == CLIENT_IDLE) {
         limit = idle_timeout();
+    }
+    if (n > 0 && n <= sizeof(c->parked)) {
+        memcpy(c->parked, buf_str(&c->in).p, n);
+        c->parked_n = (uint16_t)n;
+        buf_drop(&c->in);
     }
     net_want(&c->s, true, false);
     net_deadline(&c->s, limit > 0 ? c->since + limit : 0);
@@ -279,6 +286,11 @@ static enum read_result read_head(struct client *c)
         return READ_NOTHING;
     }
     c->readable = false;
+    if (c->parked_n > 0) {
+        memcpy(buf_tail(&c->in), c->parked, c->parked_n);
+        buf_added(&c->in, c->parked_n);
+        c->parked_n = 0;
+    }
     if (buf_room(&c->in) == 0) {
         buf_compact(&c->in);
     }
@@ -391,7 +403,7 @@ static void client_expired(struct stream *s)
         c->starved = false;
         c->readable = true;
         client_run(c);
-    } else if (c->state == CLIENT_HEAD && buf_len(&c->in) > 0 && exchange_start_refused(c, &slow)) {
+    } else if (c->state == CLIENT_HEAD && (buf_len(&c->in) > 0 || c->parked_n > 0) && exchange_start_refused(c, &slow)) {
         busy++;
         c->state = CLIENT_BUSY;
         client_run(c);

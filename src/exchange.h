@@ -50,6 +50,8 @@ struct client {
     size_t scanned;      /* of a partial head */
     uint64_t since;      /* first byte of the request, or begin of idling */
     uint64_t lingered;   /* bytes thrown away */
+    uint16_t parked_n;   /* bytes of a partial head waiting in `parked`; then `in` holds no block */
+    char parked[OLLA_PARKED_HEAD];
     void (*run)(struct client *c); /* goes on with the client after an event of its exchange */
 };
 
