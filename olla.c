@@ -51,17 +51,19 @@ static bool is_option(const char *arg, const char *name)
     return strcmp(arg, name) == 0 || (arg[0] == '-' && arg[1] == '-' && strcmp(arg + 1, name) == 0 && strlen(name) > 2);
 }
 
-/* Value of "-c FILE", "--config FILE", "--config=FILE"; moves *i on. NULL: not this option. */
-static const char *config_option(int argc, char **argv, int *i)
+/* Value of "-c FILE", "--config FILE", "--config=FILE"; *used counts the arguments taken. NULL: not this option. */
+static const char *config_option(const char *arg, const char *next, int *used)
 {
     static const char *const names[] = {"-c", "-config", "--config"};
+    *used = 1;
     for (size_t k = 0; k < OLLA_COUNT(names); k++) {
         size_t n = strlen(names[k]);
-        if (strcmp(argv[*i], names[k]) == 0) {
-            return *i + 1 < argc ? argv[++*i] : "";
+        if (strcmp(arg, names[k]) == 0) {
+            *used = 2;
+            return next ? next : "";
         }
-        if (strncmp(argv[*i], names[k], n) == 0 && argv[*i][n] == '=') {
-            return argv[*i] + n + 1;
+        if (strncmp(arg, names[k], n) == 0 && arg[n] == '=') {
+            return arg + n + 1;
         }
     }
     return NULL;
@@ -70,28 +72,29 @@ static const char *config_option(int argc, char **argv, int *i)
 /* -1: go on. Otherwise the exit code. */
 static int read_options(int argc, char **argv, struct options *o)
 {
-    for (int i = 1; i < argc; i++) {
-        const char *value = config_option(argc, argv, &i);
+    int used;
+    for (int i = 1; i < argc; i += used) {
+        const char *arg = argv[i], *value = config_option(arg, argv[i + 1], &used);
         if (value && value[0]) {
             o->config = value;
         } else if (value) {
             fputs("olla: -c needs a file name; see olla --help\n", stderr);
             return OLLA_EXIT_USAGE;
-        } else if (is_option(argv[i], "-t") || is_option(argv[i], "-validate-config")) {
+        } else if (is_option(arg, "-t") || is_option(arg, "-validate-config")) {
             o->validate = true;
-        } else if (is_option(argv[i], "-m")) {
+        } else if (is_option(arg, "-m")) {
             o->memory = true;
-        } else if (is_option(argv[i], "-version")) {
+        } else if (is_option(arg, "-version")) {
             puts(OLLA_VERSION);
             return OLLA_EXIT_OK;
-        } else if (is_option(argv[i], "-h") || is_option(argv[i], "-help")) {
+        } else if (is_option(arg, "-h") || is_option(arg, "-help")) {
             fputs(usage, stdout);
             return OLLA_EXIT_OK;
-        } else if (is_option(argv[i], "-print-settings")) {
+        } else if (is_option(arg, "-print-settings")) {
             conf_print_reference(print_line);
             return OLLA_EXIT_OK;
         } else {
-            fprintf(stderr, "olla: unknown option \"%s\"\n%s", argv[i], usage);
+            fprintf(stderr, "olla: unknown option \"%s\"\n%s", arg, usage);
             return OLLA_EXIT_USAGE;
         }
     }

@@ -281,7 +281,7 @@ static void issues_text(struct text *t, const struct endpoint *e)
     } rows[] = {
         {e->failures > 3, "consecutive failures"},
         {e->requests > 10 && (e->requests - e->failed) * 100 < e->requests * 90, "low success rate"},
-        {e->requests > e->failed && e->latency_ms_sum / (e->requests - e->failed) > 5000, "high latency"},
+        {e->latency_ms_sum > 5000 * (e->requests - e->failed), "high latency"},
         {e->state == ENDPOINT_OFFLINE || e->state == ENDPOINT_UNHEALTHY, "unavailable"},
     };
     bool first = true;

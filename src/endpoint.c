@@ -44,6 +44,11 @@ const char *endpoint_state_name(enum endpoint_state state)
 
 /* ---- configuration ------------------------------------------------------------- */
 
+void endpoint_next_addr(struct target *t)
+{
+    t->good = t->good + 1 < t->addrs ? t->good + 1 : 0;
+}
+
 struct target *endpoint_target(struct endpoint *e, int which)
 {
     return &e->at[e->at[which].host[0] ? which : TARGET_MAIN];
@@ -360,8 +365,7 @@ void endpoint_failed(struct endpoint *e, const char *why)
     if (e->removed) {
         return;
     }
-    struct target *t = &e->at[TARGET_MAIN];
-    t->good = t->addrs > 0 ? (t->good + 1) % t->addrs : 0;
+    endpoint_next_addr(&e->at[TARGET_MAIN]);
     if (e->state != ENDPOINT_OFFLINE) {
         endpoint_set_state(e, ENDPOINT_OFFLINE, why);
     }

@@ -120,6 +120,9 @@ static inline endpoint_set endpoint_bit(const struct endpoint *e)
 /* Where probes of that kind go: the target itself, or the main one if no other host was named. */
 struct target *endpoint_target(struct endpoint *e, int which);
 
+/* The target's next address, after one that failed. */
+void endpoint_next_addr(struct target *t);
+
 const char *endpoint_state_name(enum endpoint_state state);
 
 /* Changes the state; logs once per change. why is static text. */

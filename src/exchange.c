@@ -573,7 +573,7 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
         return;
     }
     if (kind <= FAIL_CONNECT_TIMEOUT && ++x->addr_tries < main_target(x)->addrs) {
-        main_target(x)->good = (main_target(x)->good + 1) % main_target(x)->addrs;
+        endpoint_next_addr(main_target(x));
         x->state = X_CONNECT;
         return;
     }

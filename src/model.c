@@ -178,10 +178,8 @@ endpoint_set model_find(struct str name, endpoint_set usable, endpoint_set *know
         tagged = serving(latest, &unused) & ollama_kind();
     }
     *known = any | tagged;
-    if (exact & usable) {
-        return exact & usable;
-    }
-    return *known & usable;
+    exact &= usable;
+    return exact ? exact : *known & usable;
 }
 
 const char *model_spelling(struct str name, const struct endpoint *e)

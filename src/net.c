@@ -138,7 +138,7 @@ static void expire(void)
     set.bound = 0;
     for (size_t i = 0; i < n; i++) {
         uint64_t at = set.deadlines[i];
-        if (at == 0) {
+        if (at == 0 || !set.streams[i]) {
             continue;
         }
         if (at > set.now) {

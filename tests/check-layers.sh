@@ -7,7 +7,7 @@ level() {
     case $1 in
     olla.h) echo 0 ;;
     str | pool | buf | platform) echo 1 ;;
-    posix | socket | resolve | log | http | http_* | json | json_*) echo 2 ;;
+    posix | socket | resolve | tls_* | log | http | http_* | json | json_*) echo 2 ;;
     conf | conf_* | net) echo 3 ;;
     profile | endpoint | upstream | model) echo 4 ;;
     route) echo 5 ;;
@@ -19,6 +19,8 @@ level() {
     esac
 }
 
+list=$(mktemp)
+trap 'rm -f "$list"' EXIT
 bad=0
 complain() {
     echo "layers: $1" >&2
@@ -30,15 +32,17 @@ for file in olla.c olla.h src/*.[ch] platform/*.[ch]; do
     [ "$file" = olla.h ] && name=olla.h
     mine=$(level "$name")
     [ "$mine" = unknown ] && complain "$file has no level: add it to tests/check-layers.sh and docs/architecture.md"
-    for inc in $(sed -n 's/^ *# *include *"\(.*\)"/\1/p' "$file"); do
+    sed -n 's/^ *# *include *"\(.*\)"/\1/p' "$file" > "$list"
+    while read -r inc; do
         other=$(basename "$inc" .h)
         [ "$other" = olla ] && continue
         theirs=$(level "$other")
         if [ "$theirs" = unknown ] || [ "$theirs" -gt "$mine" ]; then
             complain "$file (level $mine) includes $inc (level $theirs)"
         fi
-    done
-    for inc in $(sed -n 's/^ *# *include *<\(.*\)>/\1/p' "$file"); do
+    done < "$list"
+    sed -n 's/^ *# *include *<\(.*\)>/\1/p' "$file" > "$list"
+    while read -r inc; do
         case $file:$inc in
         *:assert.h | *:stdbool.h | *:stddef.h | *:stdint.h | *:string.h | *:limits.h) ;;
         platform/*) ;;
@@ -48,7 +52,7 @@ for file in olla.c olla.h src/*.[ch] platform/*.[ch]; do
         olla.c:stdio.h) ;;
         *) complain "$file includes <$inc>, which does not belong there" ;;
         esac
-    done
+    done < "$list"
 done
 
 # Our own code allocates nothing.

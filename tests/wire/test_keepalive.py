@@ -339,7 +339,7 @@ def test_keep_alive_header_of_the_backend(world):
     """`Keep-Alive: timeout=1` announces the close; a request sent after it meets a dead connection."""
     backend = world.backend(OpenAIBackend, "a", ["m1"])
     backend.on("/v1/chat/completions", lambda c, r: c.reply({"n": 1}, headers={"Keep-Alive": "timeout=1", "Connection": "keep-alive"}))
-    proxy = world.olla({"a": endpoint(backend, type="ollama", health_check_url="/health", model_url="/v1/models")}, ready=["a"])
+    proxy = world.olla({"a": endpoint(backend, type="ollama", health_check_url="/health", model_url="/v1/models")}, ready={"a": 0})
     client = world.client(proxy)
     assert client.post("/olla/proxy/v1/chat/completions", {}).json() == {"n": 1}
     time.sleep(1.2)

@@ -1,0 +1,28 @@
+#!/bin/sh
+# Static checkers over the product. Each finding is an error; what is switched off is named here with its reason.
+set -eu
+cd "$(dirname "$0")/.."
+
+# clang-tidy: bugs and the analyser. Off: insecureAPI (asks for Annex K, which no libc here has);
+# easily-swappable-parameters, narrowing, widening (-Wconversion has the real cases); sizeof of a
+# pointer, which an array of pointers needs; branch-clone and assignment-in-if (tables of ifs).
+CHECKS='-*,bugprone-*,clang-analyzer-*,cert-err34-c,misc-redundant-expression'
+CHECKS="$CHECKS,-bugprone-easily-swappable-parameters,-bugprone-narrowing-conversions,-bugprone-reserved-identifier"
+CHECKS="$CHECKS,-clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling,-bugprone-macro-parentheses"
+CHECKS="$CHECKS,-bugprone-implicit-widening-of-multiplication-result,-bugprone-sizeof-expression"
+CHECKS="$CHECKS,-bugprone-branch-clone,-bugprone-assignment-in-if-condition,-bugprone-not-null-terminated-result"
+
+echo "== clang-tidy"
+clang-tidy --quiet --warnings-as-errors='*' --checks="$CHECKS" olla.c src/*.c platform/*.c -- \
+    -std=c99 -D_POSIX_C_SOURCE=200809L 2>/dev/null
+
+echo "== cppcheck"
+cppcheck --quiet --error-exitcode=1 --std=c99 --enable=warning,portability,performance --inline-suppr \
+    --suppress=missingIncludeSystem --suppress=uninitvar --suppress=normalCheckLevelMaxBranches -D_POSIX_C_SOURCE=200809L -j2 olla.c src platform
+
+echo "== long lines"
+if grep -nE '^.{141,}' olla.c olla.h src/*.[ch] platform/*.[ch]; then
+    echo "lines over 140 columns" >&2
+    exit 1
+fi
+echo "lint: fine"
