@@ -180,6 +180,8 @@ struct reply_error {
     unsigned retry_after;  /* seconds, 0 = none */
 };
 void reply_error(struct exchange *x, const struct reply_error *err);
+/* The short form, for what olla refuses by itself: end code PR. */
+void reply_refuse(struct exchange *x, int status, const char *code, const char *message);
 void reply_redirect(struct exchange *x, struct str location);
 void reply_empty(struct exchange *x); /* 200 without a body */
 void reply_local(struct exchange *x, const struct exchange_local *page); /* first part; goes on in X_LOCAL */
@@ -196,11 +198,26 @@ void forward_own_headers(struct exchange *x, struct text *t); /* X-Olla-* of rou
 void relay_wait(struct exchange *x);   /* X_WAIT: the head */
 void relay_stream(struct exchange *x); /* X_STREAM: the body */
 
-/* exchange.c: a failure before the reply began: next address, next candidate, or an error reply. */
+/* request.c */
+bool request_clean_path(struct exchange *x);  /* decodes and cleans it in place; false: malformed */
+void request_begin_body(struct exchange *x);  /* chooses where the body will live; X_BODY follows */
+bool request_body_step(struct exchange *x);   /* X_BODY; true: the state has changed */
+void request_too_large(struct exchange *x);   /* 413 */
+
+/* attempt.c: steps of X_CONNECT and X_SEND; true: go on with the next step. */
+bool attempt_connect_step(struct exchange *x);
+bool attempt_send_step(struct exchange *x);
+void attempt_drop_upstream(struct exchange *x); /* its connection is of no more use: reset */
+/* A failure before the reply began: next address, next candidate, or an error reply. */
 enum attempt_failure { FAIL_REFUSED = 0, FAIL_CONNECT_TIMEOUT, FAIL_LOST, FAIL_GARBLED, FAIL_STATUS };
 void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind);
 /* True if another endpoint may be tried now. */
 bool exchange_may_retry(const struct exchange *x);
+
+/* exchange.c */
+extern const struct stream_ops exchange_upstream_ops;
+void exchange_answer(struct exchange *x);      /* everything that no backend is needed for */
+void exchange_client_left(struct exchange *x); /* ends it */
 /* The reply is broken off: truth in framing. */
 void exchange_truncate(struct exchange *x, enum end_who who, enum end_phase phase, const char *message);
 /* Bytes of the request body as it goes out, with the endpoint's spelling of the model. */

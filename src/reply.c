@@ -156,6 +156,14 @@ void reply_error(struct exchange *x, const struct reply_error *err)
     send_whole(x, &t, text_str(&body));
 }
 
+void reply_refuse(struct exchange *x, int status, const char *code, const char *message)
+{
+    struct reply_error err = {.status = status, .code = code, .message = message};
+    x->who = END_PROXY;
+    x->phase = PHASE_REQUEST;
+    reply_error(x, &err);
+}
+
 void reply_empty(struct exchange *x)
 {
     if (!buf_hold(&x->c->out, BUF_RUNNING)) {

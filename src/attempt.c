@@ -1,0 +1,351 @@
+/*
+ * attempt.c - level 6: from a whole request to a backend that has it:
+ * X_CONNECT chooses an endpoint and a connection, X_SEND sends; a failure
+ * before the reply began leads to the next address, the next candidate, or an
+ * answer that tells the truth.
+ *
+ * May include: olla.h, levels 1 to 5, body.h, exchange.h.
+ */
+#include <string.h>
+
+#include "exchange.h"
+#include "log.h"
+
+/* So long a request waits for endpoints that have not been probed yet: at start and after a reload. */
+#define HOLD_MS 3000
+
+static void reject(struct exchange *x, const struct route_choice *choice)
+{
+    char mem[640];
+    struct text t = text_in(mem, sizeof(mem) - 1);
+    struct reply_error err = {.status = choice->status, .code = choice->reason ? choice->reason : "no_endpoint"};
+    struct str model = str_of(x->scan.model);
+
+    x->decision = choice->decision;
+    x->reason = choice->reason;
+    if (x->route.dialect == DIALECT_PLAIN && choice->reason) {
+        text_addz(&t, choice->reason); /* scripts look for the word */
+        text_addz(&t, ": ");
+    }
+    if (choice->reason) {
+        text_addz(&t, choice->status == 404 ? "model \"" : "no healthy endpoint serves the model \"");
+        text_add(&t, model);
+        text_addz(&t, choice->status == 404 ? "\" not found" : "\" now");
+    } else if (x->route.has_type) {
+        text_addz(&t, "No ");
+        text_add(&t, str_eq(x->route.prefix, STR("openai")) ? x->route.prefix : str_of(x->route.only->name));
+        text_addz(&t, " endpoints available");
+    } else {
+        text_addz(&t, "no healthy endpoints available");
+    }
+    if (choice->starting) {
+        text_addz(&t, "; endpoints are still being probed, try again in a moment");
+        err.retry_after = 1;
+    } else if (choice->status == 404 && choice->reason) {
+        char near[400];
+        struct text names = text_in(near, sizeof(near));
+        if (model_near(model, &names) > 0) {
+            text_addz(&t, "; did you mean: ");
+            text_add(&t, text_str(&names));
+        }
+    } else if (choice->status == 503) {
+        err.retry_after = 5;
+    }
+    err.message = text_z(&t);
+    x->who = END_PROXY;
+    x->phase = PHASE_REQUEST;
+    reply_error(x, &err);
+}
+
+static struct route_query query(const struct exchange *x)
+{
+    return (struct route_query){
+        .route = &x->route,
+        .model = str_of(x->scan.model),
+        .tried = x->tried,
+        .balancer = conf_now->proxy.load_balancer,
+    };
+}
+
+bool exchange_may_retry(const struct exchange *x)
+{
+    struct route_query q = query(x);
+    int max = conf_now->proxy.retry.max_attempts;
+    return conf_now->proxy.retry.enabled && !x->began && (max == 0 || x->attempts < max) && route_choose(&q).e != NULL;
+}
+
+/* The body names the model in the client's spelling; a backend may insist on its own. */
+static void note_spelling(struct exchange *x)
+{
+    struct str model = str_of(x->scan.model);
+    const char *own = model.n > 0 ? model_spelling(model, x->e) : NULL;
+
+    x->spelling[0] = '\0';
+    if (!own || !str_ieq(str_of(own), model)) {
+        return; /* "name" for "name:latest": the backend knows that itself */
+    }
+    struct text t = text_in(x->spelling, sizeof(x->spelling));
+    json_text(&t, str_of(own));
+    text_z(&t);
+    bool same = str_eq(str_of(own), model) && x->scan.model_to - x->scan.model_from == t.n;
+    if (t.full || same) {
+        x->spelling[0] = '\0';
+    }
+}
+
+/* Chooses an endpoint, or answers that there is none. false: neither is possible yet. */
+static bool choose(struct exchange *x)
+{
+    struct route_query q = query(x);
+    struct route_choice choice = route_choose(&q);
+
+    if (!choice.e && choice.starting && net_now() - x->started < HOLD_MS) {
+        x->c->starved = true; /* the answer is on its way: look again soon */
+        return false;
+    }
+    if (!choice.e) {
+        reject(x, &choice);
+        return true;
+    }
+    x->e = choice.e;
+    x->decision = choice.decision;
+    x->reason = choice.reason;
+    x->tried |= endpoint_bit(x->e);
+    x->attempts++;
+    x->addr_tries = 0;
+    x->fresh = conf_now->proxy.engine == ENGINE_SHERPA;
+    x->reusable = !x->fresh;
+    x->sent = 0;
+    endpoint_begin(x->e);
+    note_spelling(x);
+    return true;
+}
+
+static struct target *main_target(const struct exchange *x)
+{
+    return &x->e->at[TARGET_MAIN];
+}
+
+void attempt_drop_upstream(struct exchange *x)
+{
+    if (x->u) {
+        upstream_close(x->u, NET_ABORT);
+        x->u = NULL;
+    }
+    x->u_readable = false;
+}
+
+static const struct {
+    int status;
+    enum end_who who;
+    enum end_phase phase;
+    const char *why; /* the endpoint's state, and what the client reads after the endpoint's name */
+} failures[] = {
+    [FAIL_REFUSED] = {502, END_SERVER, PHASE_CONNECT, "cannot be connected to"},
+    [FAIL_CONNECT_TIMEOUT] = {504, END_SERVER_SLOW, PHASE_CONNECT, "did not accept the connection in time"},
+    [FAIL_LOST] = {502, END_SERVER, PHASE_HEAD, "closed the connection without an answer"},
+    [FAIL_GARBLED] = {502, END_SERVER, PHASE_HEAD, "sent a malformed reply"},
+    [FAIL_STATUS] = {502, END_SERVER, PHASE_HEAD, "answered with an error status"},
+};
+
+static void fail_finally(struct exchange *x, enum attempt_failure kind)
+{
+    char mem[256];
+    struct text t = text_in(mem, sizeof(mem) - 1);
+    struct reply_error err = {.status = failures[kind].status, .code = kind == FAIL_CONNECT_TIMEOUT ? "backend_timeout" : "backend_error"};
+
+    text_addz(&t, "Proxy error: endpoint \"");
+    text_addz(&t, x->e->name);
+    text_addz(&t, "\" ");
+    text_addz(&t, failures[kind].why);
+    if (x->attempts > 1) {
+        text_addz(&t, "; it was the last of ");
+        text_u64(&t, (uint64_t)x->attempts);
+        text_addz(&t, " that were tried");
+    }
+    err.message = text_z(&t);
+    x->who = failures[kind].who;
+    x->phase = failures[kind].phase;
+    reply_error(x, &err);
+}
+
+void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
+{
+    bool stale = kind == FAIL_LOST && x->u && x->u->reused && !x->u->got_bytes;
+
+    attempt_drop_upstream(x);
+    if (stale) {
+        /* The backend had closed a kept connection before our request reached it: no attempt was made. */
+        x->fresh = true;
+        x->sent = 0;
+        x->state = X_CONNECT;
+        return;
+    }
+    if (kind <= FAIL_CONNECT_TIMEOUT && ++x->addr_tries < main_target(x)->addrs) {
+        endpoint_next_addr(main_target(x));
+        x->state = X_CONNECT;
+        return;
+    }
+    if (kind <= FAIL_CONNECT_TIMEOUT) {
+        endpoint_failed(x->e, failures[kind].why);
+    }
+    bool again = exchange_may_retry(x) && (kind != FAIL_LOST || x->sent == 0 || conf_now->proxy.retry.on_connection_lost);
+    if (!again) {
+        fail_finally(x, kind);
+        return;
+    }
+    if (log_begin(LOG_DEBUG, "attempt failed")) {
+        log_str("request_id", str_of(x->id));
+        log_z("endpoint", x->e->name);
+        log_z("reason", failures[kind].why);
+        log_end();
+    }
+    endpoint_end(x->e, false, 0, 0);
+    x->e = NULL;
+    x->state = X_CONNECT;
+}
+
+static bool begin_send(struct exchange *x)
+{
+    if (!exchange_hold(x, &x->u->out)) {
+        return false;
+    }
+    struct text t = buf_text(&x->u->out);
+    if (!forward_request_head(x, &t)) {
+        attempt_drop_upstream(x);
+        endpoint_end(x->e, true, 0, 0);
+        x->e = NULL;
+        exchange_totals.size_limited++;
+        reply_refuse(x, 431, "headers_too_large", "Request headers too large");
+        return true;
+    }
+    buf_text_done(&x->u->out, &t);
+    net_deadline(&x->c->s, net_now() + (uint64_t)conf_now->proxy.read_timeout);
+    x->state = X_SEND;
+    return true;
+}
+
+bool attempt_connect_step(struct exchange *x)
+{
+    bool no_slot;
+
+    if (x->u) { /* a connection is ready to use, only a buffer was missing, or its connect has ended */
+        if (!x->u_readable) {
+            return false;
+        }
+        x->u_readable = false;
+        if (!x->u->reused && plat_connected(x->u->s.fd) != OLLA_OK) {
+            exchange_attempt_failed(x, FAIL_REFUSED);
+            return true;
+        }
+        if (!begin_send(x)) {
+            x->u_readable = true; /* come back here when there is a buffer */
+            return false;
+        }
+        return true;
+    }
+    if (!x->e && !choose(x)) {
+        return false;
+    }
+    if (!x->e) {
+        return true; /* answered */
+    }
+    if (!x->fresh && (x->u = upstream_take(x->e, &exchange_upstream_ops, x)) != NULL) {
+        x->u_readable = true;
+        return true;
+    }
+    if (main_target(x)->addrs == 0) {
+        exchange_attempt_failed(x, FAIL_REFUSED);
+        return true;
+    }
+    unsigned keepalive_s = (unsigned)(conf_now->proxy.connection_keep_alive / 1000);
+    x->u = upstream_connect(x->e, main_target(x)->good, keepalive_s, &exchange_upstream_ops, x, &no_slot);
+    if (!x->u && no_slot) {
+        struct reply_error err = {503, "out_of_connections", "olla has no free connection to the backends, try again", 1};
+        endpoint_end(x->e, true, 0, 0);
+        x->e = NULL;
+        x->who = END_RESOURCE;
+        x->phase = PHASE_CONNECT;
+        reply_error(x, &err);
+        return true;
+    }
+    if (!x->u) {
+        exchange_attempt_failed(x, FAIL_REFUSED);
+        return true;
+    }
+    net_deadline(&x->c->s, net_now() + (uint64_t)conf_now->proxy.connection_timeout);
+    return false;
+}
+
+/* The bytes of the body as they go out, from wire position x->sent on. */
+static struct str wire_bytes(const struct exchange *x)
+{
+    uint64_t from = x->scan.model_from, to = x->scan.model_to, n = strlen(x->spelling);
+    struct str s;
+
+    if (n == 0 || x->sent < from) {
+        s = body_at(&x->body, x->sent);
+        if (n > 0 && s.p && s.n > from - x->sent) {
+            s.n = (size_t)(from - x->sent);
+        }
+        return s;
+    }
+    if (x->sent < from + n) {
+        return str_skip(str_of(x->spelling), (size_t)(x->sent - from));
+    }
+    return body_at(&x->body, x->sent - n + (to - from));
+}
+
+bool attempt_send_step(struct exchange *x)
+{
+    struct upstream *u = x->u;
+    uint64_t total = exchange_wire_length(x);
+
+    while (buf_len(&u->out) > 0 || x->sent < total) {
+        struct str head = buf_str(&u->out), body = x->sent < total ? wire_bytes(x) : STR("");
+        struct iovec v[2] = {{(void *)(uintptr_t)head.p, head.n}, {(void *)(uintptr_t)body.p, body.n}};
+        int first = head.n > 0 ? 0 : 1;
+        if (x->sent < total && body.n == 0) {
+            attempt_drop_upstream(x);
+            reply_refuse(x, 507, "spool_error", "the spooled request body cannot be read, see the log");
+            x->who = END_RESOURCE;
+            return true;
+        }
+        long n = plat_writev(u->s.fd, v + first, body.n > 0 ? 2 - first : 1);
+        if (n == OLLA_ERR) {
+            /* It may have answered before it closed: the reply, if any, decides. */
+            x->u_readable = true;
+            break;
+        }
+        if (n == OLLA_AGAIN) {
+            break;
+        }
+        size_t of_head = (size_t)n < head.n ? (size_t)n : head.n;
+        if (of_head > 0) {
+            buf_consume(&u->out, of_head);
+        }
+        x->sent += (uint64_t)n - of_head;
+        net_deadline(&x->c->s, net_now() + (uint64_t)conf_now->proxy.read_timeout);
+        if ((size_t)n < head.n + body.n) {
+            break;
+        }
+    }
+    if (buf_len(&u->out) == 0) {
+        buf_drop(&u->out);
+    }
+    if (buf_len(&u->out) == 0 && x->sent == total) {
+        x->state = X_WAIT;
+        net_deadline(&x->c->s, net_now() + (uint64_t)conf_now->proxy.response_header_timeout);
+        return x->u_readable;
+    }
+    if (x->u_readable) {
+        x->state = X_WAIT; /* an answer before the request was complete, or a lost connection */
+        return true;
+    }
+    return false;
+}
+
+uint64_t exchange_wire_length(const struct exchange *x)
+{
+    return x->spelling[0] ? x->body.n - (x->scan.model_to - x->scan.model_from) + strlen(x->spelling) : x->body.n;
+}

@@ -1,0 +1,195 @@
+/*
+ * request.c - level 6: the request on its way in: its path, and X_BODY, which
+ * takes the body into the store and its facts into the scanner.
+ *
+ * May include: olla.h, levels 1 to 5, body.h, exchange.h.
+ */
+#include <string.h>
+
+#include "exchange.h"
+
+/*
+ * Decodes and cleans the path where it stands; returns false for a bad escape.
+ * Plain paths, nearly all, are left alone.
+ */
+bool request_clean_path(struct exchange *x)
+{
+    struct str *path = &x->req.path;
+    bool escaped = str_find(*path, '%') < path->n;
+    bool unclean = false;
+
+    for (size_t i = 0; i + 1 < path->n && !unclean; i++) {
+        unclean = path->p[i] == '/' && (path->p[i + 1] == '/' || path->p[i + 1] == '.');
+    }
+    if (!escaped && !unclean) {
+        return true;
+    }
+    char *in_place = x->c->in.mem + (path->p - x->c->in.mem);
+    if (escaped) {
+        long n = http_unescape(*path, in_place, path->n);
+        if (n < 0) {
+            return false;
+        }
+        path->n = (size_t)n;
+    }
+    path->n = http_clean_path(in_place, path->n, true);
+    x->path_decoded = true;
+    return true;
+}
+
+/* Where the body will live; X_BODY follows. */
+void request_begin_body(struct exchange *x)
+{
+    struct client *c = x->c;
+    size_t room = OLLA_BUF_SIZE - x->raw_at;
+
+    http_body_start(&x->in_body, x->req.framing, x->req.length);
+    x->body.home = BODY_INLINE;
+    x->body.mem = c->in.mem + x->raw_at;
+    if (x->req.framing == HTTP_LENGTH && x->req.length > room && x->route.kind == ROUTE_PROXY) {
+        x->body.n = 0;
+        if (body_move_out(&x->body, x->req.length, conf_now->proxy.spool_dir) != BODY_OK) {
+            x->body.home = BODY_INLINE; /* fails again, with an answer, when the buffer is full */
+            x->body.mem = c->in.mem + x->raw_at;
+        }
+    }
+    if (x->req.expect_continue && c->in.end == x->raw_at && buf_hold(&c->out, BUF_RUNNING)) {
+        struct text t = buf_text(&c->out);
+        text_addz(&t, "HTTP/1.1 100 Continue\r\n\r\n");
+        buf_text_done(&c->out, &t);
+    }
+}
+
+void request_too_large(struct exchange *x)
+{
+    exchange_totals.size_limited++;
+    reply_refuse(x, 413, "request_too_large", "Request body too large");
+}
+
+static void body_failed(struct exchange *x, enum body_error err)
+{
+    static const struct {
+        int status;
+        const char *code, *message;
+    } answers[] = {
+        [BODY_OK] = {500, "", ""},
+        [BODY_NO_SPOOL] = {413, "request_too_large",
+                           "Request body too large: it does not fit in memory and proxy.spool_dir is not set"},
+        [BODY_BUSY] = {503, "out_of_buffers", "all body buffers are in use and proxy.spool_dir is not set, try again"},
+        [BODY_SPOOL_FULL] = {507, "spool_full", "the disk that holds proxy.spool_dir is full"},
+        [BODY_SPOOL_ERROR] = {507, "spool_error", "proxy.spool_dir cannot be written, see the log"},
+    };
+    reply_refuse(x, answers[err].status, answers[err].code, answers[err].message);
+    x->who = err == BODY_NO_SPOOL ? END_PROXY : END_RESOURCE;
+}
+
+/* Decodes what has been read: [raw_at, end) of c->in. false: the exchange was answered. */
+static bool take_body(struct exchange *x)
+{
+    struct client *c = x->c;
+    struct buf *in = &c->in;
+    uint64_t limit = conf_now->server.max_body_size;
+    char *raw = in->mem + x->raw_at;
+    size_t decoded;
+
+    long used = http_body_decode(&x->in_body, raw, in->end - x->raw_at, &decoded);
+    if (used < 0) {
+        reply_refuse(x, 400, "bad_request", "400 Bad Request: malformed chunked body");
+        return false;
+    }
+    if (limit > 0 && x->body.n + decoded > limit) {
+        request_too_large(x);
+        return false;
+    }
+    if (x->req.json) {
+        json_scan_feed(&x->scan, raw, decoded);
+    }
+    if (x->route.kind != ROUTE_PROXY) {
+        decoded = 0;
+    }
+    if (x->body.home == BODY_INLINE) {
+        if (decoded > 0 && x->body.mem + x->body.n != raw) {
+            memmove(x->body.mem + x->body.n, raw, decoded);
+        }
+        x->body.n += decoded;
+    } else {
+        enum body_error err = decoded > 0 ? body_append(&x->body, raw, decoded, conf_now->proxy.spool_dir) : BODY_OK;
+        if (err != BODY_OK) {
+            body_failed(x, err);
+            return false;
+        }
+    }
+    x->bytes_in += decoded;
+    x->raw_at += (size_t)used;
+    x->request_read = x->in_body.done;
+    return true;
+}
+
+/* Makes room behind the raw bytes; false: the exchange was answered. */
+static bool make_room(struct exchange *x)
+{
+    struct buf *in = &x->c->in;
+    size_t keep_to = x->body.home == BODY_INLINE ? (size_t)(x->body.mem - in->mem) + (size_t)x->body.n : in->off + x->head_n;
+
+    if (x->body.home == BODY_INLINE && OLLA_BUF_SIZE - keep_to - (in->end - x->raw_at) < OLLA_BUF_SIZE / 16) {
+        enum body_error err = body_move_out(&x->body, x->req.framing == HTTP_LENGTH ? x->req.length : 0, conf_now->proxy.spool_dir);
+        if (err != BODY_OK) {
+            body_failed(x, err);
+            return false;
+        }
+        keep_to = in->off + x->head_n;
+    }
+    if (x->raw_at > keep_to) {
+        memmove(in->mem + keep_to, in->mem + x->raw_at, in->end - x->raw_at);
+        in->end -= x->raw_at - keep_to;
+        x->raw_at = keep_to;
+    }
+    return true;
+}
+
+bool request_body_step(struct exchange *x)
+{
+    struct client *c = x->c;
+
+    if (buf_len(&c->out) > 0 && net_flush(&c->s, &c->out) == OLLA_ERR) { /* 100 Continue */
+        exchange_client_left(x);
+        return true;
+    }
+    for (;;) {
+        if (!x->request_read && c->in.end > x->raw_at && !take_body(x)) {
+            return true;
+        }
+        if (x->request_read) {
+            break;
+        }
+        if (c->in.end == OLLA_BUF_SIZE && !make_room(x)) {
+            return true;
+        }
+        if (!c->readable) {
+            return false;
+        }
+        size_t room = buf_room(&c->in);
+        long n = net_read(&c->s, &c->in, room);
+        c->readable = n == (long)room;
+        if (n == OLLA_EOF || n == OLLA_ERR) {
+            exchange_client_left(x);
+            return true;
+        }
+        if (n == OLLA_AGAIN) {
+            return false;
+        }
+    }
+    buf_drop_if_empty(&c->out);
+    if (x->route.kind != ROUTE_PROXY) {
+        exchange_answer(x);
+    } else if (x->scan.model_twice) {
+        reply_refuse(x, 400, "ambiguous_model", "the request body names \"model\" twice: remove one of them");
+    } else if (x->scan.model_too_long) {
+        reply_refuse(x, 404, "model_not_found", "the model name is longer than any model here");
+    } else {
+        x->strategy = "strict";
+        x->reusable = conf_now->proxy.engine == ENGINE_OLLA;
+        x->state = X_CONNECT;
+    }
+    return true;
+}
