@@ -157,10 +157,10 @@ int main(int argc, char **argv)
     if (code >= 0) {
         return code;
     }
-    if (o.memory) {
+    const char *path = conf_find(o.config, say);
+    if (o.memory && path) {
         return print_memory();
     }
-    const char *path = conf_find(o.config, say);
     bool valid = path && conf_load(&confs[0], path, say) == OLLA_OK && endpoint_check(&confs[0], say) == OLLA_OK;
     if (o.validate) {
         const char *shown = path ? path : o.config ? o.config : "";

@@ -212,22 +212,14 @@ static void check_times(struct conf_loader *ld, struct conf_endpoint *e)
     conf_message_send(ld, true);
 }
 
-/* A path without its slash gets one, as the reference does when it joins URLs. */
-static void add_slash(struct conf_loader *ld, const char *key, const char **target)
+/* Where a probe goes: a path of the endpoint itself, or another host. */
+static void set_target(struct conf_loader *ld, const char *key, const char **path, struct conf_url *other)
 {
-    char space[1024];
-    struct text t = text_in(space, sizeof(space));
     struct conf_problem bad = {.full = true};
-    struct str s = str_of(*target);
+    const char *why;
 
-    if (s.n == 0 || s.p[0] == '/' || conf_is_absolute(s)) {
-        return;
-    }
-    text_char(&t, '/');
-    text_add(&t, s);
-    *target = t.full ? NULL : conf_keep(ld->c, text_str(&t));
-    if (!*target) {
-        *target = "";
+    /* What is wrong with the text itself was reported where it stands. */
+    if (conf_parse_target(ld->c, str_of(*path), other, path, &why) != OLLA_OK) {
         ld->line = *seen_endpoint_key(ld, key);
         say_problem(ld, key, NULL, &bad);
     }
@@ -251,8 +243,9 @@ static void end_endpoint(struct conf_loader *ld)
     if (!e->url.text && *seen_endpoint_key(ld, "url") == 0) {
         say(ld, true, "url", "missing; allowed: http://host[:port][/path]");
     }
-    add_slash(ld, "health_check_url", &e->health_check_url);
-    add_slash(ld, "model_url", &e->model_url);
+    set_target(ld, "health_check_url", &e->health_check_url, &e->health_host);
+    set_target(ld, "model_url", &e->model_url, &e->model_host);
+    e->type_line = *seen_endpoint_key(ld, "type");
     check_times(ld, e);
     ld->line = line;
     ld->endpoint = -1;

@@ -42,14 +42,16 @@ struct conf_endpoint {
     const char *name;
     const char *type;             /* as written; "" = auto */
     struct conf_url url;
-    const char *health_check_url; /* "" = the profile's; "/path" or an absolute URL that conf_parse_url takes */
+    const char *health_check_url; /* path and query; "" = the profile's */
     const char *model_url;        /* same */
+    struct conf_url health_host;  /* where it was an absolute URL: its host; else host == NULL */
+    struct conf_url model_host;
     int64_t check_interval;       /* ms */
     int64_t check_timeout;        /* ms */
     int priority;
     bool enabled;
     bool preserve_path;
-    int line;                     /* of the section, for messages; 0 = the built-in endpoint */
+    int line, type_line;          /* of the section and of its type, for messages; 0 = none */
 };
 
 struct conf {
@@ -132,6 +134,12 @@ int conf_load(struct conf *c, const char *path, conf_message *say);
 
 /* Parses "http://host[:port][/path]". Text is added to c->text. OLLA_ERR with *why (static text). */
 int conf_parse_url(struct conf *c, struct str url, struct conf_url *out, const char **why);
+
+/*
+ * The same for where a probe goes: *path becomes "/path?query" ("" stays ""), and *other the host of an absolute URL, whose
+ * host is NULL for a plain path.
+ */
+int conf_parse_target(struct conf *c, struct str s, struct conf_url *other, const char **path, const char **why);
 
 /* Writes the commented reference file (olla.ini) to a sink, one line without newline per call; for --print-settings. */
 void conf_print_reference(void (*line)(const char *text));

@@ -6,6 +6,8 @@
  *
  * May include: conf.h, str.h.
  */
+#include <string.h>
+
 #include "conf_internal.h"
 
 struct url_parts {
@@ -157,8 +159,8 @@ static int split_url(struct str url, struct url_parts *out, const char **why)
         return OLLA_ERR;
     }
     out->path = str_skip(rest, end);
-    if (str_find(out->path, '?') < out->path.n || str_find(out->path, '#') < out->path.n) {
-        *why = "a query (?...) or fragment (#...) is not accepted";
+    if (str_find(out->path, '#') < out->path.n) {
+        *why = "a fragment (#...) is not accepted";
         return OLLA_ERR;
     }
     return split_authority((struct str){rest.p, end}, out, why);
@@ -179,6 +181,21 @@ static const char *keep_authority(struct conf *c, const struct url_parts *u)
     return conf_keep(c, text_str(&t));
 }
 
+static int keep_url(struct conf *c, struct str url, const struct url_parts *u, struct conf_url *out, const char **why)
+{
+    out->text = conf_keep(c, url);
+    out->host = conf_keep(c, u->host);
+    out->authority = keep_authority(c, u);
+    out->path = conf_keep(c, u->path);
+    out->port = u->port;
+    out->tls = false;
+    if (!out->text || !out->host || !out->authority || !out->path) {
+        *why = conf_no_room;
+        return OLLA_ERR;
+    }
+    return OLLA_OK;
+}
+
 int conf_parse_url(struct conf *c, struct str url, struct conf_url *out, const char **why)
 {
     struct url_parts u;
@@ -187,16 +204,35 @@ int conf_parse_url(struct conf *c, struct str url, struct conf_url *out, const c
     if (split_url(url, &u, why) != OLLA_OK) {
         return OLLA_ERR;
     }
+    if (str_find(u.path, '?') < u.path.n) {
+        *why = "a query (?...) is not accepted";
+        return OLLA_ERR;
+    }
     while (u.path.n > 0 && u.path.p[u.path.n - 1] == '/') {
         u.path.n--;
     }
-    out->text = conf_keep(c, url);
-    out->host = conf_keep(c, u.host);
-    out->authority = keep_authority(c, &u);
-    out->path = conf_keep(c, u.path);
-    out->port = u.port;
-    out->tls = false;
-    if (!out->text || !out->host || !out->authority || !out->path) {
+    return keep_url(c, url, &u, out, why);
+}
+
+int conf_parse_target(struct conf *c, struct str s, struct conf_url *other, const char **path, const char **why)
+{
+    char space[1024];
+    struct text t = text_in(space, sizeof(space));
+    struct url_parts u = {.path = s};
+
+    memset(other, 0, sizeof(*other));
+    if (conf_is_absolute(s)) {
+        if (split_url(s, &u, why) != OLLA_OK || keep_url(c, s, &u, other, why) != OLLA_OK) {
+            return OLLA_ERR;
+        }
+    } else if (s.n == 0) {
+        return OLLA_OK;
+    }
+    text_addz(&t, u.path.n > 0 && u.path.p[0] == '/' ? "" : "/");
+    text_add(&t, u.path);
+    *path = t.full ? NULL : conf_keep(c, text_str(&t));
+    if (!*path) {
+        *path = "";
         *why = conf_no_room;
         return OLLA_ERR;
     }

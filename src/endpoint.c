@@ -54,73 +54,42 @@ struct target *endpoint_target(struct endpoint *e, int which)
     return &e->at[e->at[which].host[0] ? which : TARGET_MAIN];
 }
 
-/* Host, port and authority of "http://AUTHORITY..."; the rest of the text after it. */
-static bool split_url(struct str url, struct target *to, struct str *rest)
-{
-    struct str authority = str_skip(url, 7), host, port = STR("80");
-    uint64_t number;
-
-    authority.n = str_find(authority, '/');
-    *rest = str_skip(url, 7 + authority.n);
-    host = authority;
-    if (authority.n > 0 && authority.p[0] == '[') {
-        size_t end = str_find(authority, ']');
-        host = (struct str){authority.p + 1, end - 1};
-        authority = str_skip(authority, end < authority.n ? end + 1 : end);
-    } else {
-        host.n = str_find(authority, ':');
-        authority = str_skip(authority, host.n);
-    }
-    if (authority.n > 1 && authority.p[0] == ':') {
-        port = str_skip(authority, 1);
-    }
-    if (str_to_u64(port, 65535, &number) != OLLA_OK || number == 0 || host.n == 0 || !str_copy(to->host, sizeof(to->host), host)) {
-        return false;
-    }
-    to->port = (uint16_t)number;
-    return str_copy(to->authority, sizeof(to->authority), (struct str){url.p + 7, (size_t)(rest->p - url.p) - 7});
-}
-
-/*
- * What a probe asks for: `configured` (a path below the base path, or an absolute URL whose host goes to *other),
- * else the profile's path. false: does not fit or is no URL.
- */
-static bool probe_path(const struct conf_endpoint *ce, const char *configured, const char *preset, struct target *other, char *to,
-                       size_t cap)
+/* The path of a probe: below the base path, or as it is on another host. false: does not fit. */
+static bool probe_path(const struct conf_endpoint *ce, const char *configured, const char *preset, const struct conf_url *other,
+                       char *to, size_t cap)
 {
     struct text t = text_in(to, cap);
-    struct str path = str_of(configured[0] ? configured : preset);
-
-    memset(other, 0, sizeof(*other));
-    if (str_istarts(path, STR("http://"))) {
-        struct str rest;
-        if (!split_url(path, other, &rest)) {
-            return false;
-        }
-        if (str_ieq(str_of(other->host), str_of(ce->url.host)) && other->port == ce->url.port) {
-            other->host[0] = '\0';
-        }
-        text_add(&t, rest.n ? rest : STR("/"));
-    } else {
-        text_addz(&t, ce->url.path);
-        if (path.n == 0 || path.p[0] != '/') {
-            text_char(&t, '/');
-        }
-        text_add(&t, path);
-    }
+    text_addz(&t, other->host ? "" : ce->url.path);
+    text_addz(&t, configured[0] ? configured : preset);
     text_z(&t);
     return !t.full && t.n < cap;
 }
 
+static void set_host(struct target *to, const struct conf_url *url)
+{
+    str_copy(to->host, sizeof(to->host), str_of(url->host));
+    str_copy(to->authority, sizeof(to->authority), str_of(url->authority));
+    to->port = url->port;
+}
+
+/* A probe's target, unless it is the endpoint's own host. */
+static void set_probe_host(struct endpoint *e, int which, const struct conf_url *url)
+{
+    struct target *own = &e->at[TARGET_MAIN];
+    if (url->host && (url->port != own->port || !str_ieq(str_of(url->host), str_of(own->host)))) {
+        set_host(&e->at[which], url);
+    }
+}
+
 /* One line about an endpoint of the configuration. */
-static void complain(conf_message *say, const struct conf *c, const struct conf_endpoint *ce, const char *what, const char *value,
+static void complain(conf_message *say, const struct conf *c, const struct conf_endpoint *ce, int line_no, const char *what, const char *value,
                      const char *remedy)
 {
     char line[640];
     struct text t = text_in(line, sizeof(line));
     text_addz(&t, c->path[0] ? c->path : "built-in defaults");
     text_char(&t, ':');
-    text_u64(&t, (uint64_t)ce->line);
+    text_u64(&t, (uint64_t)line_no);
     text_addz(&t, ": endpoint \"");
     text_addz(&t, ce->name);
     text_addz(&t, "\": ");
@@ -137,32 +106,32 @@ static void complain(conf_message *say, const struct conf *c, const struct conf_
 int endpoint_check(const struct conf *c, conf_message *say)
 {
     char path[sizeof(table[0].health_path)], known[320];
-    struct target other;
+    const struct conf_url *hosts[3];
     int result = OLLA_OK;
 
     for (int i = 0; i < c->endpoints; i++) {
         const struct conf_endpoint *ce = &c->endpoint[i];
-        const struct {
-            const char *key, *value;
-        } urls[] = {{"health_check_url", ce->health_check_url}, {"model_url", ce->model_url}};
+        bool fits = strlen(ce->name) < sizeof(table[0].name) && strlen(ce->url.text) < sizeof(table[0].url) &&
+                    strlen(ce->url.path) < sizeof(table[0].base);
 
         if (!profile_by_type(str_of(ce->type))) {
             struct text t = text_in(known, sizeof(known));
             text_addz(&t, "is not known; allowed are ");
             text_addz(&t, profile_known_types());
-            complain(say, c, ce, "type", ce->type, text_z(&t));
+            complain(say, c, ce, ce->type_line, "type", ce->type, text_z(&t));
             result = OLLA_ERR;
         }
-        if (strlen(ce->name) >= sizeof(table[0].name) || strlen(ce->url.host) >= sizeof(other.host) ||
-            strlen(ce->url.text) >= sizeof(table[0].url) || strlen(ce->url.path) >= sizeof(table[0].base)) {
-            complain(say, c, ce, "the name or the url is too long", NULL, " (at most 63 and 255 bytes, 127 of them path)");
-            result = OLLA_ERR;
+        hosts[0] = &ce->url;
+        hosts[1] = &ce->health_host;
+        hosts[2] = &ce->model_host;
+        for (size_t k = 0; k < OLLA_COUNT(hosts); k++) {
+            fits = fits && (!hosts[k]->host || strlen(hosts[k]->host) < sizeof(table[0].at[0].host));
         }
-        for (size_t k = 0; k < OLLA_COUNT(urls); k++) {
-            if (!probe_path(ce, urls[k].value, "/", &other, path, sizeof(path))) {
-                complain(say, c, ce, urls[k].key, urls[k].value, "must be a path or an http URL, of at most 255 bytes");
-                result = OLLA_ERR;
-            }
+        fits = fits && probe_path(ce, ce->health_check_url, "/", &ce->health_host, path, sizeof(path)) &&
+               probe_path(ce, ce->model_url, "/", &ce->model_host, path, sizeof(path));
+        if (!fits) {
+            complain(say, c, ce, ce->line, "the name or a url is too long", NULL, " (at most 63 and 255 bytes, 127 of them path)");
+            result = OLLA_ERR;
         }
     }
     return result;
@@ -175,11 +144,11 @@ static void set_targets(struct endpoint *e, const struct conf_endpoint *ce)
     e->enabled = ce->enabled;
     str_copy(e->url, sizeof(e->url), str_of(ce->url.text));
     str_copy(e->base, sizeof(e->base), str_of(ce->url.path));
-    str_copy(e->at[TARGET_MAIN].host, sizeof(e->at[0].host), str_of(ce->url.host));
-    str_copy(e->at[TARGET_MAIN].authority, sizeof(e->at[0].authority), str_of(ce->url.authority));
-    e->at[TARGET_MAIN].port = ce->url.port;
-    probe_path(ce, ce->health_check_url, e->profile->health_path, &e->at[TARGET_HEALTH], e->health_path, sizeof(e->health_path));
-    probe_path(ce, ce->model_url, e->profile->models_path, &e->at[TARGET_MODELS], e->models_path, sizeof(e->models_path));
+    set_host(&e->at[TARGET_MAIN], &ce->url);
+    set_probe_host(e, TARGET_HEALTH, &ce->health_host);
+    set_probe_host(e, TARGET_MODELS, &ce->model_host);
+    probe_path(ce, ce->health_check_url, e->profile->health_path, &ce->health_host, e->health_path, sizeof(e->health_path));
+    probe_path(ce, ce->model_url, e->profile->models_path, &ce->model_host, e->models_path, sizeof(e->models_path));
 }
 
 static bool same_target(const struct endpoint *e, const struct endpoint *wanted)

@@ -207,7 +207,10 @@ static void check_all_endpoint_keys(void)
     assert_int_equal(e->url.port, 8001);
     assert_false(e->url.tls);
     assert_string_equal(e->health_check_url, "/alive");
-    assert_string_equal(e->model_url, "http://192.0.2.9/list");
+    assert_string_equal(e->model_url, "/list");
+    assert_string_equal(e->model_host.host, "192.0.2.9");
+    assert_int_equal(e->model_host.port, 80);
+    assert_null(e->health_host.host);
     assert_int_equal(e->check_interval, 20000);
     assert_int_equal(e->check_timeout, 19000);
     assert_int_equal(e->priority, 0);
@@ -888,8 +891,8 @@ static void test_bad_urls(void **state)
         {"http://[1.2.3.4]", "not a valid host"},
         {"http://a..b", "not a valid host"},
         {"http://a,b", "not a valid host"},
-        {"http://x/?q=1", "a query (?...) or fragment (#...) is not accepted"},
-        {"http://x#f", "a query (?...) or fragment (#...) is not accepted"},
+        {"http://x/?q=1", "a query (?...) is not accepted"},
+        {"http://x#f", "a fragment (#...) is not accepted"},
         {"http://u@x", "user name and password are not accepted in a URL"},
         {"http://u:p@x:1/y", "user name and password are not accepted in a URL"},
         {"http://x/a b", "blanks and other than visible ASCII characters have to be percent-encoded"},
