@@ -1,16 +1,17 @@
 """Scripted backends on raw sockets: a test says which bytes are sent when and how
 a connection ends, and afterwards sees exactly which bytes arrived."""
 
+import ctypes
 import json
 import random
 import re
 import socket
-import struct
 import threading
 import time
 
 from client import WAIT, Headers, dump
 
+LIBC = ctypes.CDLL(None)
 MARK = "X-Test-Call"  # sent by tests on GET requests that look like probes
 
 
@@ -193,11 +194,12 @@ class Conn:
         self.sock.close()
 
     def rst(self):
+        """Reset, from any thread. A plain close() would not do: while the serving thread sleeps in
+        poll() the kernel keeps the connection open. Dissolving it (connect to AF_UNSPEC) sends the
+        reset at once and wakes that thread."""
         self.closed_how = self.closed_how or "us"
-        try:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        except OSError:
-            pass
+        if self.sock.fileno() >= 0:
+            LIBC.connect(self.sock.fileno(), bytes(16), 16)
         self.sock.close()
 
 
@@ -256,7 +258,7 @@ class Backend:
         except OSError as error:
             return error
 
-    def stop(self, how="rst"):
+    def stop(self):
         """Close the listener and every connection: what a pulled plug or kill -9 looks like."""
         self.stopping.set()
         if self.listener is not None:
@@ -270,7 +272,7 @@ class Backend:
             sock.close()
         for conn in list(self.connections):
             if conn.sock.fileno() >= 0:
-                (conn.rst if how == "rst" else conn.fin)()
+                conn.rst()
 
     def go_silent(self):
         """From now on the machine swallows connection attempts: neither accepted nor refused."""

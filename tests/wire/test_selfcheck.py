@@ -77,6 +77,17 @@ def test_backend_sees_how_the_peer_left(backend, leave):
     assert conn.closed_how == ("fin" if leave == "close" else "rst")
 
 
+def test_stop_resets_idle_connections(backend):
+    """A stopped backend whose idle connections stay open in the kernel would look like a hanging one."""
+    clients = [Client(backend.port) for _ in range(20)]
+    for client in clients:
+        assert client.request("GET", "/health").status == 200
+    backend.stop()
+    for client in clients:
+        assert client.read_eof(2) == b"" and client.was_reset
+        client.close()
+
+
 def test_stop_and_start_on_the_same_port(backend):
     """Recovery tests need a backend that comes back where it was."""
     port = backend.port
