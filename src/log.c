@@ -218,11 +218,11 @@ int log_flush(uint64_t now_ms, bool at_exit)
             lg.off = lg.end; /* the sink is gone: nothing to wait for */
         }
     }
+    report_dropped();
     if (lg.off < lg.end) {
         return LOG_GATHER_MS;
     }
     lg.off = lg.end = 0;
     lg.since = 0;
-    report_dropped();
-    return lg.end > 0 ? 0 : -1;
+    return -1;
 }

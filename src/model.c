@@ -76,8 +76,12 @@ bool model_offer(const struct endpoint *e, const struct model_facts *facts)
 
     if (at < total && str_eq(name_of(at), name)) {
         struct model *m = sorted[at];
-        if ((m->serves & ~endpoint_bit(e)) == 0) {
-            m->facts = *facts; /* nobody else told: take the news */
+        bool only = (m->serves & ~endpoint_bit(e)) == 0 && memcmp(&m->facts, facts, sizeof(*facts)) != 0;
+        if (only && !m->news) {
+            m->news = pool_get(POOL_MODEL); /* without one the old facts stay: no harm */
+        }
+        if (only && m->news) {
+            m->news->facts = *facts;
         }
         m->coming |= endpoint_bit(e);
         return true;
@@ -94,11 +98,21 @@ bool model_offer(const struct endpoint *e, const struct model_facts *facts)
     return true;
 }
 
+static void take_news(struct model *m, bool ok)
+{
+    if (m->news && ok) {
+        m->facts = m->news->facts;
+    }
+    pool_put(POOL_MODEL, m->news);
+    m->news = NULL;
+}
+
 static void sweep(void)
 {
     size_t keep = 0;
     for (size_t i = 0; i < total; i++) {
         if (sorted[i]->serves == 0 && sorted[i]->coming == 0) {
+            take_news(sorted[i], false);
             pool_put(POOL_MODEL, sorted[i]);
         } else {
             sorted[keep++] = sorted[i];
@@ -112,6 +126,9 @@ unsigned model_list_end(const struct endpoint *e, bool ok)
     unsigned n = 0;
     for (size_t i = 0; i < total; i++) {
         struct model *m = sorted[i];
+        if (m->coming & endpoint_bit(e)) {
+            take_news(m, ok);
+        }
         if (ok) {
             m->serves = (m->serves & ~endpoint_bit(e)) | (m->coming & endpoint_bit(e));
         }
@@ -185,7 +202,8 @@ endpoint_set model_find(struct str name, endpoint_set usable, endpoint_set *know
 const char *model_spelling(struct str name, const struct endpoint *e)
 {
     char mem[OLLA_MODEL_NAME + 8];
-    struct str tries[2] = {name, with_latest(name, mem, sizeof(mem))};
+    struct str tagged = e->profile->apis & API_OLLAMA ? with_latest(name, mem, sizeof(mem)) : STR("");
+    struct str tries[2] = {name, tagged};
     const char *found = NULL;
 
     for (int t = 0; t < 2 && !found; t++) {

@@ -32,6 +32,7 @@ struct model {
     struct model_facts facts; /* of the endpoint that told first */
     endpoint_set serves;
     endpoint_set coming;      /* seen in a list that is being read */
+    struct model *news;       /* what the only endpoint that serves it tells now, in force when its list is complete */
 };
 
 void model_init(void);

@@ -122,7 +122,9 @@ uint32_t str_ihash(struct str s)
 bool str_copy(char *to, size_t cap, struct str s)
 {
     if (s.n >= cap) {
-        to[0] = '\0';
+        if (cap > 0) {
+            to[0] = '\0';
+        }
         return false;
     }
     if (s.n > 0) {
@@ -162,31 +164,37 @@ int str_to_u64(struct str s, uint64_t max, uint64_t *out)
     return OLLA_OK;
 }
 
-/* A decimal number with optional fraction, as thousandths of `unit`; eats it off *s. */
-static int take_scaled(struct str *s, uint64_t *whole, uint64_t *nanos)
+#define BILLION UINT64_C(1000000000)
+
+/* A decimal number with optional fraction, eaten off *s: whole + nanos / 10^9, rounded up. */
+static int take_decimal(struct str *s, uint64_t *whole, uint64_t *nanos)
 {
     size_t digits = 0;
-    uint64_t scale = 100000000;
+    uint64_t scale = BILLION / 10, dust = 0;
     *whole = 0;
     *nanos = 0;
-    while (s->n > 0 && is_digit(s->p[0])) {
-        if (*whole > UINT64_C(1000000000000)) {
+    for (; s->n > 0 && is_digit(s->p[0]); *s = str_skip(*s, 1), digits++) {
+        if (*whole > (UINT64_MAX >> 1) / 10 - 1) {
             return OLLA_ERR;
         }
         *whole = *whole * 10 + (uint64_t)(s->p[0] - '0');
-        *s = str_skip(*s, 1);
-        digits++;
     }
     if (s->n > 0 && s->p[0] == '.') {
         *s = str_skip(*s, 1);
-        while (s->n > 0 && is_digit(s->p[0])) {
+        for (; s->n > 0 && is_digit(s->p[0]); *s = str_skip(*s, 1), digits++) {
             *nanos += (uint64_t)(s->p[0] - '0') * scale;
+            dust |= scale == 0 && s->p[0] != '0';
             scale /= 10;
-            *s = str_skip(*s, 1);
-            digits++;
         }
     }
+    *nanos += dust;
     return digits > 0 ? OLLA_OK : OLLA_ERR;
+}
+
+/* nanos / 10^9 of a unit, in ns, rounded up. Units are either parts or multiples of a second, so that it fits 64 bits. */
+static uint64_t part_of(uint64_t nanos, uint64_t unit_ns)
+{
+    return unit_ns >= BILLION ? nanos * (unit_ns / BILLION) : (nanos * unit_ns + BILLION - 1) / BILLION;
 }
 
 int str_to_duration(struct str s, int64_t *ms)
@@ -221,7 +229,7 @@ int str_to_duration(struct str s, int64_t *ms)
     while (s.n > 0) {
         uint64_t whole, nanos;
         size_t i;
-        if (take_scaled(&s, &whole, &nanos) != OLLA_OK) {
+        if (take_decimal(&s, &whole, &nanos) != OLLA_OK) {
             return OLLA_ERR;
         }
         for (i = 0; i < OLLA_COUNT(units); i++) {
@@ -233,8 +241,7 @@ int str_to_duration(struct str s, int64_t *ms)
             return OLLA_ERR;
         }
         s = str_skip(s, units[i].name.n);
-        /* The fraction is split so that nanos * unit stays inside 64 bits for hours too. */
-        total += whole * units[i].ns + nanos / 1000 * (units[i].ns / 1000) / 1000 + (units[i].ns < 1000 ? nanos / 1000000000 : 0);
+        total += whole * units[i].ns + part_of(nanos, units[i].ns);
         if (total > UINT64_C(9000000000000000000)) {
             return OLLA_ERR;
         }
@@ -253,7 +260,7 @@ int str_to_size(struct str s, uint64_t *bytes)
     unsigned shift = 0;
 
     s = str_trim(s);
-    if (take_scaled(&s, &whole, &nanos) != OLLA_OK) {
+    if (take_decimal(&s, &whole, &nanos) != OLLA_OK) {
         return OLLA_ERR;
     }
     if (s.n > 0 && s.p[0] == ' ') {
@@ -275,8 +282,10 @@ int str_to_size(struct str s, uint64_t *bytes)
     if (s.n > 0 || whole > (UINT64_MAX >> 1 >> shift)) {
         return OLLA_ERR;
     }
-    uint64_t millionths = nanos / 1000;
-    *bytes = (whole << shift) + (shift >= 30 ? (millionths << 20) / 1000000 << (shift - 20) : (millionths << shift) / 1000000);
+    /* The fraction of 2^shift in two steps, so that it fits 64 bits. */
+    unsigned low = shift < 30 ? shift : 30, high = shift - low;
+    uint64_t part = (nanos << low) / BILLION, rest = (nanos << low) % BILLION;
+    *bytes = (whole << shift) + (part << high) + (rest << high) / BILLION;
     return OLLA_OK;
 }
 
