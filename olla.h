@@ -59,7 +59,7 @@
 
 /* Blocks that only running exchanges may take, so that new requests cannot starve running streams. */
 #ifndef OLLA_RESERVED_BUFS
-#define OLLA_RESERVED_BUFS (OLLA_MAX_BUFS / 5)
+#define OLLA_RESERVED_BUFS (OLLA_MAX_BUFS / 5 + 2)
 #endif
 
 #ifndef OLLA_HEAD_RESERVE
@@ -151,8 +151,8 @@
 #if OLLA_HEAD_RESERVE < 1024 || OLLA_HEAD_RESERVE > OLLA_BUF_SIZE / 2
 #error "OLLA_HEAD_RESERVE: set it to at least 1024 and at most half of OLLA_BUF_SIZE"
 #endif
-#if OLLA_MAX_BUFS < 4
-#error "OLLA_MAX_BUFS: at least 4 blocks are needed to move one request"
+#if OLLA_RESERVED_BUFS < 2 || OLLA_MAX_BUFS < OLLA_RESERVED_BUFS + 2
+#error "OLLA_MAX_BUFS: at least 4 blocks, OLLA_RESERVED_BUFS at least 2 and 2 less than that"
 #endif
 #if OLLA_BODY_BLOCK < OLLA_BUF_SIZE
 #error "OLLA_BODY_BLOCK: must be at least OLLA_BUF_SIZE"

@@ -122,6 +122,10 @@ int plat_cpu_count(void);
  * child: questions are answered inside resolve_ask, which then may block, and
  * are asked at start and reload only.
  */
+#ifndef OLLA_RESOLVER_SYNC
+#define OLLA_RESOLVER_SYNC 0
+#endif
+
 struct resolve_answer {
     uint32_t id;     /* of the question */
     int count;       /* 0 = the name has no address */

@@ -94,6 +94,7 @@ enum plat_fail plat_error(void)
         {ENFILE, PLAT_FAIL_NO_FDS},
         {ENOBUFS, PLAT_FAIL_NO_FDS},
         {ENOMEM, PLAT_FAIL_NO_FDS},
+        {EADDRNOTAVAIL, PLAT_FAIL_NO_FDS}, /* connect: all local ports are in use */
         {ENOSPC, PLAT_FAIL_NO_SPACE},
         {EDQUOT, PLAT_FAIL_NO_SPACE},
         {EFBIG, PLAT_FAIL_NO_SPACE}, /* the process's own file size limit */

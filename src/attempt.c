@@ -93,6 +93,11 @@ static void note_spelling(struct exchange *x)
     }
 }
 
+static struct target *main_target(const struct exchange *x)
+{
+    return &x->e->at[TARGET_MAIN];
+}
+
 /* Chooses an endpoint, or answers that there is none. false: neither is possible yet. */
 static bool choose(struct exchange *x)
 {
@@ -112,18 +117,15 @@ static bool choose(struct exchange *x)
     x->reason = choice.reason;
     x->tried |= endpoint_bit(x->e);
     x->attempts++;
+    x->addr_first = main_target(x)->good;
     x->addr_tries = 0;
+    x->generation = x->e->generation;
     x->fresh = conf_now->proxy.engine == ENGINE_SHERPA;
     x->reusable = !x->fresh;
     x->sent = 0;
     endpoint_begin(x->e);
     note_spelling(x);
     return true;
-}
-
-static struct target *main_target(const struct exchange *x)
-{
-    return &x->e->at[TARGET_MAIN];
 }
 
 void attempt_drop_upstream(struct exchange *x)
@@ -174,6 +176,7 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
     bool stale = kind == FAIL_LOST && x->u && x->u->reused && !x->u->got_bytes;
 
     attempt_drop_upstream(x);
+    x->deadline = 0;
     if (stale) {
         /* The backend had closed a kept connection before our request reached it: no attempt was made. */
         x->fresh = true;
@@ -182,14 +185,13 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
         return;
     }
     if (kind <= FAIL_CONNECT_TIMEOUT && ++x->addr_tries < main_target(x)->addrs) {
-        endpoint_next_addr(main_target(x));
         x->state = X_CONNECT;
         return;
     }
-    if (kind <= FAIL_CONNECT_TIMEOUT) {
+    if (kind <= FAIL_CONNECT_TIMEOUT && x->generation == x->e->generation) {
         endpoint_failed(x->e, failures[kind].why);
     }
-    bool again = exchange_may_retry(x) && (kind != FAIL_LOST || x->sent == 0 || conf_now->proxy.retry.on_connection_lost);
+    bool again = exchange_may_retry(x) && kind != FAIL_GARBLED && (kind != FAIL_LOST || conf_now->proxy.retry.on_connection_lost);
     if (!again) {
         fail_finally(x, kind);
         return;
@@ -207,20 +209,20 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
 
 static bool begin_send(struct exchange *x)
 {
-    if (!exchange_hold(x, &x->u->out)) {
+    if (!exchange_hold(x, &x->u->out, BUF_BACKEND)) {
         return false;
     }
     struct text t = buf_text(&x->u->out);
     if (!forward_request_head(x, &t)) {
         attempt_drop_upstream(x);
-        endpoint_end(x->e, true, 0, 0);
+        endpoint_unused(x->e);
         x->e = NULL;
         exchange_totals.size_limited++;
         reply_refuse(x, 431, "headers_too_large", "Request headers too large");
         return true;
     }
     buf_text_done(&x->u->out, &t);
-    net_deadline(&x->c->s, net_now() + (uint64_t)conf_now->proxy.read_timeout);
+    x->deadline = net_now() + (uint64_t)conf_now->proxy.read_timeout;
     x->state = X_SEND;
     return true;
 }
@@ -237,6 +239,9 @@ bool attempt_connect_step(struct exchange *x)
         if (!x->u->reused && plat_connected(x->u->s.fd) != OLLA_OK) {
             exchange_attempt_failed(x, FAIL_REFUSED);
             return true;
+        }
+        if (x->generation == x->e->generation && !x->u->reused) {
+            main_target(x)->good = x->u->which; /* this address works */
         }
         if (!begin_send(x)) {
             x->u_readable = true; /* come back here when there is a buffer */
@@ -259,10 +264,11 @@ bool attempt_connect_step(struct exchange *x)
         return true;
     }
     unsigned keepalive_s = (unsigned)(conf_now->proxy.connection_keep_alive / 1000);
-    x->u = upstream_connect(x->e, main_target(x)->good, keepalive_s, &exchange_upstream_ops, x, &no_slot);
+    int which = (x->addr_first + x->addr_tries) % main_target(x)->addrs;
+    x->u = upstream_connect(x->e, which, keepalive_s, &exchange_upstream_ops, x, &no_slot);
     if (!x->u && no_slot) {
         struct reply_error err = {503, "out_of_connections", "olla has no free connection to the backends, try again", 1};
-        endpoint_end(x->e, true, 0, 0);
+        endpoint_unused(x->e);
         x->e = NULL;
         x->who = END_RESOURCE;
         x->phase = PHASE_CONNECT;
@@ -273,7 +279,7 @@ bool attempt_connect_step(struct exchange *x)
         exchange_attempt_failed(x, FAIL_REFUSED);
         return true;
     }
-    net_deadline(&x->c->s, net_now() + (uint64_t)conf_now->proxy.connection_timeout);
+    x->deadline = net_now() + (uint64_t)conf_now->proxy.connection_timeout;
     return false;
 }
 
@@ -325,7 +331,7 @@ bool attempt_send_step(struct exchange *x)
             buf_consume(&u->out, of_head);
         }
         x->sent += (uint64_t)n - of_head;
-        net_deadline(&x->c->s, net_now() + (uint64_t)conf_now->proxy.read_timeout);
+        x->deadline = net_now() + (uint64_t)conf_now->proxy.read_timeout;
         if ((size_t)n < head.n + body.n) {
             break;
         }
@@ -335,7 +341,7 @@ bool attempt_send_step(struct exchange *x)
     }
     if (buf_len(&u->out) == 0 && x->sent == total) {
         x->state = X_WAIT;
-        net_deadline(&x->c->s, net_now() + (uint64_t)conf_now->proxy.response_header_timeout);
+        x->deadline = net_now() + (uint64_t)conf_now->proxy.response_header_timeout;
         return x->u_readable;
     }
     if (x->u_readable) {

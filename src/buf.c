@@ -28,7 +28,8 @@ bool buf_hold(struct buf *b, enum buf_class class_)
     if (b->mem) {
         return true;
     }
-    if (class_ == BUF_NEW_WORK && pool_free_count(POOL_BUF) <= OLLA_RESERVED_BUFS) {
+    static const size_t leave[] = {OLLA_RESERVED_BUFS, OLLA_RESERVED_BUFS / 2, 0};
+    if (pool_free_count(POOL_BUF) <= leave[class_]) {
         return false;
     }
     b->mem = pool_get_raw(POOL_BUF);

@@ -19,8 +19,11 @@ struct buf {
     size_t end;
 };
 
-/* Who asks for a block: new work must leave OLLA_RESERVED_BUFS for running exchanges. */
-enum buf_class { BUF_NEW_WORK = 0, BUF_RUNNING };
+/*
+ * Who asks for a block. New work leaves OLLA_RESERVED_BUFS; backend bytes leave half of those; bytes for a
+ * client may take the last one. They wait for nothing but their client, so nobody can wait in a circle.
+ */
+enum buf_class { BUF_NEW_WORK = 0, BUF_BACKEND, BUF_CLIENT };
 
 void buf_init(void); /* binds the pool; once at start */
 

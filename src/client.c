@@ -12,6 +12,7 @@
 
 #define LISTENERS 8
 #define ACCEPTS_PER_TURN 64
+#define EXCHANGES_PER_TURN 32
 /* A peer that is told off and goes on sending: so long, and so many bytes, until it is cut. */
 #define LINGER_MS 2000
 #define LINGER_BYTES (1024 * 1024)
@@ -24,7 +25,6 @@ POOL_STORAGE(CLIENT, struct client, client_pool)
 static struct listener {
     struct stream s;
     struct plat_addr addr;
-    bool wanted;
 } listeners[LISTENERS];
 
 static struct client *clients[OLLA_MAX_CLIENTS]; /* by pool index, NULL = free */
@@ -83,7 +83,6 @@ static int open_listener(const struct plat_addr *a)
             return OLLA_ERR;
         }
         l->addr = *a;
-        l->wanted = true;
         net_open(&l->s, fd, &listener_ops, l);
         net_want(&l->s, gate_open, false);
         plat_addr_text(a, text, sizeof(text));
@@ -97,37 +96,47 @@ static int open_listener(const struct plat_addr *a)
     return OLLA_ERR;
 }
 
+static int open_all(const struct plat_addr *addrs, int n)
+{
+    int opened = 0;
+    for (int i = 0; i < n; i++) {
+        opened += find_listener(&addrs[i]) || open_listener(&addrs[i]) == OLLA_OK;
+    }
+    return opened;
+}
+
+static void cannot_listen(const char *host, uint16_t port)
+{
+    if (log_begin(LOG_ERROR, "cannot listen")) {
+        log_z("host", host);
+        log_u64("port", port);
+        log_z("error", plat_error_text());
+        log_z("remedy", "choose another server.port or server.host, or stop the program that has it");
+        log_end();
+    }
+}
+
 int client_listen(const char *host, uint16_t port)
 {
-    struct plat_addr addrs[LISTENERS / 2];
-    int n = plat_listen_addrs(host, port, addrs, (int)OLLA_COUNT(addrs)), opened = 0;
+    struct plat_addr addrs[LISTENERS / 2], old[LISTENERS];
+    int n = plat_listen_addrs(host, port, addrs, (int)OLLA_COUNT(addrs)), olds = 0;
 
     for (size_t i = 0; i < LISTENERS; i++) {
-        listeners[i].wanted = false;
-    }
-    for (int i = 0; i < n; i++) {
-        struct listener *l = find_listener(&addrs[i]);
-        if (l) {
-            l->wanted = true;
-            opened++;
-        } else if (open_listener(&addrs[i]) == OLLA_OK) {
-            opened++;
+        struct listener *l = &listeners[i];
+        bool wanted = false;
+        for (int k = 0; k < n; k++) {
+            wanted = wanted || plat_addr_eq(&l->addr, &addrs[k]);
+        }
+        /* An old address can stand in the way of a wider one, so the old ones go first. */
+        if (net_is_open(&l->s) && !wanted && n > 0) {
+            old[olds++] = l->addr;
+            net_close(&l->s, NET_CLOSE);
         }
     }
-    if (opened == 0) {
-        if (log_begin(LOG_ERROR, "cannot listen")) {
-            log_z("host", host);
-            log_u64("port", port);
-            log_z("error", plat_error_text());
-            log_z("remedy", "choose another server.port or server.host, or stop the program that has it");
-            log_end();
-        }
+    if (n <= 0 || open_all(addrs, n) == 0) {
+        cannot_listen(host, port);
+        open_all(old, olds);
         return OLLA_ERR;
-    }
-    for (size_t i = 0; i < LISTENERS; i++) {
-        if (net_is_open(&listeners[i].s) && !listeners[i].wanted) {
-            net_close(&listeners[i].s, NET_CLOSE);
-        }
     }
     return OLLA_OK;
 }
@@ -221,6 +230,10 @@ static void wait_for_head(struct client *c)
     uint64_t limit = (uint64_t)conf_now->server.read_header_timeout;
     size_t n = buf_len(&c->in);
 
+    if (n == 0 && c->parked_n == 0) {
+        buf_drop(&c->in);
+        c->state = CLIENT_IDLE; /* nothing of a request has come, at most empty lines */
+    }
     if (c->state == CLIENT_IDLE) {
         limit = idle_timeout();
     }
@@ -248,27 +261,25 @@ static void linger(struct client *c)
 /* After an exchange. false: the client is gone. */
 static bool after_exchange(struct client *c)
 {
-    struct exchange *x = c->x;
-    bool complete = x->request_read && x->phase != PHASE_DATA && x->phase != PHASE_LAST;
-    enum end_who who = x->who;
-    bool keep = exchange_finish(x);
+    enum exchange_after how = exchange_finish(c->x);
 
     busy--;
     c->scanned = 0;
     c->since = net_now();
-    if (keep && !draining) {
+    switch (how) {
+    case AFTER_KEEP:
         c->state = buf_len(&c->in) > 0 ? CLIENT_HEAD : CLIENT_IDLE;
         return true;
-    }
-    if (who == END_CLIENT || who == END_KILLED || who == END_CLIENT_SLOW) {
-        client_close(c, complete ? NET_CLOSE : NET_ABORT);
-        return false;
-    }
-    if (complete && buf_len(&c->in) == 0) {
+    case AFTER_CLOSE:
         client_close(c, NET_CLOSE);
-        return false;
+        break;
+    case AFTER_LINGER:
+        linger(c);
+        break;
+    case AFTER_ABORT:
+        client_close(c, NET_ABORT);
+        break;
     }
-    linger(c);
     return false;
 }
 
@@ -343,7 +354,14 @@ static bool try_head(struct client *c)
 /* Goes on until the connection has to wait. Loops instead of recursing, so that pipelined requests cost no stack. */
 static void client_run(struct client *c)
 {
-    for (;;) {
+    for (int exchanges = 0;; exchanges++) {
+        if (exchanges == EXCHANGES_PER_TURN) {
+            /* Others want their turn: go on in the next one. */
+            c->starved = true;
+            net_want(&c->s, false, false);
+            net_deadline(&c->s, net_now() + 1);
+            return;
+        }
         if (c->state == CLIENT_BUSY) {
             exchange_client_input(c->x);
             if (!exchange_run(c->x) || !after_exchange(c)) {
@@ -428,14 +446,15 @@ unsigned client_kill_all(void)
     unsigned cut = 0;
     for (size_t i = 0; i < OLLA_MAX_CLIENTS; i++) {
         struct client *c = clients[i];
+        enum net_how how = NET_CLOSE;
         if (c && c->state == CLIENT_BUSY) {
             cut++;
             exchange_kill(c->x);
-            exchange_finish(c->x);
+            how = exchange_finish(c->x) == AFTER_ABORT ? NET_ABORT : NET_CLOSE;
             busy--;
         }
         if (c) {
-            client_close(c, NET_CLOSE);
+            client_close(c, how);
         }
     }
     return cut;

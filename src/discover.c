@@ -198,7 +198,8 @@ uint64_t discover_tick(void)
     struct endpoint *e;
 
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        if (!e->enabled || e->discovering || e->state != ENDPOINT_HEALTHY) {
+        struct target *to = endpoint_target(e, TARGET_MODELS);
+        if (!e->enabled || e->discovering || e->state != ENDPOINT_HEALTHY || to->addrs == 0) {
             continue;
         }
         if (!conf_now->discovery.model_discovery.enabled) {
@@ -210,13 +211,17 @@ uint64_t discover_tick(void)
                 active++;
                 e->discovering = true;
                 model_list_begin(e);
-                if (probe_start(e, endpoint_target(e, TARGET_MODELS), e->models_path, conf_now->discovery.model_discovery.timeout, &list_ops)) {
-                    continue;
+                if (!probe_start(e, to, e->models_path, conf_now->discovery.model_discovery.timeout, &list_ops)) {
+                    active--;
+                    e->discovering = false;
+                    e->next_discovery = now + NO_SLOT_MS;
                 }
-                active--;
-                e->discovering = false;
+            } else {
+                e->next_discovery = now + NO_SLOT_MS;
             }
-            e->next_discovery = now + NO_SLOT_MS;
+            if (e->discovering) {
+                continue; /* it sets the next time when it ends */
+            }
         }
         next = e->next_discovery < next ? e->next_discovery : next;
     }

@@ -13,6 +13,8 @@
 /* getaddrinfo tells no time to live: names are asked again after this, and sooner after a failure. */
 #define RESOLVE_EVERY_MS 60000
 #define RESOLVE_RETRY_MS 5000
+/* Without the child a question blocks: then names are asked at start and reload only. */
+#define RESOLVE_AGAIN (!OLLA_RESOLVER_SYNC)
 /* Waits after failures are interval x 1, 2, 4, 8, 12, 12 ..., never above this (routing.md 3.5). */
 #define BACKOFF_MAX 12
 #define BACKOFF_CAP_MS 60000
@@ -43,11 +45,6 @@ const char *endpoint_state_name(enum endpoint_state state)
 }
 
 /* ---- configuration ------------------------------------------------------------- */
-
-void endpoint_next_addr(struct target *t)
-{
-    t->good = t->good + 1 < t->addrs ? t->good + 1 : 0;
-}
 
 struct target *endpoint_target(struct endpoint *e, int which)
 {
@@ -329,12 +326,17 @@ void endpoint_end(struct endpoint *e, bool ok, uint64_t ms, uint64_t bytes)
     endpoint_release(e);
 }
 
+void endpoint_unused(struct endpoint *e)
+{
+    e->inflight--;
+    endpoint_release(e);
+}
+
 void endpoint_failed(struct endpoint *e, const char *why)
 {
     if (e->removed) {
         return;
     }
-    endpoint_next_addr(&e->at[TARGET_MAIN]);
     if (e->state != ENDPOINT_OFFLINE) {
         endpoint_set_state(e, ENDPOINT_OFFLINE, why);
     }
@@ -384,6 +386,17 @@ static void take_addresses(struct target *t, const struct resolve_answer *a)
     }
 }
 
+static void no_address(struct endpoint *e, int which)
+{
+    if (which != TARGET_MODELS) {
+        e->probed = true;
+        endpoint_set_state(e, ENDPOINT_OFFLINE, "the name has no address");
+    } else if (!e->list_failed) {
+        e->discovered = e->list_failed = true;
+        log_line(LOG_WARN, "model list cannot be read", "endpoint", str_of(e->name), "reason", STR("the name has no address"));
+    }
+}
+
 void endpoint_resolved(const struct resolve_answer *a)
 {
     int number = (int)(a->id & 255);
@@ -401,14 +414,13 @@ void endpoint_resolved(const struct resolve_answer *a)
         t->resolve_at = net_now(); /* a reload changed the name meanwhile */
         return;
     }
-    t->resolve_at = net_now() + (a->count > 0 ? RESOLVE_EVERY_MS : RESOLVE_RETRY_MS);
+    t->resolve_at = RESOLVE_AGAIN ? net_now() + (a->count > 0 ? RESOLVE_EVERY_MS : RESOLVE_RETRY_MS) : UINT64_MAX;
     if (a->count > 0) {
         bool first = t->addrs == 0;
         take_addresses(t, a);
         e->next_check = first ? net_now() : e->next_check;
     } else if (t->addrs == 0) { /* otherwise: old addresses are better than none */
-        e->probed = true;
-        endpoint_set_state(e, ENDPOINT_OFFLINE, "the name has no address");
+        no_address(e, number % TARGETS);
     }
 }
 

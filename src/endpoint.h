@@ -120,9 +120,6 @@ static inline endpoint_set endpoint_bit(const struct endpoint *e)
 /* Where probes of that kind go: the target itself, or the main one if no other host was named. */
 struct target *endpoint_target(struct endpoint *e, int which);
 
-/* The target's next address, after one that failed. */
-void endpoint_next_addr(struct target *t);
-
 const char *endpoint_state_name(enum endpoint_state state);
 
 /* Changes the state; logs once per change. why is static text. */
@@ -134,6 +131,8 @@ bool endpoint_any_pending(void);
 /* An exchange begins and ends using e. ok: it was served; ms: from arrival to the end. */
 void endpoint_begin(struct endpoint *e);
 void endpoint_end(struct endpoint *e, bool ok, uint64_t ms, uint64_t bytes);
+
+void endpoint_unused(struct endpoint *e); /* ends a use that never reached it: counts nothing */
 
 /* Called by the request path after a refused or lost connection: offline at once, probed soon. */
 void endpoint_failed(struct endpoint *e, const char *why);

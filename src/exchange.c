@@ -38,9 +38,9 @@ void exchange_drain(bool on)
     draining = on;
 }
 
-bool exchange_hold(struct exchange *x, struct buf *b)
+bool exchange_hold(struct exchange *x, struct buf *b, enum buf_class class_)
 {
-    if (!buf_hold(b, BUF_RUNNING)) {
+    if (!buf_hold(b, class_)) {
         x->c->starved = true;
         return false;
     }
@@ -206,6 +206,7 @@ void exchange_client_left(struct exchange *x)
 static bool step_local(struct exchange *x)
 {
     struct client *c = x->c;
+    x->moved = true;
     bool moved = reply_more(x, &local_pages[x->route.page]);
     if (buf_len(&c->out) > 0 && net_flush(&c->s, &c->out) == OLLA_ERR) {
         exchange_client_left(x);
@@ -217,8 +218,10 @@ static bool step_local(struct exchange *x)
 
 static bool step_flush(struct exchange *x)
 {
+    size_t before = buf_len(&x->c->out);
     int n = net_flush(&x->c->s, &x->c->out);
     if (n == OLLA_AGAIN) {
+        x->moved = x->moved || buf_len(&x->c->out) < before;
         return false;
     }
     if (n == OLLA_ERR) {
@@ -267,46 +270,50 @@ static void set_wants(struct exchange *x)
     /* Reading ahead also notices that the client has left. */
     bool read_ahead = !c->in.mem || buf_room(&c->in) > 0;
 
-    net_want(&c->s, x->state == X_BODY || read_ahead, out_waits);
+    if (c->starved) {
+        net_want(&c->s, false, false);
+    } else if (x->state == X_BODY || read_ahead || out_waits) {
+        net_want(&c->s, x->state == X_BODY || read_ahead, out_waits);
+    } else {
+        net_want_hangup(&c->s);
+    }
     if (x->u) {
         bool want_read = x->state == X_WAIT || x->state == X_SEND ||
                          (x->state == X_STREAM && buf_len(&c->out) <= OLLA_BUF_SIZE / 2 && buf_len(&x->u->in) == 0);
-        net_want(&x->u->s, want_read, x->state == X_CONNECT || x->state == X_SEND);
+        net_want(&x->u->s, want_read && !c->starved, (x->state == X_CONNECT || x->state == X_SEND) && !c->starved);
     }
 }
 
+/* States that move reply bytes count from the last one moved; the others set theirs when they begin or make progress. */
 static void set_deadline(struct exchange *x)
 {
     const struct conf *cf = conf_now;
     uint64_t now = net_now(), stall = (uint64_t)(cf->server.write_timeout > 0 ? cf->server.write_timeout : cf->proxy.read_timeout);
 
-    if (x->c->starved) {
-        net_deadline(&x->c->s, now + STARVED_MS);
-        return;
+    if (x->state == X_BODY) {
+        x->deadline = cf->server.read_timeout > 0 ? x->started + (uint64_t)cf->server.read_timeout + x->bytes_in / BODY_RATE * 1000 : 0;
+    } else if (x->state >= X_STREAM && x->moved) {
+        bool backend = x->state == X_STREAM && buf_len(&x->c->out) == 0;
+        x->deadline = now + (backend ? (uint64_t)cf->proxy.read_timeout : stall);
+        x->moved = false;
     }
-    switch (x->state) {
-    case X_BODY:
-        net_deadline(&x->c->s, cf->server.read_timeout > 0 ? x->started + (uint64_t)cf->server.read_timeout + x->body.n / BODY_RATE * 1000 : 0);
-        break;
-    case X_STREAM:
-        net_deadline(&x->c->s, now + (buf_len(&x->c->out) > 0 ? stall : (uint64_t)cf->proxy.read_timeout));
-        break;
-    case X_LOCAL:
-    case X_FLUSH:
-        net_deadline(&x->c->s, now + stall);
-        break;
-    case X_CONNECT: /* these set theirs when they begin or make progress */
-    case X_SEND:
-    case X_WAIT:
-    case X_DONE:
-        break;
+    uint64_t at = x->deadline;
+    if (x->c->starved && (at == 0 || at > now + STARVED_MS)) {
+        at = now + STARVED_MS;
     }
+    net_deadline(&x->c->s, at);
 }
 
 bool exchange_run(struct exchange *x)
 {
     x->c->starved = false;
-    while (x->state != X_DONE && step(x)) {
+    for (;;) {
+        enum exchange_state was = x->state;
+        bool more = x->state != X_DONE && step(x);
+        x->moved = x->moved || x->state != was;
+        if (!more) {
+            break;
+        }
     }
     if (x->state == X_DONE) {
         return true;
@@ -333,10 +340,11 @@ void exchange_client_input(struct exchange *x)
         return;
     }
     c->readable = false;
-    if (!buf_hold(&c->in, BUF_NEW_WORK)) {
+    if (!exchange_hold(x, &c->in, BUF_NEW_WORK)) {
         return; /* level-triggered: it will be reported again */
     }
     if (buf_room(&c->in) == 0) {
+        exchange_client_left(x); /* nothing was asked for, so it can only be a hang-up */
         return;
     }
     long n = net_read(&c->s, &c->in, OLLA_BUF_SIZE);
@@ -360,7 +368,7 @@ void exchange_truncate(struct exchange *x, enum end_who who, enum end_phase phas
     x->who = who;
     x->phase = phase;
     x->keep = false;
-    if (exchange_hold(x, &x->c->out)) {
+    if (exchange_hold(x, &x->c->out, BUF_CLIENT)) {
         reply_broken_stream(x, message);
     }
     x->state = X_FLUSH;
@@ -370,9 +378,10 @@ void exchange_expired(struct exchange *x)
 {
     struct reply_error err = {.status = 504, .code = "backend_timeout", .message = "Proxy error: the backend did not answer in time"};
 
-    if (x->c->starved) {
-        return; /* not a deadline, only the time to ask for a buffer again */
+    if (x->deadline == 0 || net_now() < x->deadline) {
+        return; /* not the deadline, only the time to ask for a block again */
     }
+    x->deadline = 0;
     switch (x->state) {
     case X_BODY:
         err = (struct reply_error){408, "request_timeout", "the request body did not arrive in time (server.read_timeout)", 0};
@@ -381,7 +390,9 @@ void exchange_expired(struct exchange *x)
         reply_error(x, &err);
         break;
     case X_CONNECT:
-        exchange_attempt_failed(x, FAIL_CONNECT_TIMEOUT);
+        if (x->u) {
+            exchange_attempt_failed(x, FAIL_CONNECT_TIMEOUT);
+        }
         break;
     case X_SEND:
     case X_WAIT:
@@ -461,10 +472,29 @@ static void count(struct exchange *x, uint64_t ms)
     endpoint_end(x->e, served, ms, x->bytes_out);
 }
 
-bool exchange_finish(struct exchange *x)
+/* What the end of the exchange means for the connection. */
+static enum exchange_after after(const struct exchange *x)
+{
+    bool complete = x->phase != PHASE_DATA && x->phase != PHASE_LAST;
+
+    if (x->who == END_CLIENT || (!complete && x->to_close)) {
+        return AFTER_ABORT;
+    }
+    if (x->who == END_KILLED) {
+        return AFTER_CLOSE;
+    }
+    if (x->keep && complete && !draining && x->request_read) {
+        return AFTER_KEEP;
+    }
+    if (x->who == END_CLIENT_SLOW && !complete) {
+        return AFTER_ABORT;
+    }
+    return complete && x->request_read && buf_len(&x->c->in) == 0 ? AFTER_CLOSE : AFTER_LINGER;
+}
+
+enum exchange_after exchange_finish(struct exchange *x)
 {
     struct client *c = x->c;
-    bool keep = x->keep && !draining && x->request_read;
     uint64_t ms = net_now() - x->started;
 
     assert(x->state == X_DONE);
@@ -477,7 +507,9 @@ bool exchange_finish(struct exchange *x)
         buf_consume(&c->in, x->raw_at - c->in.off);
     }
     buf_drop_if_empty(&c->in);
+    enum exchange_after how = after(x);
     pool_put(POOL_EXCHANGE, x);
     c->x = NULL;
-    return keep;
+    c->starved = false;
+    return how;
 }

@@ -10,7 +10,7 @@
  * Invariants:
  *  1. Handlers do a step and change the state, or return; exchange_finish is
  *     the only place that frees.
- *  2. Each state has one deadline; it is kept on the client's stream.
+ *  2. Each state has one deadline; it is watched on the client's stream.
  *  3. Once `began` is set (a byte of a reply is committed) nothing is retried.
  *  4. The head and an inline body stay in c->in, unmoved, until the reply begins.
  *  5. A producer is read only while its consumer has room: upstream bytes are
@@ -105,7 +105,8 @@ struct exchange {
     /* attempts */
     endpoint_set tried;
     int attempts;
-    int addr_tries;        /* addresses of e tried */
+    int addr_first, addr_tries; /* addresses of e: the one tried first, and how many were tried */
+    uint32_t generation;   /* of e when it was chosen */
     bool fresh;            /* no idle connection any more: one was stale */
     bool u_readable;
     const char *strategy, *decision, *reason; /* routing headers, NULL = none */
@@ -117,6 +118,8 @@ struct exchange {
     int status;
     bool began;
     bool chunked_out;
+    bool to_close;         /* the reply's end is the connection's end */
+    bool moved;            /* reply bytes have moved since the deadline was set */
     bool reusable;         /* u may be used again after this reply */
     unsigned keep_s;
     struct http_body out_body;
@@ -124,6 +127,7 @@ struct exchange {
     enum { EVENTS_NONE = 0, EVENTS_SSE, EVENTS_NDJSON } events;
     uint32_t cursor;       /* of a local page */
 
+    uint64_t deadline;     /* of the state, 0 = none */
     uint64_t started;      /* ms */
     uint64_t head_at;      /* reply head received */
     uint64_t bytes_in, bytes_out; /* of the bodies */
@@ -155,8 +159,16 @@ bool exchange_start_refused(struct client *c, const struct http_error *err);
 /* Goes on as far as possible. True when the exchange is over: call exchange_finish. */
 bool exchange_run(struct exchange *x);
 
-/* The only place that frees. Returns whether the client connection can take another request. */
-bool exchange_finish(struct exchange *x);
+/* How the client's connection goes on. */
+enum exchange_after {
+    AFTER_KEEP = 0, /* with the next request */
+    AFTER_CLOSE,    /* nothing more is expected from the client */
+    AFTER_LINGER,   /* it may still be sending: closing at once could destroy the reply on its way */
+    AFTER_ABORT     /* it is gone, or must learn that the reply is not complete */
+};
+
+/* The only place that frees. */
+enum exchange_after exchange_finish(struct exchange *x);
 
 /* The client's descriptor is readable while the exchange runs: reads ahead, notices a client that left. */
 void exchange_client_input(struct exchange *x);
@@ -222,7 +234,7 @@ void exchange_client_left(struct exchange *x); /* ends it */
 void exchange_truncate(struct exchange *x, enum end_who who, enum end_phase phase, const char *message);
 /* Bytes of the request body as it goes out, with the endpoint's spelling of the model. */
 uint64_t exchange_wire_length(const struct exchange *x);
-/* A buffer for reply bytes; false: none now, the exchange is called again soon. */
-bool exchange_hold(struct exchange *x, struct buf *b);
+/* A block for b; false: none now, the exchange is called again soon. */
+bool exchange_hold(struct exchange *x, struct buf *b, enum buf_class class_);
 
 #endif

@@ -155,18 +155,20 @@ void forward_own_headers(struct exchange *x, struct text *t)
 /* How the body goes to this client, decided from how it comes. */
 static void reply_framing(struct exchange *x, const struct http_response *r, struct text *t)
 {
-    x->chunked_out = false;
+    x->chunked_out = x->to_close = false;
     if (r->framing == HTTP_LENGTH) {
         text_addz(t, "Content-Length: ");
         text_u64(t, r->length);
         text_addz(t, "\r\n");
     } else if (r->framing == HTTP_NO_BODY) {
-        struct str length = http_get(r->fields, STR("Content-Length"));
-        if (length.p && (x->is_head || r->status == 304)) {
-            field(t, "Content-Length", length);
+        if (http_get(r->fields, STR("Content-Length")).p && (x->is_head || r->status == 304)) {
+            text_addz(t, "Content-Length: ");
+            text_u64(t, r->length);
+            text_addz(t, "\r\n");
         }
     } else if (x->http10) {
         x->keep = false;
+        x->to_close = true;
     } else {
         x->chunked_out = true;
         text_addz(t, "Transfer-Encoding: chunked\r\n");

@@ -19,7 +19,8 @@ static bool health_body(struct probe *p, const char *bytes, size_t n)
     }
     if (!p->item.mem) {
         if (!buf_hold(&p->item, BUF_NEW_WORK)) {
-            return true;
+            p->full = true; /* no verdict this time */
+            return false;
         }
         json_list_start(&p->list, "models", "data", p->item.mem, OLLA_BUF_SIZE);
     }
@@ -76,6 +77,10 @@ static void health_done(struct probe *p, enum probe_result result)
     e->probed = true;
     e->last_check = net_now();
     e->probe_ms = (uint32_t)(net_now() - p->started);
+    if (p->full) {
+        e->next_check = net_now() + NO_SLOT_MS;
+        return;
+    }
     if (result == PROBE_ANSWERED) {
         enum endpoint_state state = judge(p, &why);
         endpoint_set_state(e, state, why);
@@ -100,11 +105,13 @@ uint64_t health_tick(void)
         }
         if (e->next_check <= now) {
             e->probing = true;
-            if (probe_start(e, endpoint_target(e, TARGET_HEALTH), e->health_path, e->check_timeout, &health_ops)) {
-                continue; /* it sets the next time when it ends, perhaps it has already */
+            if (!probe_start(e, endpoint_target(e, TARGET_HEALTH), e->health_path, e->check_timeout, &health_ops)) {
+                e->probing = false;
+                e->next_check = now + NO_SLOT_MS;
             }
-            e->probing = false;
-            e->next_check = now + NO_SLOT_MS;
+            if (e->probing) {
+                continue; /* it sets the next time when it ends */
+            }
         }
         next = e->next_check < next ? e->next_check : next;
     }

@@ -16,6 +16,8 @@
 #define KEEP_ALIVE_MAX_S 86400u
 
 /* Everything the header lines say about the message, gathered in one walk. */
+#define MAX_OPTIONS 32
+
 struct head_facts {
     bool response;
     bool close;
@@ -28,6 +30,7 @@ struct head_facts {
     bool has_coding;
     bool chunked;
     bool other_coding; /* one that is not implemented */
+    unsigned options;  /* in Connection fields */
     bool never_reuse;  /* Keep-Alive: timeout=0 */
     unsigned keep_alive_s;
     uint64_t length;
@@ -272,12 +275,14 @@ static int take_coding(struct head_facts *f, const struct http_field *field, str
 
 static int take_connection(struct head_facts *f, const struct http_field *field, struct http_error *err)
 {
-    (void)err;
     if (!f->connection.p) {
         f->connection = field->value;
     }
     for (struct str rest = field->value; rest.p;) {
         struct str item = str_split(&rest, ',');
+        if (++f->options > MAX_OPTIONS) {
+            return refuse(err, 400, "too many connection options"); /* each is compared with each field */
+        }
         if (str_ieq(item, STR("close"))) {
             f->close = true;
         } else if (str_ieq(item, STR("keep-alive"))) {

@@ -15,10 +15,13 @@
 #include "pool.h"
 #include "probe.h"
 
+#define RESTART_MS 5000
+
 static struct conf *current, *spare_conf;
 static struct stream signal_stream = {.fd = -1}, resolver_stream = {.fd = -1};
 static bool stopping, now_or_never;
 static uint64_t stop_at;
+static uint64_t resolver_at; /* when to start the resolver again, 0 = it runs */
 
 static void signal_ready(struct stream *s, short events);
 static void resolver_ready(struct stream *s, short events);
@@ -152,6 +155,16 @@ static void signal_ready(struct stream *s, short events)
 
 /* ---- names ------------------------------------------------------------------------------- */
 
+static void restart_resolver(void)
+{
+    int fd = resolve_reopen();
+    resolver_at = fd >= 0 ? 0 : net_now() + RESTART_MS;
+    if (fd >= 0) {
+        net_open(&resolver_stream, fd, &resolver_ops, NULL);
+        net_want(&resolver_stream, true, false);
+    }
+}
+
 static void resolver_ready(struct stream *s, short events)
 {
     struct resolve_answer answer;
@@ -164,12 +177,8 @@ static void resolver_ready(struct stream *s, short events)
         log_line(LOG_WARN, "the resolver process has ended, starting another", NULL, STR(""), NULL, STR(""));
         /* The descriptor is the resolver's own: only leave the poll set. */
         net_forget(s);
-        int fd = resolve_reopen();
         endpoint_resolver_lost();
-        if (fd >= 0) {
-            net_open(&resolver_stream, fd, &resolver_ops, NULL);
-            net_want(&resolver_stream, true, false);
-        }
+        restart_resolver();
     }
 }
 
@@ -185,9 +194,13 @@ static void turn(void)
     struct resolve_answer answer;
     uint64_t wake = endpoint_resolve();
 
-    while (!net_is_open(&resolver_stream) && resolve_next(&answer) == OLLA_OK) {
+    if (resolver_at != 0 && net_now() >= resolver_at) {
+        restart_resolver();
+    }
+    while (OLLA_RESOLVER_SYNC && resolve_next(&answer) == OLLA_OK) {
         endpoint_resolved(&answer); /* RESOLVER=sync: the answers are there already */
     }
+    wake = resolver_at != 0 ? earliest(wake, resolver_at) : wake;
     wake = earliest(wake, health_tick());
     wake = earliest(wake, discover_tick());
     int log_ms = log_flush(net_now(), false);

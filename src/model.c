@@ -239,14 +239,20 @@ const struct model *model_after(const char *name, endpoint_set usable)
 
 /* ---- near names -------------------------------------------------------------------- */
 
+#define LIKENESS_MAX 32
+#define LIKENESS_SHIFTS 8
+
 /* How much two names look alike: the longest run of equal letters, a shared beginning counts double. */
 static size_t likeness(struct str a, struct str b)
 {
     size_t best = 0, start = 0;
+    /* Bounded, because a flood of unknown names must not cost more than other errors. */
+    a.n = a.n < LIKENESS_MAX ? a.n : LIKENESS_MAX;
+    b.n = b.n < LIKENESS_MAX ? b.n : LIKENESS_MAX;
     while (start < a.n && start < b.n && str_lower(a.p[start]) == str_lower(b.p[start])) {
         start++;
     }
-    for (size_t shift = 0; shift < b.n && shift < 24; shift++) {
+    for (size_t shift = 0; shift < b.n && shift < LIKENESS_SHIFTS; shift++) {
         size_t run = 0;
         for (size_t i = 0; i < a.n && i + shift < b.n; i++) {
             run = str_lower(a.p[i]) == str_lower(b.p[i + shift]) ? run + 1 : 0;

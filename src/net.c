@@ -27,7 +27,7 @@ void net_open(struct stream *s, int fd, const struct stream_ops *ops, void *owne
     s->slot = (int)set.n;
     s->ops = ops;
     s->owner = owner;
-    set.fds[set.n] = (struct pollfd){.fd = fd};
+    set.fds[set.n] = (struct pollfd){.fd = -1};
     set.streams[set.n] = s;
     set.deadlines[set.n] = 0;
     set.n++;
@@ -64,7 +64,15 @@ bool net_is_open(const struct stream *s)
 
 void net_want(struct stream *s, bool read, bool write)
 {
+    /* poll() reports errors even where nothing is asked for, but it passes over negative descriptors. */
+    set.fds[s->slot].fd = read || write ? s->fd : -1;
     set.fds[s->slot].events = (short)((read ? POLLIN : 0) | (write ? POLLOUT : 0));
+}
+
+void net_want_hangup(struct stream *s)
+{
+    set.fds[s->slot].fd = s->fd;
+    set.fds[s->slot].events = 0;
 }
 
 void net_deadline(struct stream *s, uint64_t at_ms)

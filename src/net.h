@@ -44,7 +44,9 @@ void net_close(struct stream *s, enum net_how how);
 void net_forget(struct stream *s); /* leaves the poll set, but the descriptor stays open */
 bool net_is_open(const struct stream *s);
 
+/* Wanting nothing means being told nothing, not even that the peer is gone; net_want_hangup asks for just that. */
 void net_want(struct stream *s, bool read, bool write);
+void net_want_hangup(struct stream *s);
 void net_deadline(struct stream *s, uint64_t at_ms); /* 0 = none */
 
 /*

@@ -26,6 +26,7 @@ static bool retry_status(int status)
 
 static void note_events(struct exchange *x, const struct http_response *r)
 {
+    x->events = EVENTS_NONE;
     struct str content_type = r->content_type, coding = http_get(r->fields, STR("Content-Encoding"));
     if (coding.n > 0 && !str_ieq(coding, STR("identity"))) {
         return; /* nothing can be added to a compressed stream */
@@ -102,7 +103,7 @@ static bool one_head(struct exchange *x)
         exchange_attempt_failed(x, FAIL_STATUS);
         return false;
     }
-    if (exchange_hold(x, &x->c->out)) {
+    if (exchange_hold(x, &x->c->out, BUF_CLIENT)) {
         begin_reply(x, &r, (size_t)n);
     }
     return false;
@@ -113,7 +114,7 @@ void relay_wait(struct exchange *x)
     struct upstream *u = x->u;
 
     if (x->u_readable) {
-        if (!exchange_hold(x, &u->in)) {
+        if (!exchange_hold(x, &u->in, BUF_BACKEND)) {
             return;
         }
         x->u_readable = false;
@@ -149,7 +150,7 @@ static int relay_bytes(struct exchange *x)
     struct buf *in = &x->u->in, *out = &x->c->out;
     size_t waiting = buf_len(in), decoded;
 
-    if (!exchange_hold(x, out)) {
+    if (!exchange_hold(x, out, BUF_CLIENT)) {
         return OLLA_AGAIN;
     }
     buf_compact(out);
@@ -183,7 +184,7 @@ static void end_reply(struct exchange *x)
 {
     struct upstream *u = x->u;
     if (x->chunked_out) {
-        if (!exchange_hold(x, &x->c->out)) {
+        if (!exchange_hold(x, &x->c->out, BUF_CLIENT)) {
             return;
         }
         struct text t = buf_text(&x->c->out);
@@ -206,12 +207,12 @@ static void end_reply(struct exchange *x)
 static bool flush(struct exchange *x)
 {
     struct client *c = x->c;
-    if (buf_len(&c->out) > 0 && net_flush(&c->s, &c->out) == OLLA_ERR) {
-        x->who = END_CLIENT;
-        x->phase = PHASE_DATA;
-        x->state = X_DONE;
+    size_t before = buf_len(&c->out);
+    if (before > 0 && net_flush(&c->s, &c->out) == OLLA_ERR) {
+        exchange_client_left(x);
         return false;
     }
+    x->moved = x->moved || buf_len(&c->out) < before;
     buf_drop_if_empty(&c->out);
     return true;
 }
@@ -220,7 +221,7 @@ static bool flush(struct exchange *x)
 static long read_more(struct exchange *x)
 {
     struct upstream *u = x->u;
-    if (!exchange_hold(x, &u->in)) {
+    if (!exchange_hold(x, &u->in, BUF_BACKEND)) {
         return 0;
     }
     size_t room = OLLA_BUF_SIZE - buf_len(&x->c->out) - FRAMING_MAX;
@@ -229,6 +230,7 @@ static long read_more(struct exchange *x)
     if (n == OLLA_AGAIN || n < (long)room) {
         x->u_readable = false;
     }
+    x->moved = x->moved || n > 0;
     return n == OLLA_AGAIN ? 0 : n;
 }
 

@@ -71,6 +71,7 @@ static void error_body(struct text *t, const struct exchange *x, const struct re
 static void head(struct exchange *x, struct text *t, int status, const char *content_type)
 {
     x->status = status;
+    x->keep = x->keep && x->request_read; /* what is left of a body would be taken for a request */
     text_addz(t, "HTTP/1.1 ");
     text_padded(t, (uint64_t)status, 3);
     text_char(t, ' ');
@@ -130,12 +131,9 @@ void reply_error(struct exchange *x, const struct reply_error *err)
     struct text body = text_in(mem, sizeof(mem)), t;
     bool plain = x->route.dialect == DIALECT_PLAIN;
 
-    if (!buf_hold(&x->c->out, BUF_RUNNING)) {
+    if (!buf_hold(&x->c->out, BUF_CLIENT)) {
         give_up(x);
         return;
-    }
-    if (!x->request_read) {
-        x->keep = false; /* what is left of the body would be taken for a request */
     }
     error_body(&body, x, err);
     t = buf_text(&x->c->out);
@@ -166,12 +164,11 @@ void reply_refuse(struct exchange *x, int status, const char *code, const char *
 
 void reply_empty(struct exchange *x)
 {
-    if (!buf_hold(&x->c->out, BUF_RUNNING)) {
+    if (!buf_hold(&x->c->out, BUF_CLIENT)) {
         give_up(x);
         return;
     }
     struct text t = buf_text(&x->c->out);
-    x->keep = x->keep && x->request_read;
     head(x, &t, 200, "text/plain; charset=utf-8");
     send_whole(x, &t, STR(""));
 }
@@ -181,7 +178,7 @@ void reply_redirect(struct exchange *x, struct str location)
     char mem[512];
     struct text body = text_in(mem, sizeof(mem)), t;
 
-    if (!buf_hold(&x->c->out, BUF_RUNNING)) {
+    if (!buf_hold(&x->c->out, BUF_CLIENT)) {
         give_up(x);
         return;
     }
@@ -205,7 +202,7 @@ void reply_local(struct exchange *x, const struct exchange_local *page)
 {
     struct text body = text_in(page_mem, sizeof(page_mem)), t;
 
-    if (!buf_hold(&x->c->out, BUF_RUNNING)) {
+    if (!buf_hold(&x->c->out, BUF_CLIENT)) {
         give_up(x);
         return;
     }
@@ -214,27 +211,25 @@ void reply_local(struct exchange *x, const struct exchange_local *page)
     int more = page->write(x, &body);
     t = buf_text(&x->c->out);
     head(x, &t, 200, page->content_type);
-    if (!more || x->is_head) {
-        if (more) {
-            body.n = 0;
-        }
+    if (!more) {
         send_whole(x, &t, text_str(&body));
         return;
     }
     x->keep = x->keep && !x->http10;
+    x->to_close = x->http10;
     end_head(x, &t, !x->http10, UINT64_MAX);
     buf_text_done(&x->c->out, &t);
     /* Begin again, now piece by piece into the room there is. */
     x->cursor = 0;
     x->spelling[0] = '\0';
     x->began = true;
-    x->state = X_LOCAL;
+    x->state = x->is_head ? X_FLUSH : X_LOCAL;
 }
 
 bool reply_more(struct exchange *x, const struct exchange_local *page)
 {
     struct buf *out = &x->c->out;
-    if (!exchange_hold(x, out)) {
+    if (!exchange_hold(x, out, BUF_CLIENT)) {
         return false;
     }
     buf_compact(out);
@@ -271,8 +266,8 @@ void reply_broken_stream(struct exchange *x, const char *message)
     struct text body = text_in(mem, sizeof(mem));
     struct reply_error err = {.status = 502, .code = "stream_interrupted", .message = message};
 
-    if (x->events == EVENTS_NONE || !x->c->out.mem) {
-        return;
+    if (x->events == EVENTS_NONE || !(x->chunked_out || x->to_close)) {
+        return; /* into a body of a given length nothing can be put */
     }
     bool sse = x->events == EVENTS_SSE;
     if (x->route.dialect == DIALECT_PLAIN) {

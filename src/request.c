@@ -8,6 +8,11 @@
 
 #include "exchange.h"
 
+/* Room that stays behind an inline body, for what the client sends ahead. */
+#define AHEAD_MIN 64
+/* Reads before another connection gets its turn. */
+#define ROUNDS 16
+
 /*
  * Decodes and cleans the path where it stands; returns false for a bad escape.
  * Plain paths, nearly all, are left alone.
@@ -41,7 +46,7 @@ bool request_clean_path(struct exchange *x)
 void request_begin_body(struct exchange *x)
 {
     struct client *c = x->c;
-    size_t room = OLLA_BUF_SIZE - x->raw_at;
+    size_t room = OLLA_BUF_SIZE - x->raw_at - AHEAD_MIN;
 
     http_body_start(&x->in_body, x->req.framing, x->req.length);
     x->body.home = BODY_INLINE;
@@ -53,7 +58,7 @@ void request_begin_body(struct exchange *x)
             x->body.mem = c->in.mem + x->raw_at;
         }
     }
-    if (x->req.expect_continue && c->in.end == x->raw_at && buf_hold(&c->out, BUF_RUNNING)) {
+    if (x->req.expect_continue && c->in.end == x->raw_at && buf_hold(&c->out, BUF_CLIENT)) {
         struct text t = buf_text(&c->out);
         text_addz(&t, "HTTP/1.1 100 Continue\r\n\r\n");
         buf_text_done(&c->out, &t);
@@ -125,36 +130,50 @@ static bool take_body(struct exchange *x)
     return true;
 }
 
+/* Where the bytes that must stay end: head and inline body. */
+static size_t kept_to(const struct exchange *x)
+{
+    const struct buf *in = &x->c->in;
+    return x->body.home == BODY_INLINE ? (size_t)(x->body.mem - in->mem) + (size_t)x->body.n : in->off + x->head_n;
+}
+
+static void close_gap(struct exchange *x)
+{
+    struct buf *in = &x->c->in;
+    size_t to = kept_to(x);
+    if (x->raw_at > to) {
+        memmove(in->mem + to, in->mem + x->raw_at, in->end - x->raw_at);
+        in->end -= x->raw_at - to;
+        x->raw_at = to;
+    }
+}
+
 /* Makes room behind the raw bytes; false: the exchange was answered. */
 static bool make_room(struct exchange *x)
 {
     struct buf *in = &x->c->in;
-    size_t keep_to = x->body.home == BODY_INLINE ? (size_t)(x->body.mem - in->mem) + (size_t)x->body.n : in->off + x->head_n;
 
-    if (x->body.home == BODY_INLINE && OLLA_BUF_SIZE - keep_to - (in->end - x->raw_at) < OLLA_BUF_SIZE / 16) {
+    if (x->body.home == BODY_INLINE && OLLA_BUF_SIZE - kept_to(x) - (in->end - x->raw_at) < OLLA_BUF_SIZE / 16) {
         enum body_error err = body_move_out(&x->body, x->req.framing == HTTP_LENGTH ? x->req.length : 0, conf_now->proxy.spool_dir);
         if (err != BODY_OK) {
             body_failed(x, err);
             return false;
         }
-        keep_to = in->off + x->head_n;
     }
-    if (x->raw_at > keep_to) {
-        memmove(in->mem + keep_to, in->mem + x->raw_at, in->end - x->raw_at);
-        in->end -= x->raw_at - keep_to;
-        x->raw_at = keep_to;
-    }
+    close_gap(x);
     return true;
 }
 
 bool request_body_step(struct exchange *x)
 {
     struct client *c = x->c;
+    int rounds = 0;
 
     if (buf_len(&c->out) > 0 && net_flush(&c->s, &c->out) == OLLA_ERR) { /* 100 Continue */
         exchange_client_left(x);
         return true;
     }
+    buf_drop_if_empty(&c->out);
     for (;;) {
         if (!x->request_read && c->in.end > x->raw_at && !take_body(x)) {
             return true;
@@ -165,7 +184,7 @@ bool request_body_step(struct exchange *x)
         if (c->in.end == OLLA_BUF_SIZE && !make_room(x)) {
             return true;
         }
-        if (!c->readable) {
+        if (!c->readable || ++rounds > ROUNDS) {
             return false;
         }
         size_t room = buf_room(&c->in);
@@ -179,7 +198,7 @@ bool request_body_step(struct exchange *x)
             return false;
         }
     }
-    buf_drop_if_empty(&c->out);
+    close_gap(x); /* room to read ahead, and so to notice when the client leaves */
     if (x->route.kind != ROUTE_PROXY) {
         exchange_answer(x);
     } else if (x->scan.model_twice) {
@@ -189,6 +208,7 @@ bool request_body_step(struct exchange *x)
     } else {
         x->strategy = "strict";
         x->reusable = conf_now->proxy.engine == ENGINE_OLLA;
+        x->deadline = 0;
         x->state = X_CONNECT;
     }
     return true;

@@ -59,7 +59,7 @@ struct upstream *upstream_take(struct endpoint *e, const struct stream_ops *ops,
     return u;
 }
 
-/* The longest idle connection of any endpoint makes room for work. */
+/* An idle connection makes room for work: the one that its endpoint used longest ago. */
 static bool evict_one(void)
 {
     for (int i = 0; i < OLLA_MAX_ENDPOINTS; i++) {
@@ -102,6 +102,8 @@ struct upstream *upstream_connect(struct endpoint *e, int which, unsigned keepal
         return NULL;
     }
     u->e = e;
+    u->which = which;
+    u->generation = e->generation;
     net_open(&u->s, fd, ops, owner);
     return u;
 }
@@ -114,7 +116,7 @@ void upstream_keep(struct upstream *u, unsigned limit_s)
     if (limit_s > 0 && (uint64_t)limit_s * 1000 - 500 < idle_ms) {
         idle_ms = (uint64_t)limit_s * 1000 - 500; /* ours must end before theirs */
     }
-    if (e->removed || e->idle_n >= OLLA_MAX_IDLE_PER_ENDPOINT || buf_len(&u->in) > 0 || buf_len(&u->out) > 0) {
+    if (e->removed || u->generation != e->generation || e->idle_n >= OLLA_MAX_IDLE_PER_ENDPOINT || buf_len(&u->in) > 0 || buf_len(&u->out) > 0) {
         upstream_close(u, NET_CLOSE);
         return;
     }
