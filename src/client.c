@@ -403,7 +403,8 @@ static void client_ready(struct stream *s, short events)
         lingering(c);
         return;
     }
-    if (events & (POLLIN | POLLHUP | POLLERR)) {
+    c->hung_up = (events & (POLLHUP | POLLERR)) != 0;
+    if (c->hung_up || (events & POLLIN)) {
         c->readable = true;
     }
     client_run(c);

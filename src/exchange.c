@@ -344,7 +344,9 @@ void exchange_client_input(struct exchange *x)
         return; /* level-triggered: it will be reported again */
     }
     if (buf_room(&c->in) == 0) {
-        exchange_client_left(x); /* nothing was asked for, so it can only be a hang-up */
+        if (c->hung_up) {
+            exchange_client_left(x);
+        }
         return;
     }
     long n = net_read(&c->s, &c->in, OLLA_BUF_SIZE);

@@ -46,6 +46,7 @@ struct client {
     struct exchange *x;
     enum client_state state;
     bool readable;       /* the last poll said so, or more is known to wait */
+    bool hung_up;        /* ... that the peer is gone */
     bool starved;        /* waits for a buffer */
     size_t scanned;      /* of a partial head */
     uint64_t since;      /* first byte of the request, or begin of idling */
