@@ -29,7 +29,7 @@ bool buf_hold(struct buf *b, enum buf_class class_)
         return true;
     }
     static const size_t leave[] = {OLLA_RESERVED_BUFS, OLLA_RESERVED_BUFS / 2, 0};
-    if (pool_free_count(POOL_BUF) <= leave[class_]) {
+    if (leave[class_] > 0 && pool_free_count(POOL_BUF) <= leave[class_]) {
         return false;
     }
     b->mem = pool_get_raw(POOL_BUF);

@@ -12,7 +12,7 @@
 
 #define LISTENERS 8
 #define ACCEPTS_PER_TURN 64
-#define EXCHANGES_PER_TURN 32
+#define EXCHANGES_PER_TURN 16
 /* A peer that is told off and goes on sending: so long, and so many bytes, until it is cut. */
 #define LINGER_MS 2000
 #define LINGER_BYTES (1024 * 1024)

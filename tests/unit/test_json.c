@@ -122,7 +122,7 @@ static const struct scan_case scan_cases[] = {
     { "{\"model\":\"\",\"model\":\"b\"}", "", "C2" },
     { "{\"model\":null,\"model\":\"b\"}", "b", "C2" },
     { "{\"model\":\"a\",\"model\":1}", "a", "C2" },
-    { "{\"model\":\"a\",\"model\":\"b", "a", "" },
+    { "{\"model\":\"a\",\"model\":\"b", "a", "2" },
     { "{\"model\":\"" NAME_127 "x\",\"model\":\"b\"}", "", "CL2" },
     /* letters and escapes of the key */
     { "{\"Model\":\"x\"}", "x", "C" },

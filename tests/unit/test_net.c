@@ -171,11 +171,15 @@ static void test_wants(void **state)
         turn();
         assert_int_equal(pl[0].ready, cases[i].events ? 2 : 0); /* reported until it is dealt with */
         assert_int_equal(pl[0].events, cases[i].events);
+        int ready = pl[0].ready;
         net_want(&pl[0].s, false, false);
         close(pl[0].peer);
         pl[0].peer = -1;
         turn();
-        assert_true(pl[0].events & POLLHUP); /* comes without being wanted */
+        assert_int_equal(pl[0].ready, ready); /* nothing wanted, nothing told */
+        net_want_hangup(&pl[0].s);
+        turn();
+        assert_true(pl[0].events & POLLHUP);
         net_close(&pl[0].s, NET_CLOSE);
         net_close(&pl[0].s, NET_ABORT); /* harmless */
         assert_false(net_is_open(&pl[0].s));
@@ -499,7 +503,7 @@ static void test_read(void **state)
     (void)state;
     memset(much, 'm', sizeof(much));
     open_pair(&pl[0]);
-    assert_true(buf_hold(&b, BUF_RUNNING));
+    assert_true(buf_hold(&b, BUF_CLIENT));
     assert_int_equal(net_read(&pl[0].s, &b, 100), OLLA_AGAIN);
     assert_int_equal(write(pl[0].peer, "abcdef", 6), 6);
     assert_int_equal(net_read(&pl[0].s, &b, 2), 2); /* at most what is asked for */
@@ -525,7 +529,7 @@ static void test_flush_in_parts(void **state)
     (void)state;
     open_pair(&pl[0]);
     assert_int_equal(setsockopt(pl[0].s.fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
-    assert_true(buf_hold(&b, BUF_RUNNING));
+    assert_true(buf_hold(&b, BUF_CLIENT));
     assert_int_equal(net_flush(&pl[0].s, &b), OLLA_OK); /* nothing to do */
     while (seen < 1000000) {
         buf_compact(&b);

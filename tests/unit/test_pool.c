@@ -325,7 +325,7 @@ static void test_buf_classes(void **state)
     assert_int_equal(n, NEW_WORK_MAX);
     assert_null(bufs[n].mem);
     assert_int_equal(pool_free_count(POOL_BUF), OLLA_RESERVED_BUFS);
-    while (n <= OLLA_MAX_BUFS && buf_hold(&bufs[n], BUF_RUNNING)) {
+    while (n <= OLLA_MAX_BUFS && buf_hold(&bufs[n], BUF_CLIENT)) {
         n++;
         assert_false(buf_hold(&bufs[n], BUF_NEW_WORK));
     }
@@ -336,7 +336,7 @@ static void test_buf_classes(void **state)
 
     /* Who holds a block keeps it, whatever the class. */
     assert_true(buf_hold(&bufs[0], BUF_NEW_WORK));
-    assert_true(buf_hold(&bufs[1], BUF_RUNNING));
+    assert_true(buf_hold(&bufs[1], BUF_CLIENT));
 
     /* New work waits until more than the reserve is free, running work does not. */
     for (size_t i = 0; i <= OLLA_RESERVED_BUFS; i++) {
@@ -345,7 +345,7 @@ static void test_buf_classes(void **state)
     }
     assert_true(buf_hold(&bufs[0], BUF_NEW_WORK));
     assert_false(buf_hold(&bufs[1], BUF_NEW_WORK));
-    assert_true(buf_hold(&bufs[1], BUF_RUNNING));
+    assert_true(buf_hold(&bufs[1], BUF_CLIENT));
     for (size_t i = 0; i <= OLLA_MAX_BUFS; i++) {
         buf_drop(&bufs[i]);
         check_buf(&bufs[i]);
@@ -358,7 +358,7 @@ static void test_buf_failed_get(void **state)
     struct buf b = {NULL, 0, 0};
     (void)state;
 
-    for (int class_ = BUF_NEW_WORK; class_ <= BUF_RUNNING; class_++) {
+    for (int class_ = BUF_NEW_WORK; class_ <= BUF_CLIENT; class_++) {
         pool_fail_at(POOL_BUF, 1);
         assert_false(buf_hold(&b, (enum buf_class)class_));
         check_buf(&b);
@@ -373,11 +373,11 @@ static void test_buf_hold_keeps(void **state)
     struct buf b = {NULL, 0, 0};
     (void)state;
 
-    assert_true(buf_hold(&b, BUF_RUNNING));
+    assert_true(buf_hold(&b, BUF_CLIENT));
     memcpy(buf_tail(&b), "hello", 5);
     buf_added(&b, 5);
     buf_consume(&b, 1);
-    assert_true(buf_hold(&b, BUF_RUNNING));
+    assert_true(buf_hold(&b, BUF_CLIENT));
     assert_true(str_eq(buf_str(&b), STR("ello")));
     buf_drop_if_empty(&b);
     assert_non_null(b.mem);
@@ -388,10 +388,10 @@ static void test_buf_hold_keeps(void **state)
     assert_null(b.mem);
     check_buf(&b);
     /* A buffer dropped with bytes in it starts empty again. */
-    assert_true(buf_hold(&b, BUF_RUNNING));
+    assert_true(buf_hold(&b, BUF_CLIENT));
     buf_added(&b, 10);
     buf_drop(&b);
-    assert_true(buf_hold(&b, BUF_RUNNING));
+    assert_true(buf_hold(&b, BUF_CLIENT));
     assert_int_equal(buf_len(&b), 0);
     buf_drop(&b);
 }
@@ -401,7 +401,7 @@ static void test_buf_text(void **state)
     struct buf b = {NULL, 0, 0};
     (void)state;
 
-    assert_true(buf_hold(&b, BUF_RUNNING));
+    assert_true(buf_hold(&b, BUF_CLIENT));
     buf_added(&b, OLLA_BUF_SIZE - 5);
     buf_consume(&b, OLLA_BUF_SIZE - 6);
     struct text t = buf_text(&b);
@@ -441,7 +441,7 @@ static void test_buf_random(void **state)
         case 0:
         case 1:
         case 2:
-            assert_true(buf_hold(&b, BUF_RUNNING));
+            assert_true(buf_hold(&b, BUF_CLIENT));
             part = chance(4) == 0 ? buf_room(&b) : chance((uint32_t)buf_room(&b) / 2 + 1);
             for (size_t i = 0; i < part; i++) {
                 want[n + i] = (char)chance(256);
