@@ -121,11 +121,13 @@ static int print_memory(void)
     loop_init_pools();
     for (int i = 0; i < POOL_COUNT; i++) {
         const struct pool_stats *p = pool_stats((enum pool_id)i);
-        printf("%-16s %6zu x %5zu = %9zu  (when empty: %s)\n", p->name, p->size, p->count, p->size * p->count, p->when_empty);
+        printf("%-16s %6zu x %5zu = %9zu  (when empty: %s)\n", p->name, p->size, p->count, p->size * p->count,
+               p->when_empty);
         total += p->size * p->count;
     }
     for (size_t i = 0; i < OLLA_COUNT(fixed); i++) {
-        printf("%-16s %6zu x %5zu = %9zu\n", fixed[i].name, fixed[i].size, fixed[i].count, fixed[i].size * fixed[i].count);
+        printf("%-16s %6zu x %5zu = %9zu\n", fixed[i].name, fixed[i].size, fixed[i].count,
+               fixed[i].size * fixed[i].count);
         total += fixed[i].size * fixed[i].count;
     }
     printf("total %zu bytes of address space; what is never used is never touched\n", total);
@@ -164,7 +166,8 @@ int main(int argc, char **argv)
     bool valid = path && conf_load(&confs[0], path, say) == OLLA_OK && endpoint_check(&confs[0], say) == OLLA_OK;
     if (o.validate) {
         const char *shown = path ? path : o.config ? o.config : "";
-        printf("olla: configuration %s is %s\n", shown[0] ? shown : "(built-in defaults)", valid ? "valid" : "not valid");
+        printf("olla: configuration %s is %s\n", shown[0] ? shown : "(built-in defaults)",
+               valid ? "valid" : "not valid");
     }
     if (!valid || o.validate) {
         return valid ? OLLA_EXIT_OK : OLLA_EXIT_CONF;

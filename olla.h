@@ -171,10 +171,10 @@ enum {
 
 /* Exit codes of the program, also in the manual page. */
 enum {
-    OLLA_EXIT_OK = 0,      /* clean shutdown, --version, --help, valid configuration */
-    OLLA_EXIT_CONF = 1,    /* configuration or start-up failure */
-    OLLA_EXIT_USAGE = 2,   /* bad option */
-    OLLA_EXIT_CUT = 3      /* shut down, but some requests were cut */
+    OLLA_EXIT_OK = 0,    /* clean shutdown, --version, --help, valid configuration */
+    OLLA_EXIT_CONF = 1,  /* configuration or start-up failure */
+    OLLA_EXIT_USAGE = 2, /* bad option */
+    OLLA_EXIT_CUT = 3    /* shut down, but some requests were cut */
 };
 
 /* A set of endpoints: bit i is slot i of the endpoint table. */

@@ -33,8 +33,8 @@ enum plat_fail {
     PLAT_FAIL_OTHER
 };
 
-enum plat_fail plat_error(void);      /* of the last call here that returned OLLA_ERR */
-const char *plat_error_text(void);    /* the system's words for it */
+enum plat_fail plat_error(void);   /* of the last call here that returned OLLA_ERR */
+const char *plat_error_text(void); /* the system's words for it */
 
 /* ---- time and chance ---------------------------------------------------- */
 
@@ -70,9 +70,9 @@ int plat_listen_addrs(const char *host, uint16_t port, struct plat_addr *out, in
 
 /* ---- sockets (all non-blocking, close-on-exec) -------------------------- */
 
-int plat_listen(const struct plat_addr *a);                 /* fd or OLLA_ERR; port 0 = any free one */
+int plat_listen(const struct plat_addr *a); /* fd or OLLA_ERR; port 0 = any free one */
 uint16_t plat_local_port(int fd);
-int plat_accept(int fd, struct plat_addr *peer);            /* fd, OLLA_AGAIN, OLLA_ERR; TCP_NODELAY is set */
+int plat_accept(int fd, struct plat_addr *peer); /* fd, OLLA_AGAIN, OLLA_ERR; TCP_NODELAY is set */
 /* fd of a connection under way. keepalive_s > 0 turns TCP keep-alive on with that idle time. */
 int plat_connect(const struct plat_addr *a, unsigned keepalive_s);
 int plat_connected(int fd);                                 /* when writable: OLLA_OK or OLLA_ERR */
@@ -81,7 +81,7 @@ long plat_write(int fd, const void *p, size_t n);           /* count > 0, OLLA_A
 long plat_writev(int fd, const struct iovec *v, int count); /* same */
 void plat_shutdown_write(int fd);                           /* FIN, our side only */
 void plat_close(int fd);
-void plat_abort(int fd);                                    /* RST instead of FIN, so that the peer notices at once */
+void plat_abort(int fd); /* RST instead of FIN, so that the peer notices at once */
 void plat_keepalive(int fd, unsigned idle_s);
 
 /* poll(2); count of ready descriptors, 0 also when interrupted. timeout_ms < 0 waits for ever. */
@@ -100,8 +100,8 @@ enum plat_signal plat_signal_next(void); /* PLAT_SIG_NONE when there is no more 
 bool plat_readable(const char *path);
 /* An unlinked temporary file in dir: fd or OLLA_ERR. Reads and writes go through the page cache. */
 int plat_spool_open(const char *dir);
-int plat_spool_write(int fd, uint64_t at, const void *p, size_t n);  /* OLLA_OK or OLLA_ERR, never partial */
-long plat_spool_read(int fd, uint64_t at, void *p, size_t n);        /* count > 0, or OLLA_ERR */
+int plat_spool_write(int fd, uint64_t at, const void *p, size_t n); /* OLLA_OK or OLLA_ERR, never partial */
+long plat_spool_read(int fd, uint64_t at, void *p, size_t n);       /* count > 0, or OLLA_ERR */
 
 /* Writes to a log descriptor only if that cannot block: count, OLLA_AGAIN or OLLA_ERR. */
 long plat_log_write(int fd, const void *p, size_t n);
@@ -127,12 +127,12 @@ int plat_cpu_count(void);
 #endif
 
 struct resolve_answer {
-    uint32_t id;     /* of the question */
-    int count;       /* 0 = the name has no address */
+    uint32_t id;                           /* of the question */
+    int count;                             /* 0 = the name has no address */
     struct plat_addr addr[OLLA_MAX_ADDRS]; /* port as asked */
 };
 
-int resolve_open(void);  /* start-up only; fd to poll for reading, or OLLA_ERR; -1000 means "no fd" (sync) */
+int resolve_open(void); /* start-up only; fd to poll for reading, or OLLA_ERR; -1000 means "no fd" (sync) */
 #define RESOLVE_NO_FD (-1000)
 /* host: at most 253 bytes; an impossible one is answered with count 0. OLLA_OK, OLLA_AGAIN (child busy,
  * ask later) or OLLA_ERR (there is no child: call resolve_reopen, then ask again). */

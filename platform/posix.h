@@ -24,10 +24,10 @@
 #endif
 
 /* These keep the reason for plat_error() and return OLLA_ERR. */
-int plat_fail(void);                     /* errno is the reason */
-int plat_fail_with(int err);             /* an errno value is */
-int plat_fail_words(const char *text);   /* a constant text is; the kind is PLAT_FAIL_OTHER */
-int plat_fail_closing(int fd);           /* errno is; closes fd */
+int plat_fail(void);                   /* errno is the reason */
+int plat_fail_with(int err);           /* an errno value is */
+int plat_fail_words(const char *text); /* a constant text is; the kind is PLAT_FAIL_OTHER */
+int plat_fail_closing(int fd);         /* errno is; closes fd */
 
 /* After a read or write that returned -1: OLLA_AGAIN, or OLLA_ERR as above. */
 int plat_again_or_fail(void);

@@ -470,7 +470,7 @@ long plat_writev(int fd, const struct iovec *v, int count)
 
     memset(&msg, 0, sizeof(msg));
     msg.msg_iov = (struct iovec *)(uintptr_t)v; /* the system only reads it, but its type has no const */
-    msg.msg_iovlen = (unsigned short)count; /* fits both int and size_t, which systems disagree about */
+    msg.msg_iovlen = (unsigned short)count;     /* fits both int and size_t, which systems disagree about */
     do {
         done = sendmsg(fd, &msg, MSG_NOSIGNAL);
     } while (done == -1 && errno == EINTR);

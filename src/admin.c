@@ -162,11 +162,11 @@ static void instant_text(struct text *t, uint64_t at)
 }
 
 /* "key":"..." around what a value function writes. */
-#define MEMBER(t, key, call)       \
-    do {                           \
+#define MEMBER(t, key, call)             \
+    do {                                 \
         text_addz(t, ",\"" key "\":\""); \
-        call;                      \
-        text_char(t, '"');         \
+        call;                            \
+        text_char(t, '"');               \
     } while (0)
 
 /* ---- elements -------------------------------------------------------------------------- */
@@ -203,14 +203,15 @@ static bool page_version(struct exchange *x, struct text *t, uint32_t i)
     if (i > 0) {
         return false;
     }
-    text_addz(t, "{\"name\":\"Olla\",\"version\":\"" OLLA_VERSION "\",\"edition\":\"C\","
-                 "\"description\":\"The AI Proxy for your LLMs\","
-                 "\"build\":{\"commit\":\"none\",\"date\":\"\",\"go_version\":\"\",\"platform\":\"" OLLA_PLATFORM "\"},"
-                 "\"capabilities\":[\"load_balancing\",\"health_checking\",\"model_unification\",\"endpoint_discovery\"],"
-                 "\"capabilities_experimental\":[],"
-                 "\"supported_backends\":[\"ollama\",\"llamacpp\",\"lm_studio\",\"vllm\",\"openai_compatible\"],"
-                 "\"api\":{\"version\":\"v1\",\"endpoints\":{\"health\":\"/internal/health\",\"status\":\"/internal/status\","
-                 "\"version\":\"/version\"}}}\n");
+    text_addz(
+        t, "{\"name\":\"Olla\",\"version\":\"" OLLA_VERSION "\",\"edition\":\"C\","
+           "\"description\":\"The AI Proxy for your LLMs\","
+           "\"build\":{\"commit\":\"none\",\"date\":\"\",\"go_version\":\"\",\"platform\":\"" OLLA_PLATFORM "\"},"
+           "\"capabilities\":[\"load_balancing\",\"health_checking\",\"model_unification\",\"endpoint_discovery\"],"
+           "\"capabilities_experimental\":[],"
+           "\"supported_backends\":[\"ollama\",\"llamacpp\",\"lm_studio\",\"vllm\",\"openai_compatible\"],"
+           "\"api\":{\"version\":\"v1\",\"endpoints\":{\"health\":\"/internal/health\",\"status\":\"/internal/status\","
+           "\"version\":\"/version\"}}}\n");
     return true;
 }
 
@@ -540,11 +541,13 @@ static bool page_listing(struct exchange *x, struct text *t, uint32_t i)
 
 /* ---- table ----------------------------------------------------------------------------------- */
 
+/* clang-format off */
 static int write_health(struct exchange *x, struct text *t) { return parts(x, t, page_health); }
 static int write_version(struct exchange *x, struct text *t) { return parts(x, t, page_version); }
 static int write_status(struct exchange *x, struct text *t) { return parts(x, t, page_status); }
 static int write_listing(struct exchange *x, struct text *t) { return parts(x, t, page_listing); }
 static int write_ollama_version(struct exchange *x, struct text *t) { return parts(x, t, page_ollama_version); }
+/* clang-format on */
 
 static const struct exchange_local pages[LOCAL_COUNT] = {
     [LOCAL_HEALTH] = {write_health, "application/json"},

@@ -154,7 +154,8 @@ static void fail_finally(struct exchange *x, enum attempt_failure kind)
 {
     char mem[256];
     struct text t = text_in(mem, sizeof(mem) - 1);
-    struct reply_error err = {.status = failures[kind].status, .code = kind == FAIL_CONNECT_TIMEOUT ? "backend_timeout" : "backend_error"};
+    struct reply_error err = {.status = failures[kind].status,
+                              .code = kind == FAIL_CONNECT_TIMEOUT ? "backend_timeout" : "backend_error"};
 
     text_addz(&t, "Proxy error: endpoint \"");
     text_addz(&t, x->e->name);
@@ -191,7 +192,8 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
     if (kind <= FAIL_CONNECT_TIMEOUT && x->generation == x->e->generation) {
         endpoint_failed(x->e, failures[kind].why);
     }
-    bool again = exchange_may_retry(x) && kind != FAIL_GARBLED && (kind != FAIL_LOST || conf_now->proxy.retry.on_connection_lost);
+    bool again = exchange_may_retry(x) && kind != FAIL_GARBLED &&
+                 (kind != FAIL_LOST || conf_now->proxy.retry.on_connection_lost);
     if (!again) {
         fail_finally(x, kind);
         return;
@@ -267,7 +269,8 @@ bool attempt_connect_step(struct exchange *x)
     int which = (x->addr_first + x->addr_tries) % main_target(x)->addrs;
     x->u = upstream_connect(x->e, which, keepalive_s, &exchange_upstream_ops, x, &no_slot);
     if (!x->u && no_slot) {
-        struct reply_error err = {503, "out_of_connections", "olla has no free connection to the backends, try again", 1};
+        struct reply_error err = {503, "out_of_connections", "olla has no free connection to the backends, try again",
+                                  1};
         endpoint_unused(x->e);
         x->e = NULL;
         x->who = END_RESOURCE;

@@ -35,7 +35,8 @@ static enum body_error to_file(struct body *b, const char *spool_dir)
     if (fd < 0 || (old.n > 0 && plat_spool_write(fd, 0, old.mem, (size_t)old.n) != OLLA_OK)) {
         bool full = plat_error() == PLAT_FAIL_NO_SPACE;
         if (log_allowed(&warned, plat_now_ms())) {
-            log_line(LOG_ERROR, "cannot spool a request body", "spool_dir", str_of(spool_dir), "error", str_of(plat_error_text()));
+            log_line(LOG_ERROR, "cannot spool a request body", "spool_dir", str_of(spool_dir), "error",
+                     str_of(plat_error_text()));
         }
         if (fd >= 0) {
             plat_close(fd);

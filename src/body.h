@@ -16,9 +16,9 @@ enum body_home { BODY_NONE = 0, BODY_INLINE, BODY_BLOCK, BODY_FILE };
 
 struct body {
     enum body_home home;
-    uint64_t n;  /* bytes so far */
-    char *mem;   /* INLINE: in the client's buffer, not owned; BLOCK: owned */
-    int fd;      /* FILE */
+    uint64_t n; /* bytes so far */
+    char *mem;  /* INLINE: in the client's buffer, not owned; BLOCK: owned */
+    int fd;     /* FILE */
 };
 
 /* What went wrong when a body could not be kept. */

@@ -29,16 +29,16 @@ void buf_init(void); /* binds the pool; once at start */
 
 /* Makes sure a block is held. false: none is to be had now; try again later. */
 bool buf_hold(struct buf *b, enum buf_class class_);
-void buf_drop(struct buf *b);          /* gives the block back with whatever is in it */
+void buf_drop(struct buf *b); /* gives the block back with whatever is in it */
 void buf_drop_if_empty(struct buf *b);
 
 size_t buf_len(const struct buf *b);
-size_t buf_room(const struct buf *b);  /* behind end; 0 without a block */
-char *buf_tail(struct buf *b);         /* where to add */
+size_t buf_room(const struct buf *b); /* behind end; 0 without a block */
+char *buf_tail(struct buf *b);        /* where to add */
 void buf_added(struct buf *b, size_t n);
 struct str buf_str(const struct buf *b);
 void buf_consume(struct buf *b, size_t n);
-void buf_compact(struct buf *b);       /* moves the bytes to the front */
+void buf_compact(struct buf *b); /* moves the bytes to the front */
 
 /* Text building straight into the room of a buffer: t = buf_text(b); ...; buf_text_done(b, &t). */
 struct text buf_text(struct buf *b);

@@ -10,15 +10,15 @@
 #include "log.h"
 #include "pool.h"
 
-#define LISTENERS 8
-#define ACCEPTS_PER_TURN 64
+#define LISTENERS          8
+#define ACCEPTS_PER_TURN   64
 #define EXCHANGES_PER_TURN 16
 /* A peer that is told off and goes on sending: so long, and so many bytes, until it is cut. */
-#define LINGER_MS 2000
-#define LINGER_BYTES (1024 * 1024)
-#define RETRY_MS 50
+#define LINGER_MS       2000
+#define LINGER_BYTES    (1024 * 1024)
+#define RETRY_MS        50
 #define NO_FDS_PAUSE_MS 200
-#define KEEPALIVE_S 60
+#define KEEPALIVE_S     60
 
 POOL_STORAGE(CLIENT, struct client, client_pool)
 
@@ -222,7 +222,8 @@ static void client_close(struct client *c, enum net_how how)
 
 static uint64_t idle_timeout(void)
 {
-    return (uint64_t)(conf_now->server.idle_timeout > 0 ? conf_now->server.idle_timeout : conf_now->server.read_timeout);
+    return (uint64_t)(conf_now->server.idle_timeout > 0 ? conf_now->server.idle_timeout
+                                                        : conf_now->server.read_timeout);
 }
 
 static void wait_for_head(struct client *c)
@@ -422,7 +423,8 @@ static void client_expired(struct stream *s)
         c->starved = false;
         c->readable = true;
         client_run(c);
-    } else if (c->state == CLIENT_HEAD && (buf_len(&c->in) > 0 || c->parked_n > 0) && exchange_start_refused(c, &slow)) {
+    } else if (c->state == CLIENT_HEAD && (buf_len(&c->in) > 0 || c->parked_n > 0) &&
+               exchange_start_refused(c, &slow)) {
         busy++;
         c->state = CLIENT_BUSY;
         client_run(c);

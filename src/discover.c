@@ -11,7 +11,7 @@
 #include "model.h"
 #include "probe.h"
 
-#define RETRY_MS 10000
+#define RETRY_MS   10000
 #define NO_SLOT_MS 50
 
 static int active;
@@ -25,12 +25,22 @@ struct list_fields {
 };
 
 static const struct list_fields formats[] = {
-    [LIST_OLLAMA] = {.name = "name", .size = "size", .digest = "digest", .modified = "modified_at", .family = "details.family",
-                     .parameters = "details.parameter_size", .quantization = "details.quantization_level",
-                     .format = "details.format", .key_a = "models"},
+    [LIST_OLLAMA] = {.name = "name",
+                     .size = "size",
+                     .digest = "digest",
+                     .modified = "modified_at",
+                     .family = "details.family",
+                     .parameters = "details.parameter_size",
+                     .quantization = "details.quantization_level",
+                     .format = "details.format",
+                     .key_a = "models"},
     [LIST_OPENAI] = {.name = "id", .context = "max_model_len", .key_a = "data"},
-    [LIST_LM_STUDIO] = {.name = "id", .context = "max_context_length", .family = "arch", .quantization = "quantization",
-                        .format = "compatibility_type", .key_a = "data"},
+    [LIST_LM_STUDIO] = {.name = "id",
+                        .context = "max_context_length",
+                        .family = "arch",
+                        .quantization = "quantization",
+                        .format = "compatibility_type",
+                        .key_a = "data"},
     [LIST_LLAMACPP] = {.name = "id", .size = "meta.size", .context = "meta.n_ctx_train", .key_a = "data"},
 };
 
@@ -145,7 +155,8 @@ static void report(struct probe *p, bool ok, unsigned before, unsigned after, co
         log_u64("count", after);
         log_end();
     }
-    if ((p->skipped > 0 || p->list.skipped > 0) && e->last_discovery == 0 && log_begin(LOG_WARN, "model entries skipped")) {
+    if ((p->skipped > 0 || p->list.skipped > 0) && e->last_discovery == 0 &&
+        log_begin(LOG_WARN, "model entries skipped")) {
         log_z("endpoint", e->name);
         log_u64("count", p->skipped + p->list.skipped);
         log_z("reason", "no usable name (a string of at most OLLA_MODEL_NAME - 1 bytes), or larger than OLLA_BUF_SIZE");
@@ -180,7 +191,9 @@ static void list_done(struct probe *p, enum probe_result result)
     if (result == PROBE_CANCELLED || e->removed) {
         return;
     }
-    report(p, ok, before, e->models, result == PROBE_ANSWERED && p->status != 200 ? "the answer is not 200: check model_url and type" : lost[result]);
+    report(p, ok, before, e->models,
+           result == PROBE_ANSWERED && p->status != 200 ? "the answer is not 200: check model_url and type"
+                                                        : lost[result]);
     e->discovered = true;
     e->list_failed = !ok;
     uint64_t interval = (uint64_t)conf_now->discovery.model_discovery.interval;

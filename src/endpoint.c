@@ -16,7 +16,7 @@
 /* Without the child a question blocks: then names are asked at start and reload only. */
 #define RESOLVE_AGAIN (!OLLA_RESOLVER_SYNC)
 /* Waits after failures are interval x 1, 2, 4, 8, 12, 12 ..., never above this (routing.md 3.5). */
-#define BACKOFF_MAX 12
+#define BACKOFF_MAX    12
 #define BACKOFF_CAP_MS 60000
 
 static struct endpoint table[OLLA_MAX_ENDPOINTS];
@@ -40,7 +40,8 @@ int endpoint_count(void)
 
 const char *endpoint_state_name(enum endpoint_state state)
 {
-    static const char *const names[] = {"unknown", "healthy", "busy", "unhealthy", "offline", "config_error", "rate_limited"};
+    static const char *const names[] = {"unknown", "healthy",      "busy",        "unhealthy",
+                                        "offline", "config_error", "rate_limited"};
     return names[state];
 }
 
@@ -52,8 +53,8 @@ struct target *endpoint_target(struct endpoint *e, int which)
 }
 
 /* The path of a probe: below the base path, or as it is on another host. false: does not fit. */
-static bool probe_path(const struct conf_endpoint *ce, const char *configured, const char *preset, const struct conf_url *other,
-                       char *to, size_t cap)
+static bool probe_path(const struct conf_endpoint *ce, const char *configured, const char *preset,
+                       const struct conf_url *other, char *to, size_t cap)
 {
     struct text t = text_in(to, cap);
     text_addz(&t, other->host ? "" : ce->url.path);
@@ -79,8 +80,8 @@ static void set_probe_host(struct endpoint *e, int which, const struct conf_url 
 }
 
 /* One line about an endpoint of the configuration. */
-static void complain(conf_message *say, const struct conf *c, const struct conf_endpoint *ce, int line_no, const char *what, const char *value,
-                     const char *remedy)
+static void complain(conf_message *say, const struct conf *c, const struct conf_endpoint *ce, int line_no,
+                     const char *what, const char *value, const char *remedy)
 {
     char line[640];
     struct text t = text_in(line, sizeof(line));
@@ -127,7 +128,8 @@ int endpoint_check(const struct conf *c, conf_message *say)
         fits = fits && probe_path(ce, ce->health_check_url, "/", &ce->health_host, path, sizeof(path)) &&
                probe_path(ce, ce->model_url, "/", &ce->model_host, path, sizeof(path));
         if (!fits) {
-            complain(say, c, ce, ce->line, "the name or a url is too long", NULL, " (at most 63 and 255 bytes, 127 of them path)");
+            complain(say, c, ce, ce->line, "the name or a url is too long", NULL,
+                     " (at most 63 and 255 bytes, 127 of them path)");
             result = OLLA_ERR;
         }
     }
@@ -144,7 +146,8 @@ static void set_targets(struct endpoint *e, const struct conf_endpoint *ce)
     set_host(&e->at[TARGET_MAIN], &ce->url);
     set_probe_host(e, TARGET_HEALTH, &ce->health_host);
     set_probe_host(e, TARGET_MODELS, &ce->model_host);
-    probe_path(ce, ce->health_check_url, e->profile->health_path, &ce->health_host, e->health_path, sizeof(e->health_path));
+    probe_path(ce, ce->health_check_url, e->profile->health_path, &ce->health_host, e->health_path,
+               sizeof(e->health_path));
     probe_path(ce, ce->model_url, e->profile->models_path, &ce->model_host, e->models_path, sizeof(e->models_path));
 }
 
@@ -237,8 +240,8 @@ void endpoint_apply(const struct conf *c)
             e = take_slot(ce->name);
             if (!e) {
                 /* Only when a reload replaces many endpoints whose requests still run: the next reload finds room. */
-                log_line(LOG_ERROR, "endpoint not added: all slots still serve old requests, reload again later", "endpoint",
-                         str_of(ce->name), NULL, STR(""));
+                log_line(LOG_ERROR, "endpoint not added: all slots still serve old requests, reload again later",
+                         "endpoint", str_of(ce->name), NULL, STR(""));
                 continue;
             }
             take_target(e, &wanted);
@@ -296,7 +299,8 @@ void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const cha
 bool endpoint_any_pending(void)
 {
     for (int i = 0; i < count; i++) {
-        if (ordered[i]->enabled && (!ordered[i]->probed || (ordered[i]->state == ENDPOINT_HEALTHY && !ordered[i]->discovered))) {
+        if (ordered[i]->enabled &&
+            (!ordered[i]->probed || (ordered[i]->state == ENDPOINT_HEALTHY && !ordered[i]->discovered))) {
             return true;
         }
     }
@@ -393,7 +397,8 @@ static void no_address(struct endpoint *e, int which)
         endpoint_set_state(e, ENDPOINT_OFFLINE, "the name has no address");
     } else if (!e->list_failed) {
         e->discovered = e->list_failed = true;
-        log_line(LOG_WARN, "model list cannot be read", "endpoint", str_of(e->name), "reason", STR("the name has no address"));
+        log_line(LOG_WARN, "model list cannot be read", "endpoint", str_of(e->name), "reason",
+                 STR("the name has no address"));
     }
 }
 

@@ -21,9 +21,9 @@
 enum endpoint_state {
     ENDPOINT_UNKNOWN = 0, /* not probed yet */
     ENDPOINT_HEALTHY,
-    ENDPOINT_BUSY,        /* answers, but slowly or "loading" */
-    ENDPOINT_UNHEALTHY,   /* answers with an error */
-    ENDPOINT_OFFLINE,     /* does not answer */
+    ENDPOINT_BUSY,         /* answers, but slowly or "loading" */
+    ENDPOINT_UNHEALTHY,    /* answers with an error */
+    ENDPOINT_OFFLINE,      /* does not answer */
     ENDPOINT_CONFIG_ERROR, /* 401 or 403 to the probe */
     ENDPOINT_RATE_LIMITED
 };
@@ -33,14 +33,14 @@ struct upstream;
 /* A host that an endpoint is reached at, and its addresses. */
 struct target {
     char host[256];
-    char authority[264];   /* for the Host header */
+    char authority[264]; /* for the Host header */
     uint16_t port;
-    bool literal;          /* the host is an address: nothing to resolve */
+    bool literal; /* the host is an address: nothing to resolve */
     bool resolving;
-    uint64_t resolve_at;   /* when to ask (again) */
+    uint64_t resolve_at; /* when to ask (again) */
     struct plat_addr addr[OLLA_MAX_ADDRS];
-    int addrs;             /* 0 = not known (yet) */
-    int good;              /* the one that connected last */
+    int addrs; /* 0 = not known (yet) */
+    int good;  /* the one that connected last */
 };
 
 /* Requests go to the main one; health_check_url and model_url may name other hosts. */
@@ -48,13 +48,13 @@ enum { TARGET_MAIN = 0, TARGET_HEALTH, TARGET_MODELS, TARGETS };
 
 struct endpoint {
     bool used;
-    bool removed;   /* by a reload; freed when inflight reaches 0 */
+    bool removed; /* by a reload; freed when inflight reaches 0 */
     int slot;
-    int order;      /* place in the configuration */
+    int order;           /* place in the configuration */
     uint32_t generation; /* counts replacements of the targets below */
 
     char name[64];
-    char type[32];  /* as configured */
+    char type[32]; /* as configured */
     const struct profile *profile;
     char url[256];
     char base[128]; /* path of the URL, without trailing slash */
@@ -69,19 +69,19 @@ struct endpoint {
 
     /* health */
     enum endpoint_state state;
-    const char *why;       /* static text: the reason of the state */
-    bool probed;           /* the first probe has ended */
+    const char *why; /* static text: the reason of the state */
+    bool probed;     /* the first probe has ended */
     bool probing;
-    unsigned failures;     /* consecutive */
-    unsigned backoff;      /* multiplier of the interval */
-    uint64_t next_check;   /* monotonic ms */
+    unsigned failures;   /* consecutive */
+    unsigned backoff;    /* multiplier of the interval */
+    uint64_t next_check; /* monotonic ms */
     uint64_t last_check;
-    uint32_t probe_ms;     /* latency of the last probe */
+    uint32_t probe_ms; /* latency of the last probe */
 
     /* models */
     bool discovering;
-    bool discovered;       /* a list has been read since the endpoint is up, or the first try has failed */
-    bool list_failed;      /* the last list could not be read; said once */
+    bool discovered;  /* a list has been read since the endpoint is up, or the first try has failed */
+    bool list_failed; /* the last list could not be read; said once */
     unsigned models;
     uint64_t next_discovery;
     uint64_t last_discovery; /* successful, 0 = never */

@@ -14,8 +14,8 @@
 #include "pool.h"
 
 /* A slow upload is fine as long as it moves: each KiB received buys one more second. */
-#define BODY_RATE 1024
-#define STARVED_MS 20
+#define BODY_RATE   1024
+#define STARVED_MS  20
 #define DISCARD_MAX 65536
 
 POOL_STORAGE(EXCHANGE, struct exchange, exchange_pool)
@@ -116,8 +116,8 @@ static void dispatch(struct exchange *x)
     uint64_t limit = conf_now->server.max_body_size;
 
     /* A short body is read and thrown away, so that the connection can go on; a long one is not worth waiting for. */
-    if (x->route.kind != ROUTE_PROXY && (x->request_read || x->req.expect_continue || x->req.framing != HTTP_LENGTH ||
-                                         x->req.length > DISCARD_MAX)) {
+    if (x->route.kind != ROUTE_PROXY &&
+        (x->request_read || x->req.expect_continue || x->req.framing != HTTP_LENGTH || x->req.length > DISCARD_MAX)) {
         exchange_answer(x);
         return;
     }
@@ -194,7 +194,8 @@ bool exchange_start_refused(struct client *c, const struct http_error *err)
 
 void exchange_client_left(struct exchange *x)
 {
-    static const enum end_phase phases[] = {PHASE_REQUEST, PHASE_CONNECT, PHASE_HEAD, PHASE_HEAD, PHASE_DATA, PHASE_DATA, PHASE_LAST};
+    static const enum end_phase phases[] = {PHASE_REQUEST, PHASE_CONNECT, PHASE_HEAD, PHASE_HEAD,
+                                            PHASE_DATA,    PHASE_DATA,    PHASE_LAST};
     x->who = END_CLIENT;
     x->phase = phases[x->state];
     x->keep = false;
@@ -245,7 +246,8 @@ static bool step(struct exchange *x)
         return attempt_send_step(x);
     case X_WAIT:
         relay_wait(x);
-        if (x->state == X_WAIT && !x->c->starved && x->u && (buf_len(&x->u->out) > 0 || x->sent < exchange_wire_length(x))) {
+        if (x->state == X_WAIT && !x->c->starved && x->u &&
+            (buf_len(&x->u->out) > 0 || x->sent < exchange_wire_length(x))) {
             x->state = X_SEND; /* that was an interim reply only: the rest of the request follows */
         }
         return x->state != was;
@@ -288,10 +290,13 @@ static void set_wants(struct exchange *x)
 static void set_deadline(struct exchange *x)
 {
     const struct conf *cf = conf_now;
-    uint64_t now = net_now(), stall = (uint64_t)(cf->server.write_timeout > 0 ? cf->server.write_timeout : cf->proxy.read_timeout);
+    uint64_t now = net_now(),
+             stall = (uint64_t)(cf->server.write_timeout > 0 ? cf->server.write_timeout : cf->proxy.read_timeout);
 
     if (x->state == X_BODY) {
-        x->deadline = cf->server.read_timeout > 0 ? x->started + (uint64_t)cf->server.read_timeout + x->bytes_in / BODY_RATE * 1000 : 0;
+        x->deadline = cf->server.read_timeout > 0
+                          ? x->started + (uint64_t)cf->server.read_timeout + x->bytes_in / BODY_RATE * 1000
+                          : 0;
     } else if (x->state >= X_STREAM && x->moved) {
         bool backend = x->state == X_STREAM && buf_len(&x->c->out) == 0;
         x->deadline = now + (backend ? (uint64_t)cf->proxy.read_timeout : stall);
@@ -378,7 +383,9 @@ void exchange_truncate(struct exchange *x, enum end_who who, enum end_phase phas
 
 void exchange_expired(struct exchange *x)
 {
-    struct reply_error err = {.status = 504, .code = "backend_timeout", .message = "Proxy error: the backend did not answer in time"};
+    struct reply_error err = {.status = 504,
+                              .code = "backend_timeout",
+                              .message = "Proxy error: the backend did not answer in time"};
 
     if (x->deadline == 0 || net_now() < x->deadline) {
         return; /* not the deadline, only the time to ask for a block again */
@@ -386,7 +393,8 @@ void exchange_expired(struct exchange *x)
     x->deadline = 0;
     switch (x->state) {
     case X_BODY:
-        err = (struct reply_error){408, "request_timeout", "the request body did not arrive in time (server.read_timeout)", 0};
+        err = (struct reply_error){408, "request_timeout",
+                                   "the request body did not arrive in time (server.read_timeout)", 0};
         x->who = END_CLIENT_SLOW;
         x->phase = PHASE_REQUEST;
         reply_error(x, &err);
@@ -405,7 +413,8 @@ void exchange_expired(struct exchange *x)
         break;
     case X_STREAM:
         if (buf_len(&x->c->out) == 0) {
-            exchange_truncate(x, END_SERVER_SLOW, PHASE_DATA, "the backend went silent in the middle of its reply (proxy.read_timeout)");
+            exchange_truncate(x, END_SERVER_SLOW, PHASE_DATA,
+                              "the backend went silent in the middle of its reply (proxy.read_timeout)");
             break;
         }
         /* fall through */

@@ -41,17 +41,17 @@ struct client {
     struct stream s;
     struct plat_addr peer;
     char peer_text[48];
-    struct buf in;       /* head, inline body, read-ahead */
-    struct buf out;      /* reply bytes not yet taken by the socket */
+    struct buf in;  /* head, inline body, read-ahead */
+    struct buf out; /* reply bytes not yet taken by the socket */
     struct exchange *x;
     enum client_state state;
-    bool readable;       /* the last poll said so, or more is known to wait */
-    bool hung_up;        /* ... that the peer is gone */
-    bool starved;        /* waits for a buffer */
-    size_t scanned;      /* of a partial head */
-    uint64_t since;      /* first byte of the request, or begin of idling */
-    uint64_t lingered;   /* bytes thrown away */
-    uint16_t parked_n;   /* bytes of a partial head waiting in `parked`; then `in` holds no block */
+    bool readable;     /* the last poll said so, or more is known to wait */
+    bool hung_up;      /* ... that the peer is gone */
+    bool starved;      /* waits for a buffer */
+    size_t scanned;    /* of a partial head */
+    uint64_t since;    /* first byte of the request, or begin of idling */
+    uint64_t lingered; /* bytes thrown away */
+    uint16_t parked_n; /* bytes of a partial head waiting in `parked`; then `in` holds no block */
     char parked[OLLA_PARKED_HEAD];
     void (*run)(struct client *c); /* goes on with the client after an event of its exchange */
 };
@@ -86,18 +86,18 @@ struct exchange {
     enum end_who who;
     enum end_phase phase;
     char id[129];
-    char method[16];       /* copies for the access line: the head is gone by then */
+    char method[16]; /* copies for the access line: the head is gone by then */
     char path[128];
 
     /* request */
     struct http_request req; /* slices into c->in, valid until the reply begins */
     size_t head_n;
-    size_t raw_at;           /* offset in c->in.mem of the first byte not yet decoded */
-    bool path_decoded;       /* the path was changed: escape it when it goes out */
+    size_t raw_at;     /* offset in c->in.mem of the first byte not yet decoded */
+    bool path_decoded; /* the path was changed: escape it when it goes out */
     bool is_head;
     bool http10;
-    bool keep;               /* the client connection survives this exchange */
-    bool request_read;       /* the whole request body has been taken from the socket */
+    bool keep;         /* the client connection survives this exchange */
+    bool request_read; /* the whole request body has been taken from the socket */
     struct http_body in_body;
     struct body body;
     struct json_scan scan;
@@ -107,30 +107,30 @@ struct exchange {
     endpoint_set tried;
     int attempts;
     int addr_first, addr_tries; /* addresses of e: the one tried first, and how many were tried */
-    uint32_t generation;   /* of e when it was chosen */
-    bool fresh;            /* no idle connection any more: one was stale */
+    uint32_t generation;        /* of e when it was chosen */
+    bool fresh;                 /* no idle connection any more: one was stale */
     bool u_readable;
     const char *strategy, *decision, *reason; /* routing headers, NULL = none */
     char spelling[OLLA_MODEL_NAME + 8]; /* JSON text that replaces the model's value for this endpoint, "" = as sent;
                                          local pages keep their cursor here */
-    uint64_t sent;         /* bytes of the body on the wire */
+    uint64_t sent;                      /* bytes of the body on the wire */
 
     /* reply */
     int status;
     bool began;
     bool chunked_out;
-    bool to_close;         /* the reply's end is the connection's end */
-    bool moved;            /* reply bytes have moved since the deadline was set */
-    bool reusable;         /* u may be used again after this reply */
+    bool to_close; /* the reply's end is the connection's end */
+    bool moved;    /* reply bytes have moved since the deadline was set */
+    bool reusable; /* u may be used again after this reply */
     unsigned keep_s;
     struct http_body out_body;
-    unsigned newlines;     /* line ends at the end of what went down */
+    unsigned newlines; /* line ends at the end of what went down */
     enum { EVENTS_NONE = 0, EVENTS_SSE, EVENTS_NDJSON } events;
-    uint32_t cursor;       /* of a local page */
+    uint32_t cursor; /* of a local page */
 
-    uint64_t deadline;     /* of the state, 0 = none */
-    uint64_t started;      /* ms */
-    uint64_t head_at;      /* reply head received */
+    uint64_t deadline;            /* of the state, 0 = none */
+    uint64_t started;             /* ms */
+    uint64_t head_at;             /* reply head received */
     uint64_t bytes_in, bytes_out; /* of the bodies */
 };
 
@@ -188,15 +188,15 @@ void exchange_drain(bool on);
 /* reply.c: answers of our own; they end in X_FLUSH. */
 struct reply_error {
     int status;
-    const char *code;      /* machine-readable token */
-    const char *message;   /* static text or the caller's buffer */
-    unsigned retry_after;  /* seconds, 0 = none */
+    const char *code;     /* machine-readable token */
+    const char *message;  /* static text or the caller's buffer */
+    unsigned retry_after; /* seconds, 0 = none */
 };
 void reply_error(struct exchange *x, const struct reply_error *err);
 /* The short form, for what olla refuses by itself: end code PR. */
 void reply_refuse(struct exchange *x, int status, const char *code, const char *message);
 void reply_redirect(struct exchange *x, struct str location);
-void reply_empty(struct exchange *x); /* 200 without a body */
+void reply_empty(struct exchange *x);                                    /* 200 without a body */
 void reply_local(struct exchange *x, const struct exchange_local *page); /* first part; goes on in X_LOCAL */
 bool reply_more(struct exchange *x, const struct exchange_local *page);  /* false: waits for room */
 /* The error event that tells a stream's reader that it broke. */
@@ -212,10 +212,10 @@ void relay_wait(struct exchange *x);   /* X_WAIT: the head */
 void relay_stream(struct exchange *x); /* X_STREAM: the body */
 
 /* request.c */
-bool request_clean_path(struct exchange *x);  /* decodes and cleans it in place; false: malformed */
-void request_begin_body(struct exchange *x);  /* chooses where the body will live; X_BODY follows */
-bool request_body_step(struct exchange *x);   /* X_BODY; true: the state has changed */
-void request_too_large(struct exchange *x);   /* 413 */
+bool request_clean_path(struct exchange *x); /* decodes and cleans it in place; false: malformed */
+void request_begin_body(struct exchange *x); /* chooses where the body will live; X_BODY follows */
+bool request_body_step(struct exchange *x);  /* X_BODY; true: the state has changed */
+void request_too_large(struct exchange *x);  /* 413 */
 
 /* attempt.c: steps of X_CONNECT and X_SEND; true: go on with the next step. */
 bool attempt_connect_step(struct exchange *x);

@@ -10,15 +10,15 @@
 
 /* Request headers that stay here: credentials are for olla, the others are set anew below. */
 static const struct str request_drop[] = {
-    STR("Host"),          STR("Content-Length"), STR("Expect"),          STR("Authorization"), STR("Cookie"),
-    STR("X-Api-Key"),     STR("X-Auth-Token"),   STR("X-Forwarded-For"), STR("Via"),           STR("X-Model"),
-    STR("X-Proxied-By"),
+    STR("Host"),   STR("Content-Length"), STR("Expect"),       STR("Authorization"),
+    STR("Cookie"), STR("X-Api-Key"),      STR("X-Auth-Token"), STR("X-Forwarded-For"),
+    STR("Via"),    STR("X-Model"),        STR("X-Proxied-By"),
 };
 
 /* Reply headers that stay here. Content-Length is written from the framing. */
 static const struct str response_drop[] = {
-    STR("Content-Length"), STR("Authorization"), STR("Proxy-Authorization"), STR("X-Api-Key"),
-    STR("X-Auth-Token"),   STR("Set-Cookie"),
+    STR("Content-Length"), STR("Authorization"), STR("Proxy-Authorization"),
+    STR("X-Api-Key"),      STR("X-Auth-Token"),  STR("Set-Cookie"),
 };
 
 static bool in_list(struct str name, const struct str *list, size_t n)

@@ -8,7 +8,7 @@
 #include "probe.h"
 
 #define RATE_LIMITED_S 30
-#define NO_SLOT_MS 50
+#define NO_SLOT_MS     50
 
 /* Looks for a model list: some servers answer 200 to any path (quirk Q10). */
 static bool health_body(struct probe *p, const char *bytes, size_t n)

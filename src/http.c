@@ -22,8 +22,8 @@ struct head_facts {
     bool response;
     bool close;
     bool keep_alive;
-    bool upgrade;      /* Connection: upgrade */
-    bool websocket;    /* Upgrade: websocket */
+    bool upgrade;   /* Connection: upgrade */
+    bool websocket; /* Upgrade: websocket */
     bool expect;
     bool has_host;
     bool has_length;
@@ -335,7 +335,10 @@ static int take_keep_alive(struct head_facts *f, const struct http_field *field,
     return OLLA_OK;
 }
 
-#define KNOWN(lit, fn) {lit, sizeof(lit) - 1, fn}
+#define KNOWN(lit, fn)           \
+    {                            \
+        lit, sizeof(lit) - 1, fn \
+    }
 
 static const struct known_field {
     const char *name;

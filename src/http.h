@@ -18,15 +18,15 @@
 
 enum http_framing {
     HTTP_NO_BODY = 0,
-    HTTP_LENGTH,   /* Content-Length */
+    HTTP_LENGTH, /* Content-Length */
     HTTP_CHUNKED,
-    HTTP_TO_CLOSE  /* responses only: the body ends with the connection */
+    HTTP_TO_CLOSE /* responses only: the body ends with the connection */
 };
 
 /* A refused head: the status to answer with and a sentence for the client. */
 struct http_error {
-    int status;       /* 400, 431, 501, 505; 502 for a response head */
-    const char *why;  /* static text, no trailing dot */
+    int status;      /* 400, 431, 501, 505; 502 for a response head */
+    const char *why; /* static text, no trailing dot */
 };
 
 /* ---- finding the end of a head ------------------------------------------ */
@@ -62,10 +62,10 @@ struct http_request {
     bool json;              /* Content-Type contains application/json */
     bool has_body;          /* false with Content-Length: 0 too */
     enum http_framing framing;
-    uint64_t length;        /* with HTTP_LENGTH */
-    struct str connection;  /* value of the first Connection field */
-    struct str fields;      /* the header lines, for http_next_field */
-    struct str hop_fields;  /* the part of fields whose Connection lines name further fields; mostly empty */
+    uint64_t length;       /* with HTTP_LENGTH */
+    struct str connection; /* value of the first Connection field */
+    struct str fields;     /* the header lines, for http_next_field */
+    struct str hop_fields; /* the part of fields whose Connection lines name further fields; mostly empty */
 };
 
 /* Checks a whole head (as measured by http_find_end). OLLA_OK, or OLLA_ERR with *err. */
@@ -77,13 +77,13 @@ struct http_response {
     int status;
     int minor;
     struct str reason;
-    bool keep_alive;        /* the connection can be used again after the body */
+    bool keep_alive; /* the connection can be used again after the body */
     enum http_framing framing;
     uint64_t length;
-    unsigned keep_alive_s;  /* Keep-Alive: timeout=N, or 0 */
+    unsigned keep_alive_s;   /* Keep-Alive: timeout=N, or 0 */
     struct str content_type; /* value, may be empty */
     struct str fields;
-    struct str hop_fields;  /* as in struct http_request */
+    struct str hop_fields; /* as in struct http_request */
 };
 
 /*
@@ -147,7 +147,7 @@ bool http_body_at_eof(struct http_body *b);
 
 /* ---- small tables --------------------------------------------------------- */
 
-const char *http_reason(int status);          /* "OK"; "Unknown" for others */
+const char *http_reason(int status); /* "OK"; "Unknown" for others */
 
 /* "Sun, 06 Nov 1994 08:49:37 GMT" of now; made at most once a second. */
 struct str http_date(int64_t wall_ms);

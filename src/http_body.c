@@ -14,18 +14,18 @@
 #define MAX_SIZE_DIGITS 15
 
 enum body_state {
-    CHUNK_SIZE = 0,    /* hex digits */
-    CHUNK_BLANK,       /* blanks before the ';' of an extension */
-    CHUNK_EXTENSION,   /* up to its CR, content ignored */
-    CHUNK_SIZE_LF,     /* LF of the size line */
-    CHUNK_DATA,        /* .left bytes of it */
-    CHUNK_DATA_CR,     /* CR behind the data */
-    CHUNK_DATA_LF,     /* LF behind the data */
-    TRAILER_START,     /* after the last chunk: a line begins, or the empty one */
+    CHUNK_SIZE = 0,  /* hex digits */
+    CHUNK_BLANK,     /* blanks before the ';' of an extension */
+    CHUNK_EXTENSION, /* up to its CR, content ignored */
+    CHUNK_SIZE_LF,   /* LF of the size line */
+    CHUNK_DATA,      /* .left bytes of it */
+    CHUNK_DATA_CR,   /* CR behind the data */
+    CHUNK_DATA_LF,   /* LF behind the data */
+    TRAILER_START,   /* after the last chunk: a line begins, or the empty one */
     TRAILER_NAME,
     TRAILER_VALUE,
     TRAILER_LF,
-    TRAILER_END_LF,    /* LF of the empty line */
+    TRAILER_END_LF, /* LF of the empty line */
     BODY_BROKEN
 };
 

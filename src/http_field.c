@@ -53,7 +53,10 @@ struct str http_get(struct str fields, struct str name)
     return next_value(&fields, name, &value) ? value : (struct str){NULL, 0};
 }
 
-#define HOP(lit) {lit, sizeof(lit) - 1}
+#define HOP(lit)             \
+    {                        \
+        lit, sizeof(lit) - 1 \
+    }
 
 /* "close" is a connection option, and for that reason no field may have this name. Having it
  * here makes a plain "Connection: close" one that names no field. */
@@ -72,8 +75,7 @@ static const struct str hop_names[] = {
 };
 
 /* Bit n is set if one of the names above has n characters: most other names end here. */
-#define HOP_LENGTHS \
-    (1u << 2 | 1u << 5 | 1u << 7 | 1u << 10 | 1u << 14 | 1u << 16 | 1u << 17 | 1u << 18 | 1u << 19)
+#define HOP_LENGTHS (1u << 2 | 1u << 5 | 1u << 7 | 1u << 10 | 1u << 14 | 1u << 16 | 1u << 17 | 1u << 18 | 1u << 19)
 
 bool http_always_hop_by_hop(struct str name)
 {

@@ -144,7 +144,7 @@ static uint32_t pool_turn;
 
 struct json_slice json_open(struct str object)
 {
-    struct json_slice s = { str_trim(object), 0, ++pool_turn };
+    struct json_slice s = {str_trim(object), 0, ++pool_turn};
     jsmn_parser parser;
 
     if (s.text.n == 0 || s.text.n > INT_MAX || s.text.p[0] != '{') {
@@ -168,13 +168,13 @@ static const jsmntok_t *node_of(const struct json_slice *s, int node, jsmntype_t
 
 static struct str node_text(const struct json_slice *s, const jsmntok_t *t)
 {
-    return (struct str){ s->text.p + t->start, (size_t)(t->end - t->start) };
+    return (struct str){s->text.p + t->start, (size_t)(t->end - t->start)};
 }
 
 static struct str primitive(const struct json_slice *s, int node)
 {
     const jsmntok_t *t = node_of(s, node, JSMN_PRIMITIVE);
-    return t ? node_text(s, t) : (struct str){ NULL, 0 };
+    return t ? node_text(s, t) : (struct str){NULL, 0};
 }
 
 /*
@@ -195,7 +195,7 @@ enum key_match { KEY_DIFFERS = 0, KEY_SAME_LETTERS, KEY_SAME };
 
 static enum key_match match_key(struct str raw, struct str key)
 {
-    struct json_unescape u = { 0, 0, 0, false, false };
+    struct json_unescape u = {0, 0, 0, false, false};
     enum key_match match = KEY_SAME;
     char out[8];
     size_t at = 0;
@@ -250,7 +250,7 @@ bool json_is_null(const struct json_slice *s, int node)
 bool json_string(const struct json_slice *s, int node, char *to, size_t cap)
 {
     const jsmntok_t *t = node_of(s, node, JSMN_STRING);
-    struct json_unescape u = { 0, 0, 0, false, false };
+    struct json_unescape u = {0, 0, 0, false, false};
     char out[8];
     size_t at = 0;
 
@@ -309,13 +309,13 @@ int json_next(const struct json_slice *s, int array, int item)
 static size_t utf8_length(struct str s)
 {
     static const struct {
-        unsigned char from, to;   /* first byte */
-        unsigned char low, high;  /* second byte */
+        unsigned char from, to;  /* first byte */
+        unsigned char low, high; /* second byte */
         unsigned char n;
     } forms[] = {
-        { 0x00, 0x7f, 0x00, 0x00, 1 }, { 0xc2, 0xdf, 0x80, 0xbf, 2 }, { 0xe0, 0xe0, 0xa0, 0xbf, 3 },
-        { 0xe1, 0xec, 0x80, 0xbf, 3 }, { 0xed, 0xed, 0x80, 0x9f, 3 }, { 0xee, 0xef, 0x80, 0xbf, 3 },
-        { 0xf0, 0xf0, 0x90, 0xbf, 4 }, { 0xf1, 0xf3, 0x80, 0xbf, 4 }, { 0xf4, 0xf4, 0x80, 0x8f, 4 },
+        {0x00, 0x7f, 0x00, 0x00, 1}, {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
+        {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
+        {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
     };
     const unsigned char *p = (const unsigned char *)s.p;
 
@@ -370,7 +370,7 @@ void json_text(struct text *t, struct str s)
             }
             plain += n;
         }
-        text_add(t, (struct str){ s.p, plain });
+        text_add(t, (struct str){s.p, plain});
         s = str_skip(s, plain);
         if (s.n == 0) {
             break;

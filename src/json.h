@@ -32,9 +32,9 @@ extern const uint8_t json_byte_class[256];
 struct json_unescape {
     uint16_t high; /* first half of a surrogate pair, waiting for the second */
     uint16_t code;
-    uint8_t hex;   /* hex digits still to come */
+    uint8_t hex; /* hex digits still to come */
     bool slash;
-    bool bad;      /* not a JSON escape; stays set */
+    bool bad; /* not a JSON escape; stays set */
 };
 
 /* Takes one raw byte of the string (without its quotes); returns how many bytes it put into out. */
@@ -58,20 +58,20 @@ struct json_scan {
     bool complete;               /* the object has been closed and only blanks followed */
     bool broken;                 /* not a JSON object; facts so far may be wrong, the rest is not looked at */
     enum json_stream stream;
-    uint64_t model_from;         /* byte range of the (first) model's value with its quotes, in the body; */
-    uint64_t model_to;           /* 0 = no model with a string value, not even an empty one */
+    uint64_t model_from; /* byte range of the (first) model's value with its quotes, in the body; */
+    uint64_t model_to;   /* 0 = no model with a string value, not even an empty one */
 
     /* state, private to json.c */
     uint64_t at;       /* bytes seen */
     uint64_t quote_at; /* where the model's value began */
     uint32_t depth;
     uint8_t state;
-    uint8_t key;       /* which key the coming value belongs to */
+    uint8_t key; /* which key the coming value belongs to */
     bool in_string;
-    bool escaped;      /* the last byte seen was an unpaired backslash */
-    bool capture;      /* the current string is wanted */
-    bool model_seen;   /* a top-level model key has come */
-    bool overflow;     /* ... but is longer than anything wanted */
+    bool escaped;    /* the last byte seen was an unpaired backslash */
+    bool capture;    /* the current string is wanted */
+    bool model_seen; /* a top-level model key has come */
+    bool overflow;   /* ... but is longer than anything wanted */
     struct json_unescape unescape;
     uint16_t cap_n;
     char cap[OLLA_MODEL_NAME]; /* unescaped bytes of a depth-1 key or of the model's value, or a literal */
@@ -94,13 +94,13 @@ struct json_list {
     const char *key_a, *key_b;
     char *out;
     size_t cap;
-    size_t n;             /* bytes of the element being collected */
-    uint32_t skipped;     /* elements longer than cap */
-    bool found;           /* the array was seen */
-    bool array_done;      /* ... and its end */
-    bool complete;        /* the document has ended and only blanks followed; also true for `null` */
-    bool broken;          /* not JSON, or not the kind of document asked for */
-    bool second;          /* the array is the value of key_b */
+    size_t n;         /* bytes of the element being collected */
+    uint32_t skipped; /* elements longer than cap */
+    bool found;       /* the array was seen */
+    bool array_done;  /* ... and its end */
+    bool complete;    /* the document has ended and only blanks followed; also true for `null` */
+    bool broken;      /* not JSON, or not the kind of document asked for */
+    bool second;      /* the array is the value of key_b */
 
     /* state, private to json_list.c */
     uint32_t depth;
@@ -133,8 +133,8 @@ struct json_slice json_open(struct str object);
 
 /* A node: index of a token, or -1. json_get takes a key of an object (exact case first, then any case). */
 int json_get(const struct json_slice *s, int object, const char *key);
-int json_root(const struct json_slice *s);                 /* 0 or -1 */
-bool json_is_null(const struct json_slice *s, int node);   /* also true for -1 */
+int json_root(const struct json_slice *s);               /* 0 or -1 */
+bool json_is_null(const struct json_slice *s, int node); /* also true for -1 */
 /* A string's content, unescaped into to[cap], NUL-terminated. false (and "") if absent, no string, or too long. */
 bool json_string(const struct json_slice *s, int node, char *to, size_t cap);
 /* A non-negative integer; a number with fraction or exponent is refused. */

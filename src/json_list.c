@@ -18,14 +18,14 @@ enum list_state {
     LIST_START = 0, /* nothing seen yet; a byte order mark may come */
     LIST_BOM_2,
     LIST_BOM_3,
-    LIST_OPEN,      /* before the document */
-    LIST_NULL_2,    /* in a document that is just `null` */
+    LIST_OPEN,   /* before the document */
+    LIST_NULL_2, /* in a document that is just `null` */
     LIST_NULL_3,
     LIST_NULL_4,
-    LIST_KEY,       /* before a key, or before the '}' */
+    LIST_KEY, /* before a key, or before the '}' */
     LIST_COLON,
     LIST_VALUE,
-    LIST_AFTER,     /* in a scalar or behind a value */
+    LIST_AFTER, /* in a scalar or behind a value */
     LIST_DONE
 };
 
@@ -49,7 +49,7 @@ static void put(struct json_list *l, char c)
 
 static bool key_is(const struct json_list *l, const char *key)
 {
-    return key && !l->overflow && str_ieq((struct str){ l->key, l->key_n }, str_of(key));
+    return key && !l->overflow && str_ieq((struct str){l->key, l->key_n}, str_of(key));
 }
 
 static void keep_key(struct json_list *l, const char *p, size_t n)
@@ -212,7 +212,7 @@ static void value_byte(struct json_list *l, char c)
 /* Top level of an object, and what may stand around the document; c is no blank. */
 static void top_byte(struct json_list *l, char c)
 {
-    static const char null_rest[] = { 'u', 'l', 'l' };
+    static const char null_rest[] = {'u', 'l', 'l'};
 
     if (l->state == LIST_OPEN) {
         open_byte(l, c);

@@ -20,13 +20,13 @@ enum scan_state {
     SCAN_START = 0, /* nothing seen yet; a byte order mark may come */
     SCAN_BOM_2,
     SCAN_BOM_3,
-    SCAN_OPEN,      /* before the '{' */
-    SCAN_KEY,       /* before a key, or before the '}' */
-    SCAN_KEY_TEXT,  /* in a key */
+    SCAN_OPEN,     /* before the '{' */
+    SCAN_KEY,      /* before a key, or before the '}' */
+    SCAN_KEY_TEXT, /* in a key */
     SCAN_COLON,
-    SCAN_VALUE,     /* before or, with in_string or depth > 1, in a value */
-    SCAN_SCALAR,    /* in a number or literal */
-    SCAN_AFTER,     /* behind a value */
+    SCAN_VALUE,  /* before or, with in_string or depth > 1, in a value */
+    SCAN_SCALAR, /* in a number or literal */
+    SCAN_AFTER,  /* behind a value */
     SCAN_DONE
 };
 
@@ -36,24 +36,30 @@ static const struct {
     struct str name;
     uint8_t key;
 } wanted[] = {
-    { { "model", 5 }, KEY_MODEL },
-    { { "stream", 6 }, KEY_STREAM },
+    {{"model", 5}, KEY_MODEL},
+    {{"stream", 6}, KEY_STREAM},
 };
 
 #define WANTED_MAX 6 /* length of the longest of them */
 
 #define P JSON_PLAIN
 const uint8_t json_byte_class[256] = {
-    [' '] = JSON_BLANK, ['\t'] = JSON_BLANK, ['\r'] = JSON_BLANK, ['\n'] = JSON_BLANK,
-    [','] = JSON_PUNCT, [':'] = JSON_PUNCT, ['"'] = JSON_QUOTE,
-    ['{'] = JSON_OPEN, ['['] = JSON_OPEN, ['}'] = JSON_CLOSE, [']'] = JSON_CLOSE,
-    ['+'] = P, ['-'] = P, ['.'] = P, ['0'] = P, ['1'] = P, ['2'] = P, ['3'] = P, ['4'] = P, ['5'] = P, ['6'] = P,
-    ['7'] = P, ['8'] = P, ['9'] = P, ['A'] = P, ['B'] = P, ['C'] = P, ['D'] = P, ['E'] = P, ['F'] = P, ['G'] = P,
-    ['H'] = P, ['I'] = P, ['J'] = P, ['K'] = P, ['L'] = P, ['M'] = P, ['N'] = P, ['O'] = P, ['P'] = P, ['Q'] = P,
-    ['R'] = P, ['S'] = P, ['T'] = P, ['U'] = P, ['V'] = P, ['W'] = P, ['X'] = P, ['Y'] = P, ['Z'] = P, ['a'] = P,
-    ['b'] = P, ['c'] = P, ['d'] = P, ['e'] = P, ['f'] = P, ['g'] = P, ['h'] = P, ['i'] = P, ['j'] = P, ['k'] = P,
-    ['l'] = P, ['m'] = P, ['n'] = P, ['o'] = P, ['p'] = P, ['q'] = P, ['r'] = P, ['s'] = P, ['t'] = P, ['u'] = P,
-    ['v'] = P, ['w'] = P, ['x'] = P, ['y'] = P, ['z'] = P,
+    [' '] = JSON_BLANK, ['\t'] = JSON_BLANK, ['\r'] = JSON_BLANK, ['\n'] = JSON_BLANK, [','] = JSON_PUNCT,
+    [':'] = JSON_PUNCT, ['"'] = JSON_QUOTE,  ['{'] = JSON_OPEN,   ['['] = JSON_OPEN,   ['}'] = JSON_CLOSE,
+    [']'] = JSON_CLOSE, ['+'] = P,           ['-'] = P,           ['.'] = P,           ['0'] = P,
+    ['1'] = P,          ['2'] = P,           ['3'] = P,           ['4'] = P,           ['5'] = P,
+    ['6'] = P,          ['7'] = P,           ['8'] = P,           ['9'] = P,           ['A'] = P,
+    ['B'] = P,          ['C'] = P,           ['D'] = P,           ['E'] = P,           ['F'] = P,
+    ['G'] = P,          ['H'] = P,           ['I'] = P,           ['J'] = P,           ['K'] = P,
+    ['L'] = P,          ['M'] = P,           ['N'] = P,           ['O'] = P,           ['P'] = P,
+    ['Q'] = P,          ['R'] = P,           ['S'] = P,           ['T'] = P,           ['U'] = P,
+    ['V'] = P,          ['W'] = P,           ['X'] = P,           ['Y'] = P,           ['Z'] = P,
+    ['a'] = P,          ['b'] = P,           ['c'] = P,           ['d'] = P,           ['e'] = P,
+    ['f'] = P,          ['g'] = P,           ['h'] = P,           ['i'] = P,           ['j'] = P,
+    ['k'] = P,          ['l'] = P,           ['m'] = P,           ['n'] = P,           ['o'] = P,
+    ['p'] = P,          ['q'] = P,           ['r'] = P,           ['s'] = P,           ['t'] = P,
+    ['u'] = P,          ['v'] = P,           ['w'] = P,           ['x'] = P,           ['y'] = P,
+    ['z'] = P,
 };
 #undef P
 
@@ -151,7 +157,7 @@ static void end_model(struct json_scan *s)
         s->model_too_long = true;
         return;
     }
-    const struct str name = str_trim((struct str){ s->cap, s->cap_n });
+    const struct str name = str_trim((struct str){s->cap, s->cap_n});
     for (size_t i = 0; i < name.n; i++) {
         const unsigned char c = (unsigned char)name.p[i];
         s->model[i] = (c < 0x20 || c == 0x7f) ? '?' : (char)c; /* it will stand in headers and log lines */
@@ -181,7 +187,7 @@ static void end_string(struct json_scan *s)
     }
     s->key = KEY_OTHER;
     for (size_t i = 0; !s->overflow && i < OLLA_COUNT(wanted); i++) {
-        if (str_ieq((struct str){ s->cap, s->cap_n }, wanted[i].name)) {
+        if (str_ieq((struct str){s->cap, s->cap_n}, wanted[i].name)) {
             s->key = wanted[i].key;
         }
     }
@@ -228,7 +234,7 @@ static const char *skip_nested(struct json_scan *s, const char *p, const char *e
 
 static void end_scalar(struct json_scan *s)
 {
-    const struct str word = { s->cap, s->cap_n };
+    const struct str word = {s->cap, s->cap_n};
 
     if (s->key == KEY_STREAM && str_eq(word, STR("true"))) {
         s->stream = JSON_STREAM_TRUE;

@@ -11,10 +11,10 @@
 #include "json.h"
 
 /* Small writes cost more than they are worth: up to this long a line may wait for company. */
-#define LOG_GATHER_MS 100
+#define LOG_GATHER_MS    100
 #define LOG_GATHER_BYTES 4096
-#define LOG_LINE 2048
-#define LOG_FD 1
+#define LOG_LINE         2048
+#define LOG_FD           1
 
 static const char *const level_names[] = {"DEBUG", "INFO", "WARN", "ERROR"};
 

@@ -92,12 +92,15 @@ static void settle_endpoints(void)
 
 static void reload(void)
 {
-    if (conf_load(spare_conf, current->path, log_message) != OLLA_OK || endpoint_check(spare_conf, log_message) != OLLA_OK) {
-        log_line(LOG_ERROR, "reload refused, the old configuration stays in force", "file", str_of(current->path), NULL, STR(""));
+    if (conf_load(spare_conf, current->path, log_message) != OLLA_OK ||
+        endpoint_check(spare_conf, log_message) != OLLA_OK) {
+        log_line(LOG_ERROR, "reload refused, the old configuration stays in force", "file", str_of(current->path), NULL,
+                 STR(""));
         return;
     }
     if (client_listen(spare_conf->server.host, spare_conf->server.port) != OLLA_OK) {
-        log_line(LOG_ERROR, "reload refused, the old configuration stays in force", "reason", STR("cannot listen"), NULL, STR(""));
+        log_line(LOG_ERROR, "reload refused, the old configuration stays in force", "reason", STR("cannot listen"),
+                 NULL, STR(""));
         return;
     }
     struct conf *old = current;

@@ -239,7 +239,7 @@ const struct model *model_after(const char *name, endpoint_set usable)
 
 /* ---- near names -------------------------------------------------------------------- */
 
-#define LIKENESS_MAX 32
+#define LIKENESS_MAX    32
 #define LIKENESS_SHIFTS 12
 
 /* How much two names look alike: the longest run of equal letters, a shared beginning counts double. */

@@ -18,10 +18,10 @@
 /* What a backend tells about a model. Empty strings and zeros: not told. */
 struct model_facts {
     char name[OLLA_MODEL_NAME];
-    uint64_t size;       /* bytes on disk */
-    uint32_t context;    /* tokens */
+    uint64_t size;    /* bytes on disk */
+    uint32_t context; /* tokens */
     char digest[72];
-    char modified[40];   /* RFC 3339 */
+    char modified[40]; /* RFC 3339 */
     char family[32];
     char parameters[16]; /* "3.2B" */
     char quantization[16];
@@ -31,8 +31,8 @@ struct model_facts {
 struct model {
     struct model_facts facts; /* of the endpoint that told first */
     endpoint_set serves;
-    endpoint_set coming;      /* seen in a list that is being read */
-    struct model *news;       /* what the only endpoint that serves it tells now, in force when its list is complete */
+    endpoint_set coming; /* seen in a list that is being read */
+    struct model *news;  /* what the only endpoint that serves it tells now, in force when its list is complete */
 };
 
 void model_init(void);

@@ -16,7 +16,7 @@ static struct {
     uint64_t deadlines[NET_SLOTS];     /* 0 = none */
     size_t n;
     size_t holes;
-    uint64_t bound;                    /* no deadline is earlier; 0 = there is none */
+    uint64_t bound; /* no deadline is earlier; 0 = there is none */
     uint64_t now;
 } set;
 

@@ -30,7 +30,7 @@ struct stream_ops {
 };
 
 struct stream {
-    int fd;   /* -1 = closed */
+    int fd; /* -1 = closed */
     int slot;
     const struct stream_ops *ops;
     void *owner;

@@ -25,10 +25,10 @@
 
 #if POOL_POISON
 #include <sanitizer/asan_interface.h>
-#define pool_poison(p, n) ASAN_POISON_MEMORY_REGION((p), (n))
+#define pool_poison(p, n)   ASAN_POISON_MEMORY_REGION((p), (n))
 #define pool_unpoison(p, n) ASAN_UNPOISON_MEMORY_REGION((p), (n))
 #else
-#define pool_poison(p, n) ((void)(p), (void)(n))
+#define pool_poison(p, n)   ((void)(p), (void)(n))
 #define pool_unpoison(p, n) ((void)(p), (void)(n))
 #endif
 
@@ -43,7 +43,8 @@ struct pool {
 };
 
 static struct pool pools[POOL_COUNT] = {
-#define X(id, label, elements, empty) [POOL_##id] = {.stats = {.name = (label), .when_empty = (empty), .count = (elements)}},
+#define X(id, label, elements, empty) \
+    [POOL_##id] = {.stats = {.name = (label), .when_empty = (empty), .count = (elements)}},
     POOL_TABLE(X)
 #undef X
 };

@@ -18,6 +18,7 @@
 
 #include "../olla.h"
 
+/* clang-format off */
 /*        id        name               count                  when it is empty */
 #define POOL_TABLE(X)                                                                                   \
     X(CLIENT,   "clients",         OLLA_MAX_CLIENTS,      "the listener waits, the kernel queues")     \
@@ -34,6 +35,7 @@ enum pool_id {
 #undef X
     POOL_COUNT
 };
+/* clang-format on */
 
 /* The element count as a constant expression, for POOL_STORAGE. */
 enum {
@@ -45,7 +47,7 @@ enum {
 struct pool_stats {
     const char *name;
     const char *when_empty;
-    size_t size;  /* bytes of one element, 0 before the storage is bound */
+    size_t size; /* bytes of one element, 0 before the storage is bound */
     size_t count;
     size_t used;
     size_t max_used;

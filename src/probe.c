@@ -51,7 +51,8 @@ static bool connect_to(struct probe *p)
     return false;
 }
 
-bool probe_start(struct endpoint *e, struct target *to, const char *path, int64_t timeout_ms, const struct probe_ops *ops)
+bool probe_start(struct endpoint *e, struct target *to, const char *path, int64_t timeout_ms,
+                 const struct probe_ops *ops)
 {
     struct probe *p = to->addrs > 0 ? pool_get(POOL_PROBE) : NULL;
     if (!p) {

@@ -55,7 +55,8 @@ struct probe {
 void probe_init(void);
 
 /* Begins. false: no slot or no buffer now, or the target has no address yet; try later. */
-bool probe_start(struct endpoint *e, struct target *to, const char *path, int64_t timeout_ms, const struct probe_ops *ops);
+bool probe_start(struct endpoint *e, struct target *to, const char *path, int64_t timeout_ms,
+                 const struct probe_ops *ops);
 
 /* Ends all probes of e (NULL = all) with PROBE_CANCELLED. */
 void probe_cancel(const struct endpoint *e);

@@ -28,16 +28,16 @@ enum list_format {
 };
 
 struct profile {
-    const char *name;        /* canonical */
-    const char *spellings;   /* other values of `type`, blanks between them */
-    const char *prefixes;    /* segments after /olla/, blanks between them; the first is the one shown */
+    const char *name;      /* canonical */
+    const char *spellings; /* other values of `type`, blanks between them */
+    const char *prefixes;  /* segments after /olla/, blanks between them; the first is the one shown */
     const char *health_path;
     const char *models_path;
     enum list_format list;
     unsigned apis;
-    unsigned idle_ms;        /* how long an idle connection may be reused (quirk Q7) */
-    bool drop_origin;        /* refuses foreign Origin headers: drop them (quirk Q9) */
-    bool check_models;       /* answers 200 to anything, so health needs a look at the body (quirk Q10) */
+    unsigned idle_ms;  /* how long an idle connection may be reused (quirk Q7) */
+    bool drop_origin;  /* refuses foreign Origin headers: drop them (quirk Q9) */
+    bool check_models; /* answers 200 to anything, so health needs a look at the body (quirk Q10) */
 };
 
 /* The type with that spelling, any case, or NULL. "" and "auto" are openai-compatible for now. */

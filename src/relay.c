@@ -9,7 +9,7 @@
 /* Bytes that framing may add to one piece: chunk size line, its CRLF, the last chunk. */
 #define FRAMING_MAX 32
 /* Rounds of read and write before another connection gets its turn. */
-#define ROUNDS 4
+#define ROUNDS      4
 #define MAX_INTERIM 64
 
 /* ---- the head ----------------------------------------------------------------------- */
@@ -33,7 +33,8 @@ static void note_events(struct exchange *x, const struct http_response *r)
     }
     if (str_istarts(content_type, STR("text/event-stream"))) {
         x->events = EVENTS_SSE;
-    } else if (str_istarts(content_type, STR("application/x-ndjson")) || str_istarts(content_type, STR("application/jsonl"))) {
+    } else if (str_istarts(content_type, STR("application/x-ndjson")) ||
+               str_istarts(content_type, STR("application/jsonl"))) {
         x->events = EVENTS_NDJSON;
     }
 }
@@ -241,8 +242,9 @@ static void broken(struct exchange *x, long how)
         end_reply(x);
         return;
     }
-    exchange_truncate(x, END_SERVER, PHASE_DATA, how == OLLA_ERR ? "the backend's connection was lost before the reply was complete"
-                                                                  : "the backend closed the connection before the reply was complete");
+    exchange_truncate(x, END_SERVER, PHASE_DATA,
+                      how == OLLA_ERR ? "the backend's connection was lost before the reply was complete"
+                                      : "the backend closed the connection before the reply was complete");
 }
 
 void relay_stream(struct exchange *x)

@@ -154,7 +154,8 @@ static bool make_room(struct exchange *x)
     struct buf *in = &x->c->in;
 
     if (x->body.home == BODY_INLINE && OLLA_BUF_SIZE - kept_to(x) - (in->end - x->raw_at) < OLLA_BUF_SIZE / 16) {
-        enum body_error err = body_move_out(&x->body, x->req.framing == HTTP_LENGTH ? x->req.length : 0, conf_now->proxy.spool_dir);
+        enum body_error err = body_move_out(&x->body, x->req.framing == HTTP_LENGTH ? x->req.length : 0,
+                                            conf_now->proxy.spool_dir);
         if (err != BODY_OK) {
             body_failed(x, err);
             return false;

@@ -5,7 +5,8 @@
  */
 #include "route.h"
 
-#define NO_MANAGEMENT "model management operations are not supported by the proxy; send them to the Ollama server itself"
+#define NO_MANAGEMENT \
+    "model management operations are not supported by the proxy; send them to the Ollama server itself"
 
 enum match { EXACT = 0, BELOW };
 
@@ -171,7 +172,8 @@ struct route route_find(struct str path, bool root_api)
 
 static bool compatible(const struct endpoint *e, const struct route *r)
 {
-    return e->enabled && (!r->only || profile_serves(e->profile, r->only)) && (r->api == 0 || (e->profile->apis & r->api));
+    return e->enabled && (!r->only || profile_serves(e->profile, r->only)) &&
+           (r->api == 0 || (e->profile->apis & r->api));
 }
 
 /* True if a is the better one. Ties rotate: the one picked longest ago wins, then configuration order. */

@@ -56,19 +56,19 @@ enum dialect route_dialect(struct str target);
 
 struct route_query {
     const struct route *route;
-    struct str model;      /* "" = none named */
-    endpoint_set tried;    /* not again */
+    struct str model;   /* "" = none named */
+    endpoint_set tried; /* not again */
     enum conf_balancer balancer;
 };
 
 /* What was decided; the words go into X-Olla-Routing-* (http-surface.md 5.4). */
 struct route_choice {
-    struct endpoint *e;    /* NULL: nothing, see status */
-    bool more;             /* another candidate would be left after e */
-    int status;            /* 404 or 503 */
-    bool starting;         /* 503 only because endpoints are still being probed: worth a retry soon */
-    const char *decision;  /* "routed", "rejected"; NULL when no model was named */
-    const char *reason;    /* "model_found", ...; for 404 without a model NULL */
+    struct endpoint *e;   /* NULL: nothing, see status */
+    bool more;            /* another candidate would be left after e */
+    int status;           /* 404 or 503 */
+    bool starting;        /* 503 only because endpoints are still being probed: worth a retry soon */
+    const char *decision; /* "routed", "rejected"; NULL when no model was named */
+    const char *reason;   /* "model_found", ...; for 404 without a model NULL */
 };
 
 struct route_choice route_choose(const struct route_query *q);

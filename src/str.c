@@ -295,9 +295,9 @@ int str_to_bool(struct str s, bool *out)
         struct str word;
         bool value;
     } words[] = {
-        {STR("true"), true}, {STR("false"), false}, {STR("yes"), true}, {STR("no"), false}, {STR("on"), true},
-        {STR("off"), false}, {STR("1"), true},      {STR("0"), false},  {STR("t"), true},   {STR("f"), false},
-        {STR("y"), true},    {STR("n"), false},
+        {STR("true"), true}, {STR("false"), false}, {STR("yes"), true}, {STR("no"), false},
+        {STR("on"), true},   {STR("off"), false},   {STR("1"), true},   {STR("0"), false},
+        {STR("t"), true},    {STR("f"), false},     {STR("y"), true},   {STR("n"), false},
     };
     for (size_t i = 0; i < OLLA_COUNT(words); i++) {
         if (str_ieq(s, words[i].word)) {

@@ -116,7 +116,8 @@ void upstream_keep(struct upstream *u, unsigned limit_s)
     if (limit_s > 0 && (uint64_t)limit_s * 1000 - 500 < idle_ms) {
         idle_ms = (uint64_t)limit_s * 1000 - 500; /* ours must end before theirs */
     }
-    if (e->removed || u->generation != e->generation || e->idle_n >= OLLA_MAX_IDLE_PER_ENDPOINT || buf_len(&u->in) > 0 || buf_len(&u->out) > 0) {
+    if (e->removed || u->generation != e->generation || e->idle_n >= OLLA_MAX_IDLE_PER_ENDPOINT ||
+        buf_len(&u->in) > 0 || buf_len(&u->out) > 0) {
         upstream_close(u, NET_CLOSE);
         return;
     }

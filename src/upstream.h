@@ -16,13 +16,13 @@
 struct upstream {
     struct stream s;
     struct endpoint *e;
-    uint32_t generation;  /* of e when it was connected */
-    struct buf in;        /* reply bytes not yet dealt with */
-    struct buf out;       /* request head not yet sent */
+    uint32_t generation;   /* of e when it was connected */
+    struct buf in;         /* reply bytes not yet dealt with */
+    struct buf out;        /* request head not yet sent */
     struct upstream *next; /* in the idle list */
-    int which;            /* number of the address */
-    bool reused;          /* this request is not the connection's first */
-    bool got_bytes;       /* a byte of the reply has come */
+    int which;             /* number of the address */
+    bool reused;           /* this request is not the connection's first */
+    bool got_bytes;        /* a byte of the reply has come */
 };
 
 void upstream_init(void);

@@ -25,29 +25,29 @@
 #define IN_SIZE   8192
 
 struct conn {
-    const char *out;   /* what is being sent; NULL = waiting for a request */
+    const char *out; /* what is being sent; NULL = waiting for a request */
     size_t out_len;
-    size_t have;       /* bytes in `in` */
-    size_t skip;       /* bytes of the request body still to come */
-    long long due;     /* when the next event goes out, in milliseconds */
-    int events;        /* events still to send after `out` */
-    int streaming;     /* the end of the stream is still to send */
-    int pending;       /* the head was read, the reply waits for the end of the body */
+    size_t have;   /* bytes in `in` */
+    size_t skip;   /* bytes of the request body still to come */
+    long long due; /* when the next event goes out, in milliseconds */
+    int events;    /* events still to send after `out` */
+    int streaming; /* the end of the stream is still to send */
+    int pending;   /* the head was read, the reply waits for the end of the body */
     int closing;
     char in[IN_SIZE];
 };
 
-#define CHAT                                                                                                   \
-    "{\"id\":\"chatcmpl-benchmark\",\"object\":\"chat.completion\",\"created\":1700000000,"                     \
-    "\"model\":\"bench-model\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\","                  \
-    "\"content\":\"This is the fixed reply of the benchmark backend.\"},\"finish_reason\":\"stop\"}],"          \
+#define CHAT                                                                                           \
+    "{\"id\":\"chatcmpl-benchmark\",\"object\":\"chat.completion\",\"created\":1700000000,"            \
+    "\"model\":\"bench-model\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\","         \
+    "\"content\":\"This is the fixed reply of the benchmark backend.\"},\"finish_reason\":\"stop\"}]," \
     "\"usage\":{\"prompt_tokens\":20,\"completion_tokens\":10,\"total_tokens\":30}}"
 #define MODELS \
     "{\"object\":\"list\",\"data\":[{\"id\":\"bench-model\",\"object\":\"model\",\"owned_by\":\"benchmark\"}]}"
 #define TAGS   "{\"models\":[{\"name\":\"bench-model\",\"model\":\"bench-model\",\"size\":1}]}"
 #define HEALTH "{\"status\":\"ok\"}"
-#define EVENT                                                                                                  \
-    "data: {\"id\":\"chatcmpl-benchmark\",\"object\":\"chat.completion.chunk\",\"model\":\"bench-model\","      \
+#define EVENT                                                                                              \
+    "data: {\"id\":\"chatcmpl-benchmark\",\"object\":\"chat.completion.chunk\",\"model\":\"bench-model\"," \
     "\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},\"finish_reason\":null}]}\n\n"
 #define STREAM_HEAD "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 #define STREAM_END  "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"

@@ -23,9 +23,9 @@
 #include "../../src/log.h"
 #include "../../src/pool.h"
 
-#define BLOCK ((size_t)OLLA_BODY_BLOCK)
+#define BLOCK   ((size_t)OLLA_BODY_BLOCK)
 #define LARGEST (3 * BLOCK + 100)
-#define SPOOL "/tmp"
+#define SPOOL   "/tmp"
 
 static char bytes[LARGEST]; /* what every body begins with */
 
@@ -126,8 +126,8 @@ static void append_to(struct body *b, size_t size, size_t part)
     }
 }
 
-static const size_t sizes[] = {0, 1, 2, 100, OLLA_BUF_SIZE, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK - 1, 2 * BLOCK,
-                               2 * BLOCK + 1, LARGEST};
+static const size_t sizes[] = {
+    0, 1, 2, 100, OLLA_BUF_SIZE, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK + 1, LARGEST};
 
 /* ---- homes ----------------------------------------------------------------------- */
 

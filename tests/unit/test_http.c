@@ -17,10 +17,13 @@
 #include "guard.h"
 
 #define HOST "Host: a\r\n"
-#define END "\r\n"
+#define END  "\r\n"
 
 /* A string literal that may hold NUL. */
-#define BYTES(lit) {lit, sizeof(lit) - 1}
+#define BYTES(lit)           \
+    {                        \
+        lit, sizeof(lit) - 1 \
+    }
 
 /* ---- feeding heads ------------------------------------------------------------ */
 
@@ -261,9 +264,16 @@ struct refused {
     struct str in;
 };
 
-#define NO(status, lit) {status, BYTES(lit)}
-#define GET11 "GET / HTTP/1.1" "\r\n" HOST
-#define POST11 "POST / HTTP/1.1" "\r\n" HOST
+#define NO(status, lit)    \
+    {                      \
+        status, BYTES(lit) \
+    }
+#define GET11        \
+    "GET / HTTP/1.1" \
+    "\r\n" HOST
+#define POST11        \
+    "POST / HTTP/1.1" \
+    "\r\n" HOST
 
 static const struct refused refused_requests[] = {
     /* request line */
@@ -591,8 +601,19 @@ static void test_unchecked_lines_are_safe(void **state)
 static void test_hop_by_hop(void **state)
 {
     static const char *const always[] = {
-        "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "TE",
-        "Trailer", "Transfer-Encoding", "Upgrade", "HTTP2-Settings", "te", "KEEP-ALIVE", "http2-settings",
+        "Connection",
+        "Keep-Alive",
+        "Proxy-Authenticate",
+        "Proxy-Authorization",
+        "Proxy-Connection",
+        "TE",
+        "Trailer",
+        "Transfer-Encoding",
+        "Upgrade",
+        "HTTP2-Settings",
+        "te",
+        "KEEP-ALIVE",
+        "http2-settings",
     };
     static const char *const never[] = {
         "", "T", "TX", "Host", "Content-Length", "Trailers", "Upgrades", "Connections", "Authorization", "Keep_Alive",
@@ -753,7 +774,7 @@ static void test_response_details(void **state)
     (void)state;
 
     assert_int_equal(http_parse_response(STR(OK11 "Content-Type: text/event-stream\r\nKeep-Alive: max=5, Timeout=15\r\n"
-                                             "Content-Length: 1\r\nConnection: keep-alive, X-Y\r\n\r\n"),
+                                                  "Content-Length: 1\r\nConnection: keep-alive, X-Y\r\n\r\n"),
                                          STR("GET"), &r, &err),
                      OLLA_OK);
     assert_str(r.content_type, "text/event-stream");
@@ -1250,18 +1271,12 @@ static void test_date(void **state)
         int64_t s;
         const char *want;
     } cases[] = {
-        {784111777, "Sun, 06 Nov 1994 08:49:37 GMT"},
-        {0, "Thu, 01 Jan 1970 00:00:00 GMT"},
-        {86399, "Thu, 01 Jan 1970 23:59:59 GMT"},
-        {951782400, "Tue, 29 Feb 2000 00:00:00 GMT"},
-        {951868800, "Wed, 01 Mar 2000 00:00:00 GMT"},
-        {1709164800, "Thu, 29 Feb 2024 00:00:00 GMT"},
-        {1735689599, "Tue, 31 Dec 2024 23:59:59 GMT"},
-        {1735689600, "Wed, 01 Jan 2025 00:00:00 GMT"},
-        {2147483648, "Tue, 19 Jan 2038 03:14:08 GMT"},
-        {4107542400, "Mon, 01 Mar 2100 00:00:00 GMT"},
-        {253402300799, "Fri, 31 Dec 9999 23:59:59 GMT"},
-        {253402300800, "Fri, 31 Dec 9999 23:59:59 GMT"},
+        {784111777, "Sun, 06 Nov 1994 08:49:37 GMT"},    {0, "Thu, 01 Jan 1970 00:00:00 GMT"},
+        {86399, "Thu, 01 Jan 1970 23:59:59 GMT"},        {951782400, "Tue, 29 Feb 2000 00:00:00 GMT"},
+        {951868800, "Wed, 01 Mar 2000 00:00:00 GMT"},    {1709164800, "Thu, 29 Feb 2024 00:00:00 GMT"},
+        {1735689599, "Tue, 31 Dec 2024 23:59:59 GMT"},   {1735689600, "Wed, 01 Jan 2025 00:00:00 GMT"},
+        {2147483648, "Tue, 19 Jan 2038 03:14:08 GMT"},   {4107542400, "Mon, 01 Mar 2100 00:00:00 GMT"},
+        {253402300799, "Fri, 31 Dec 9999 23:59:59 GMT"}, {253402300800, "Fri, 31 Dec 9999 23:59:59 GMT"},
         {-5, "Thu, 01 Jan 1970 00:00:00 GMT"},
     };
     (void)state;

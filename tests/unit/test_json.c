@@ -17,7 +17,7 @@
 
 /* ---- input against a guard page ----------------------------------------------- */
 
-#define ROOM (8u * 1024u * 1024u)
+#define ROOM  (8u * 1024u * 1024u)
 #define GUARD 65536u /* a multiple of every page size in use */
 
 static char room[ROOM + 2 * GUARD];
@@ -92,119 +92,122 @@ struct scan_case {
     const char *flags; /* C complete, B broken, L too long, 2 twice, T/F stream */
 };
 
-#define NAME_127 \
+#define NAME_127                                                       \
     "0123456789012345678901234567890123456789012345678901234567890123" \
     "012345678901234567890123456789012345678901234567890123456789012"
 #define BOM "\xef\xbb\xbf"
 
 static const struct scan_case scan_cases[] = {
     /* place and kind of the model */
-    { "{\"model\":\"a:1b\",\"messages\":[]}", "a:1b", "C" },
-    { "{\"messages\":[{\"role\":\"user\",\"content\":\"hi \\\"x\\\" \\\\\"}],\"model\":\"last\"}", "last", "C" },
-    { " \t\r\n{ \"model\" : \"blanks\" , \"n\" : 1 } \r\n", "blanks", "C" },
-    { "{\"options\":{\"model\":\"inner\"}}", "", "C" },
-    { "{\"options\":{\"model\":\"inner\"},\"model\":\"outer\"}", "outer", "C" },
-    { "{\"m\":[{\"model\":\"inner\"},[\"model\"]],\"x\":\"model\",\"model\":\"outer\"}", "outer", "C" },
-    { "{\"x\":\"\\\"model\\\":\\\"no\\\"\"}", "", "C" },
-    { "{\"model\":null}", "", "C" },
-    { "{\"model\":12}", "", "C" },
-    { "{\"model\":{\"model\":\"x\"}}", "", "C" },
-    { "{\"model\":[\"x\"]}", "", "C" },
-    { "{\"model\":true,\"stream\":true}", "", "CT" },
-    { "{\"model\":\"\"}", "", "C" },
-    { "{\"model\":\"  \\t\"}", "", "C" },
-    { "{\"models\":\"x\",\"mode\":\"y\",\"model \":\"z\",\"xmodel\":\"w\"}", "", "C" },
-    { "{}", "", "C" },
-    { "{ }", "", "C" },
+    {"{\"model\":\"a:1b\",\"messages\":[]}", "a:1b", "C"},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":\"hi \\\"x\\\" \\\\\"}],\"model\":\"last\"}", "last", "C"},
+    {" \t\r\n{ \"model\" : \"blanks\" , \"n\" : 1 } \r\n", "blanks", "C"},
+    {"{\"options\":{\"model\":\"inner\"}}", "", "C"},
+    {"{\"options\":{\"model\":\"inner\"},\"model\":\"outer\"}", "outer", "C"},
+    {"{\"m\":[{\"model\":\"inner\"},[\"model\"]],\"x\":\"model\",\"model\":\"outer\"}", "outer", "C"},
+    {"{\"x\":\"\\\"model\\\":\\\"no\\\"\"}", "", "C"},
+    {"{\"model\":null}", "", "C"},
+    {"{\"model\":12}", "", "C"},
+    {"{\"model\":{\"model\":\"x\"}}", "", "C"},
+    {"{\"model\":[\"x\"]}", "", "C"},
+    {"{\"model\":true,\"stream\":true}", "", "CT"},
+    {"{\"model\":\"\"}", "", "C"},
+    {"{\"model\":\"  \\t\"}", "", "C"},
+    {"{\"models\":\"x\",\"mode\":\"y\",\"model \":\"z\",\"xmodel\":\"w\"}", "", "C"},
+    {"{}", "", "C"},
+    {"{ }", "", "C"},
     /* twice */
-    { "{\"model\":\"a\",\"model\":\"b\"}", "a", "C2" },
-    { "{\"model\":\"a\",\"MODEL\":\"a\"}", "a", "C2" },
-    { "{\"model\":\"\",\"model\":\"b\"}", "", "C2" },
-    { "{\"model\":null,\"model\":\"b\"}", "b", "C2" },
-    { "{\"model\":\"a\",\"model\":1}", "a", "C2" },
-    { "{\"model\":\"a\",\"model\":\"b", "a", "2" },
-    { "{\"model\":\"" NAME_127 "x\",\"model\":\"b\"}", "", "CL2" },
+    {"{\"model\":\"a\",\"model\":\"b\"}", "a", "C2"},
+    {"{\"model\":\"a\",\"MODEL\":\"a\"}", "a", "C2"},
+    {"{\"model\":\"\",\"model\":\"b\"}", "", "C2"},
+    {"{\"model\":null,\"model\":\"b\"}", "b", "C2"},
+    {"{\"model\":\"a\",\"model\":1}", "a", "C2"},
+    {"{\"model\":\"a\",\"model\":\"b", "a", "2"},
+    {"{\"model\":\"" NAME_127 "x\",\"model\":\"b\"}", "", "CL2"},
     /* letters and escapes of the key */
-    { "{\"Model\":\"x\"}", "x", "C" },
-    { "{\"mOdEL\":\"x\"}", "x", "C" },
-    { "{\"\\u006dodel\":\"x\"}", "x", "C" },
-    { "{\"\\u004d\\u006F\\u0064\\u0065\\u006c\":\"x\"}", "x", "C" },
-    { "{\"mode\\u006\":\"x\"}", "", "B" },
-    { "{\"mod\\el\":\"x\"}", "", "B" },
-    { "{\"a_long_key_with_a_bad_escape\\q\":1,\"model\":\"x\"}", "x", "C" },
-    { "{\"model\\u0000\":\"x\"}", "", "C" },
+    {"{\"Model\":\"x\"}", "x", "C"},
+    {"{\"mOdEL\":\"x\"}", "x", "C"},
+    {"{\"\\u006dodel\":\"x\"}", "x", "C"},
+    {"{\"\\u004d\\u006F\\u0064\\u0065\\u006c\":\"x\"}", "x", "C"},
+    {"{\"mode\\u006\":\"x\"}", "", "B"},
+    {"{\"mod\\el\":\"x\"}", "", "B"},
+    {"{\"a_long_key_with_a_bad_escape\\q\":1,\"model\":\"x\"}", "x", "C"},
+    {"{\"model\\u0000\":\"x\"}", "", "C"},
     /* the name itself */
-    { "{\"model\":\"  Qwen2.5:7B \"}", "Qwen2.5:7B", "C" },
-    { "{\"model\":\"qw\\u0041\\/\\\"\\\\\"}", "qwA/\"\\", "C" },
-    { "{\"model\":\"\\u00fc\\u20ac\\ud83d\\ude00\"}", "\xc3\xbc\xe2\x82\xac\xf0\x9f\x98\x80", "C" },
-    { "{\"model\":\"\xc3\xbc\xe2\x82\xac\"}", "\xc3\xbc\xe2\x82\xac", "C" },
-    { "{\"model\":\"a\\ud83d\"}", "a\xef\xbf\xbd", "C" },
-    { "{\"model\":\"\\ud83dx\"}", "\xef\xbf\xbdx", "C" },
-    { "{\"model\":\"\\ud83d\\n\\ude00\\ud83d\\ud83d\\ude00\"}",
-      "\xef\xbf\xbd?\xef\xbf\xbd\xef\xbf\xbd\xf0\x9f\x98\x80", "C" },
-    { "{\"model\":\"a\\u0000b\\r\\nc\\u007f\"}", "a\xef\xbf\xbd" "b??c?", "C" },
-    { "{\"model\":\"a\\x41\"}", "", "B" },
-    { "{\"model\":\"a\\u12\"}", "", "B" },
-    { "{\"model\":\"a\\u12g4\"}", "", "B" },
-    { "{\"model\":\"" NAME_127 "\"}", NAME_127, "C" },
-    { "{\"model\":\"   " NAME_127 "\"}", NAME_127, "C" },
-    { "{\"model\":\"" NAME_127 "8\"}", "", "CL" },
-    { "{\"model\":\"" NAME_127 "\\\"\\\\\"}", "", "CL" },
-    { "{\"model\":\"" NAME_127 NAME_127 NAME_127 "\\\\\",\"stream\":true}", "", "CLT" },
+    {"{\"model\":\"  Qwen2.5:7B \"}", "Qwen2.5:7B", "C"},
+    {"{\"model\":\"qw\\u0041\\/\\\"\\\\\"}", "qwA/\"\\", "C"},
+    {"{\"model\":\"\\u00fc\\u20ac\\ud83d\\ude00\"}", "\xc3\xbc\xe2\x82\xac\xf0\x9f\x98\x80", "C"},
+    {"{\"model\":\"\xc3\xbc\xe2\x82\xac\"}", "\xc3\xbc\xe2\x82\xac", "C"},
+    {"{\"model\":\"a\\ud83d\"}", "a\xef\xbf\xbd", "C"},
+    {"{\"model\":\"\\ud83dx\"}", "\xef\xbf\xbdx", "C"},
+    {"{\"model\":\"\\ud83d\\n\\ude00\\ud83d\\ud83d\\ude00\"}", "\xef\xbf\xbd?\xef\xbf\xbd\xef\xbf\xbd\xf0\x9f\x98\x80",
+     "C"},
+    {"{\"model\":\"a\\u0000b\\r\\nc\\u007f\"}",
+     "a\xef\xbf\xbd"
+     "b??c?",
+     "C"},
+    {"{\"model\":\"a\\x41\"}", "", "B"},
+    {"{\"model\":\"a\\u12\"}", "", "B"},
+    {"{\"model\":\"a\\u12g4\"}", "", "B"},
+    {"{\"model\":\"" NAME_127 "\"}", NAME_127, "C"},
+    {"{\"model\":\"   " NAME_127 "\"}", NAME_127, "C"},
+    {"{\"model\":\"" NAME_127 "8\"}", "", "CL"},
+    {"{\"model\":\"" NAME_127 "\\\"\\\\\"}", "", "CL"},
+    {"{\"model\":\"" NAME_127 NAME_127 NAME_127 "\\\\\",\"stream\":true}", "", "CLT"},
     /* stream */
-    { "{\"stream\":true}", "", "CT" },
-    { "{\"stream\" : false }", "", "CF" },
-    { "{\"Stream\":true,\"x\":1}", "", "CT" },
-    { "{\"stream\":true,\"stream\":false}", "", "CF" },
-    { "{\"stream\":\"true\"}", "", "C" },
-    { "{\"stream\":null}", "", "C" },
-    { "{\"stream\":truex}", "", "C" },
-    { "{\"stream\":tru}", "", "C" },
-    { "{\"stream\":falsehood}", "", "C" },
-    { "{\"stream\":1}", "", "C" },
-    { "{\"stream_options\":{\"stream\":true}}", "", "C" },
-    { "{\"a\":[true],\"stream\":[true]}", "", "C" },
-    { "{\"stream\":true", "", "" },
-    { "{\"stream\":true,", "", "T" },
+    {"{\"stream\":true}", "", "CT"},
+    {"{\"stream\" : false }", "", "CF"},
+    {"{\"Stream\":true,\"x\":1}", "", "CT"},
+    {"{\"stream\":true,\"stream\":false}", "", "CF"},
+    {"{\"stream\":\"true\"}", "", "C"},
+    {"{\"stream\":null}", "", "C"},
+    {"{\"stream\":truex}", "", "C"},
+    {"{\"stream\":tru}", "", "C"},
+    {"{\"stream\":falsehood}", "", "C"},
+    {"{\"stream\":1}", "", "C"},
+    {"{\"stream_options\":{\"stream\":true}}", "", "C"},
+    {"{\"a\":[true],\"stream\":[true]}", "", "C"},
+    {"{\"stream\":true", "", ""},
+    {"{\"stream\":true,", "", "T"},
     /* byte order mark */
-    { BOM "{\"model\":\"x\"}", "x", "C" },
-    { BOM " {\"model\":\"x\"}", "x", "C" },
-    { " " BOM "{\"model\":\"x\"}", "", "B" },
-    { BOM BOM "{\"model\":\"x\"}", "", "B" },
-    { "\xef\xbb{\"model\":\"x\"}", "", "B" },
-    { "\xef{\"model\":\"x\"}", "", "B" },
-    { BOM, "", "" },
-    { "\xef", "", "" },
+    {BOM "{\"model\":\"x\"}", "x", "C"},
+    {BOM " {\"model\":\"x\"}", "x", "C"},
+    {" " BOM "{\"model\":\"x\"}", "", "B"},
+    {BOM BOM "{\"model\":\"x\"}", "", "B"},
+    {"\xef\xbb{\"model\":\"x\"}", "", "B"},
+    {"\xef{\"model\":\"x\"}", "", "B"},
+    {BOM, "", ""},
+    {"\xef", "", ""},
     /* not an object */
-    { "", "", "" },
-    { " \n", "", "" },
-    { "[{\"model\":\"x\"}]", "", "B" },
-    { "\"model\"", "", "B" },
-    { "null", "", "B" },
-    { "model=x", "", "B" },
-    { "--boundary\r\n", "", "B" },
-    { "<html>", "", "B" },
-    { "}", "", "B" },
+    {"", "", ""},
+    {" \n", "", ""},
+    {"[{\"model\":\"x\"}]", "", "B"},
+    {"\"model\"", "", "B"},
+    {"null", "", "B"},
+    {"model=x", "", "B"},
+    {"--boundary\r\n", "", "B"},
+    {"<html>", "", "B"},
+    {"}", "", "B"},
     /* structure */
-    { "{\"model\":\"x\"}}", "x", "B" },
-    { "{\"model\":\"x\"} {", "x", "B" },
-    { "{\"model\":\"x\"}x", "x", "B" },
-    { "{\"model\":\"x\"]", "x", "B" },
-    { "{\"model\":\"x\",}", "x", "C" },
-    { "{,\"model\":\"x\"}", "", "B" },
-    { "{\"a\" \"model\":\"x\"}", "", "B" },
-    { "{\"a\":,\"model\":\"x\"}", "", "B" },
-    { "{\"model\" \"x\"}", "", "B" },
-    { "{\"a\":1 \"model\":\"x\"}", "", "B" },
-    { "{\"a\":1:2,\"model\":\"x\"}", "", "B" },
-    { "{model:\"x\"}", "", "B" },
-    { "{'model':\"x\"}", "", "B" },
-    { "{/* \" */\"model\":\"x\"}", "", "B" },
-    { "{\"a\":[/* \" */],\"model\":\"x\"}", "", "B" },
-    { "{\"a\":-1.5e+3,\"b\":NaN,\"model\":\"x\"}", "x", "C" },
-    { "{\"a\":tr\"ue,\"model\":\"x\"}", "", "B" },
-    { "{\"a\":\"\\\\\\\\\\\"\\\\\",\"model\":\"x\"}", "x", "C" },
-    { "{\"a\":[\"\\\\\",\"]\",\"\\\"]\",{\"}\":\"{[\"}],\"model\":\"x\"}", "x", "C" },
+    {"{\"model\":\"x\"}}", "x", "B"},
+    {"{\"model\":\"x\"} {", "x", "B"},
+    {"{\"model\":\"x\"}x", "x", "B"},
+    {"{\"model\":\"x\"]", "x", "B"},
+    {"{\"model\":\"x\",}", "x", "C"},
+    {"{,\"model\":\"x\"}", "", "B"},
+    {"{\"a\" \"model\":\"x\"}", "", "B"},
+    {"{\"a\":,\"model\":\"x\"}", "", "B"},
+    {"{\"model\" \"x\"}", "", "B"},
+    {"{\"a\":1 \"model\":\"x\"}", "", "B"},
+    {"{\"a\":1:2,\"model\":\"x\"}", "", "B"},
+    {"{model:\"x\"}", "", "B"},
+    {"{'model':\"x\"}", "", "B"},
+    {"{/* \" */\"model\":\"x\"}", "", "B"},
+    {"{\"a\":[/* \" */],\"model\":\"x\"}", "", "B"},
+    {"{\"a\":-1.5e+3,\"b\":NaN,\"model\":\"x\"}", "x", "C"},
+    {"{\"a\":tr\"ue,\"model\":\"x\"}", "", "B"},
+    {"{\"a\":\"\\\\\\\\\\\"\\\\\",\"model\":\"x\"}", "x", "C"},
+    {"{\"a\":[\"\\\\\",\"]\",\"\\\"]\",{\"}\":\"{[\"}],\"model\":\"x\"}", "x", "C"},
 };
 
 static void check_scan(const struct scan_case *c)
@@ -212,13 +215,13 @@ static void check_scan(const struct scan_case *c)
     static struct json_scan s;
 
     scan_all_ways(c->doc, strlen(c->doc), &s);
-    if (strcmp(s.model, c->model) != 0 || s.complete != (strchr(c->flags, 'C') != NULL)
-        || s.broken != (strchr(c->flags, 'B') != NULL) || s.model_too_long != (strchr(c->flags, 'L') != NULL)
-        || s.model_twice != (strchr(c->flags, '2') != NULL)
-        || (s.stream == JSON_STREAM_TRUE) != (strchr(c->flags, 'T') != NULL)
-        || (s.stream == JSON_STREAM_FALSE) != (strchr(c->flags, 'F') != NULL)) {
-        print_error("%s\n  model '%s' complete %d broken %d long %d twice %d stream %d\n", c->doc, s.model,
-                    s.complete, s.broken, s.model_too_long, s.model_twice, (int)s.stream);
+    if (strcmp(s.model, c->model) != 0 || s.complete != (strchr(c->flags, 'C') != NULL) ||
+        s.broken != (strchr(c->flags, 'B') != NULL) || s.model_too_long != (strchr(c->flags, 'L') != NULL) ||
+        s.model_twice != (strchr(c->flags, '2') != NULL) ||
+        (s.stream == JSON_STREAM_TRUE) != (strchr(c->flags, 'T') != NULL) ||
+        (s.stream == JSON_STREAM_FALSE) != (strchr(c->flags, 'F') != NULL)) {
+        print_error("%s\n  model '%s' complete %d broken %d long %d twice %d stream %d\n", c->doc, s.model, s.complete,
+                    s.broken, s.model_too_long, s.model_twice, (int)s.stream);
         fail();
     }
 }
@@ -235,8 +238,10 @@ static void test_scan_cases(void **state)
 static void test_scan_range(void **state)
 {
     static const char *const docs[] = {
-        "{\"model\":\"VALUE\"}", BOM " {\"x\":[1,{}],\"model\" : \"VALUE\" ,\"y\":2}",
-        "{\"model\":1,\"model\":\"VALUE\",\"model\":\"other\"}", "{\"a\":\"\\\\\",\"MODEL\":\n\"VALUE\"",
+        "{\"model\":\"VALUE\"}",
+        BOM " {\"x\":[1,{}],\"model\" : \"VALUE\" ,\"y\":2}",
+        "{\"model\":1,\"model\":\"VALUE\",\"model\":\"other\"}",
+        "{\"a\":\"\\\\\",\"MODEL\":\n\"VALUE\"",
     };
     static struct json_scan s;
 
@@ -257,7 +262,7 @@ static void test_scan_range(void **state)
 static void test_scan_truncated(void **state)
 {
     static const char doc[] = BOM "{\"messages\":[{\"c\":\"a\\\\\\\"\\u00e4\"}],"
-                              "\"model\":\"na\\u006de\",\"stream\":true}";
+                                  "\"model\":\"na\\u006de\",\"stream\":true}";
     static struct json_scan s;
     const char *model_end = strstr(doc, "e\",\"stream") + 2;
 
@@ -282,7 +287,8 @@ static void test_scan_nul_bytes(void **state)
     (void)state;
     scan_all_ways(inside, sizeof inside - 1, &s);
     assert_true(s.complete);
-    assert_string_equal(s.model, "b\xef\xbf\xbd" "c");
+    assert_string_equal(s.model, "b\xef\xbf\xbd"
+                                 "c");
     scan_all_ways(outside, sizeof outside - 1, &s);
     assert_true(s.broken);
     scan_all_ways(nested, sizeof nested - 1, &s);
@@ -304,7 +310,7 @@ static char big[6u * 1024u * 1024u];
 
 static void check_big(size_t n, const char *model)
 {
-    static const size_t pieces[] = { sizeof big, 16384, 4097, 3, 1 };
+    static const size_t pieces[] = {sizeof big, 16384, 4097, 3, 1};
     static struct json_scan s;
 
     for (size_t i = 0; i < OLLA_COUNT(pieces); i++) {
@@ -359,8 +365,10 @@ static void test_scan_deep(void **state)
 static void test_scan_random(void **state)
 {
     static const char *const words[] = {
-        "{", "}", "[", "]", "\"", "\"", "\\", ":", ",", " ", "\"model\"", "\"stream\"", "true", "false", "null", "\\u",
-        "00", "6d", "\\ud83d", "\\ude00", "\"model\":\"x\"", "\"k\":1", "x", "\xc3\xbc", "{\"a\":", ",\"b\":", "\\\"",
+        "{",       "}",   "[",        "]",         "\"",         "\"",      "\\",
+        ":",       ",",   " ",        "\"model\"", "\"stream\"", "true",    "false",
+        "null",    "\\u", "00",       "6d",        "\\ud83d",    "\\ude00", "\"model\":\"x\"",
+        "\"k\":1", "x",   "\xc3\xbc", "{\"a\":",   ",\"b\":",    "\\\"",
     };
     static struct json_scan a;
     static struct json_scan b;
@@ -406,7 +414,7 @@ static void list_pieces(const char *doc, size_t n, size_t cut, size_t piece, con
             left -= used;
             if (rc == 1) {
                 text_char(log, l.second ? '2' : '1');
-                text_add(log, (struct str){ element, l.n });
+                text_add(log, (struct str){element, l.n});
                 text_char(log, '\n');
             }
         } while (rc == 1);
@@ -424,7 +432,7 @@ static void list_pieces(const char *doc, size_t n, size_t cut, size_t piece, con
 
 static void check_list(const char *doc, const char *a, const char *b, const char *expected)
 {
-    const char *const keys[2] = { a, b };
+    const char *const keys[2] = {a, b};
     const size_t n = strlen(doc);
     static char whole[2048];
     static char other[2048];
@@ -450,61 +458,60 @@ static void check_list(const char *doc, const char *a, const char *b, const char
 static const struct {
     const char *doc, *a, *b, *expected;
 } list_cases[] = {
-    { "{\"models\":[{\"name\":\"a\",\"details\":{\"f\":[\"x\"]}},{\"name\":\"b]}\"}]}", "models", NULL,
-      "1{\"name\":\"a\",\"details\":{\"f\":[\"x\"]}}\n1{\"name\":\"b]}\"}\nfound done complete 0" },
-    { "{\"object\":\"list\",\"data\":[{\"id\":\"a\",\"parent\":null}]}\n", "models", "data",
-      "2{\"id\":\"a\",\"parent\":null}\nfound done complete 0" },
+    {"{\"models\":[{\"name\":\"a\",\"details\":{\"f\":[\"x\"]}},{\"name\":\"b]}\"}]}", "models", NULL,
+     "1{\"name\":\"a\",\"details\":{\"f\":[\"x\"]}}\n1{\"name\":\"b]}\"}\nfound done complete 0"},
+    {"{\"object\":\"list\",\"data\":[{\"id\":\"a\",\"parent\":null}]}\n", "models", "data",
+     "2{\"id\":\"a\",\"parent\":null}\nfound done complete 0"},
     /* both arrays, as llama.cpp sends them */
-    { "{\"models\":[{\"name\":\"q\"}],\"object\":\"list\",\"data\":[{\"id\":\"q\",\"meta\":{\"n\":1}}]}",
-      "models", "data",
-      "1{\"name\":\"q\"}\n2{\"id\":\"q\",\"meta\":{\"n\":1}}\nfound done complete 0" },
-    { "{\"models\":[{\"name\":\"q\"}],\"object\":\"list\",\"data\":[{\"id\":\"q\"}]}", "data", NULL,
-      "1{\"id\":\"q\"}\nfound done complete 0" },
+    {"{\"models\":[{\"name\":\"q\"}],\"object\":\"list\",\"data\":[{\"id\":\"q\",\"meta\":{\"n\":1}}]}", "models",
+     "data", "1{\"name\":\"q\"}\n2{\"id\":\"q\",\"meta\":{\"n\":1}}\nfound done complete 0"},
+    {"{\"models\":[{\"name\":\"q\"}],\"object\":\"list\",\"data\":[{\"id\":\"q\"}]}", "data", NULL,
+     "1{\"id\":\"q\"}\nfound done complete 0"},
     /* the array is the document */
-    { " [{\"id\":0,\"n_ctx\":16384},{\"id\":1}] ", NULL, NULL,
-      "1{\"id\":0,\"n_ctx\":16384}\n1{\"id\":1}\nfound done complete 0" },
-    { "[]", NULL, NULL, "found done complete 0" },
-    { "{\"data\":[{}]}", NULL, NULL, "broken 0" },
-    { "[{}]", "data", NULL, "broken 0" },
+    {" [{\"id\":0,\"n_ctx\":16384},{\"id\":1}] ", NULL, NULL,
+     "1{\"id\":0,\"n_ctx\":16384}\n1{\"id\":1}\nfound done complete 0"},
+    {"[]", NULL, NULL, "found done complete 0"},
+    {"{\"data\":[{}]}", NULL, NULL, "broken 0"},
+    {"[{}]", "data", NULL, "broken 0"},
     /* nothing there */
-    { "", "data", NULL, "0" },
-    { "null", "data", NULL, "complete 0" },
-    { " null\n", NULL, NULL, "complete 0" },
-    { "nul", "data", NULL, "0" },
-    { "nu ll", "data", NULL, "broken 0" },
-    { "nullx", "data", NULL, "broken 0" },
-    { "{}", "data", NULL, "complete 0" },
-    { "{\"error\":\"no such path\"}", "models", "data", "complete 0" },
-    { "{\"data\":null}", "data", NULL, "complete 0" },
-    { "{\"data\":{\"data\":[{}]}}", "data", NULL, "complete 0" },
-    { "{\"x\":{\"data\":[{}]}}", "data", NULL, "complete 0" },
-    { "{\"x\":\"data\",\"y\":[{\"a\":1}]}", "data", NULL, "complete 0" },
-    { "{\"data\":[],\"object\":\"list\"}", "data", NULL, "found done complete 0" },
-    { "<html>\"", "data", NULL, "broken 0" },
-    { "\"data\"", "data", NULL, "broken 0" },
-    { "17", "data", NULL, "broken 0" },
+    {"", "data", NULL, "0"},
+    {"null", "data", NULL, "complete 0"},
+    {" null\n", NULL, NULL, "complete 0"},
+    {"nul", "data", NULL, "0"},
+    {"nu ll", "data", NULL, "broken 0"},
+    {"nullx", "data", NULL, "broken 0"},
+    {"{}", "data", NULL, "complete 0"},
+    {"{\"error\":\"no such path\"}", "models", "data", "complete 0"},
+    {"{\"data\":null}", "data", NULL, "complete 0"},
+    {"{\"data\":{\"data\":[{}]}}", "data", NULL, "complete 0"},
+    {"{\"x\":{\"data\":[{}]}}", "data", NULL, "complete 0"},
+    {"{\"x\":\"data\",\"y\":[{\"a\":1}]}", "data", NULL, "complete 0"},
+    {"{\"data\":[],\"object\":\"list\"}", "data", NULL, "found done complete 0"},
+    {"<html>\"", "data", NULL, "broken 0"},
+    {"\"data\"", "data", NULL, "broken 0"},
+    {"17", "data", NULL, "broken 0"},
     /* keys */
-    { "{\"DATA\":[{\"a\":1}]}", "models", "data", "2{\"a\":1}\nfound done complete 0" },
-    { "{\"d\\u0061ta\":[{\"a\":1}]}", "data", NULL, "1{\"a\":1}\nfound done complete 0" },
-    { "{\"datadatadatadatadata\":[{\"a\":1}],\"dat\":[{}]}", "data", NULL, "complete 0" },
-    { BOM "{\"data\":[{\"a\":1}]}", "data", NULL, "1{\"a\":1}\nfound done complete 0" },
+    {"{\"DATA\":[{\"a\":1}]}", "models", "data", "2{\"a\":1}\nfound done complete 0"},
+    {"{\"d\\u0061ta\":[{\"a\":1}]}", "data", NULL, "1{\"a\":1}\nfound done complete 0"},
+    {"{\"datadatadatadatadata\":[{\"a\":1}],\"dat\":[{}]}", "data", NULL, "complete 0"},
+    {BOM "{\"data\":[{\"a\":1}]}", "data", NULL, "1{\"a\":1}\nfound done complete 0"},
     /* entries that are no objects, malformed entries, structure */
-    { "{\"data\":[1,\"x]}\",null,[{\"no\":1}],{\"a\":1},true,{}]}", "data", NULL,
-      "1{\"a\":1}\n1{}\nfound done complete 0" },
-    { "{\"data\":[{\"a\":},{\"b\" 1},{,}]}", "data", NULL, "1{\"a\":}\n1{\"b\" 1}\n1{,}\nfound done complete 0" },
-    { "{\"data\":[{\"a\":\"\\\\\"},{\"b\":\"\\\"}\"}]}", "data", NULL,
-      "1{\"a\":\"\\\\\"}\n1{\"b\":\"\\\"}\"}\nfound done complete 0" },
-    { "{\"data\":[{\"a\":1]]}", "data", NULL, "found broken 0" },
-    { "{\"data\":[{\"a\":1}}", "data", NULL, "1{\"a\":1}\nfound done broken 0" },
-    { "{\"data\":[{\"a\":1},#]}", "data", NULL, "1{\"a\":1}\nfound broken 0" },
-    { "{\"data\":[{\"a\":1}]}}", "data", NULL, "1{\"a\":1}\nfound done broken 0" },
-    { "{\"data\":[{\"a\":1}],\"x\":1", "data", NULL, "1{\"a\":1}\nfound done 0" },
-    { "{\"data\":[{\"a\":1},{\"b", "data", NULL, "1{\"a\":1}\nfound 0" },
-    { "{\"data\"[{\"a\":1}]}", "data", NULL, "broken 0" },
-    { "{\"x\":,\"data\":[{}]}", "data", NULL, "broken 0" },
-    { "{\"a\":1.5 ,\"b\":-2e9,\"data\":[{}]}", "data", NULL, "1{}\nfound done complete 0" },
+    {"{\"data\":[1,\"x]}\",null,[{\"no\":1}],{\"a\":1},true,{}]}", "data", NULL,
+     "1{\"a\":1}\n1{}\nfound done complete 0"},
+    {"{\"data\":[{\"a\":},{\"b\" 1},{,}]}", "data", NULL, "1{\"a\":}\n1{\"b\" 1}\n1{,}\nfound done complete 0"},
+    {"{\"data\":[{\"a\":\"\\\\\"},{\"b\":\"\\\"}\"}]}", "data", NULL,
+     "1{\"a\":\"\\\\\"}\n1{\"b\":\"\\\"}\"}\nfound done complete 0"},
+    {"{\"data\":[{\"a\":1]]}", "data", NULL, "found broken 0"},
+    {"{\"data\":[{\"a\":1}}", "data", NULL, "1{\"a\":1}\nfound done broken 0"},
+    {"{\"data\":[{\"a\":1},#]}", "data", NULL, "1{\"a\":1}\nfound broken 0"},
+    {"{\"data\":[{\"a\":1}]}}", "data", NULL, "1{\"a\":1}\nfound done broken 0"},
+    {"{\"data\":[{\"a\":1}],\"x\":1", "data", NULL, "1{\"a\":1}\nfound done 0"},
+    {"{\"data\":[{\"a\":1},{\"b", "data", NULL, "1{\"a\":1}\nfound 0"},
+    {"{\"data\"[{\"a\":1}]}", "data", NULL, "broken 0"},
+    {"{\"x\":,\"data\":[{}]}", "data", NULL, "broken 0"},
+    {"{\"a\":1.5 ,\"b\":-2e9,\"data\":[{}]}", "data", NULL, "1{}\nfound done complete 0"},
     /* size */
-    { "{\"data\":[" E64 "," E65 ",{\"a\":1}," E65 "]}", "data", NULL, "1" E64 "\n1{\"a\":1}\nfound done complete 2" },
+    {"{\"data\":[" E64 "," E65 ",{\"a\":1}," E65 "]}", "data", NULL, "1" E64 "\n1{\"a\":1}\nfound done complete 2"},
 };
 
 static void test_list_cases(void **state)
@@ -543,7 +550,7 @@ static void test_list_room(void **state)
 
 static struct json_slice open_z(const char *z)
 {
-    return json_open((struct str){ flush_right(z, strlen(z)), strlen(z) });
+    return json_open((struct str){flush_right(z, strlen(z)), strlen(z)});
 }
 
 static void is_string(const struct json_slice *s, int node, const char *expected)
@@ -603,9 +610,17 @@ static void test_slice_numbers(void **state)
         bool good;
         uint64_t value;
     } cases[] = {
-        { "0", true, 0 }, { "32768", true, 32768 }, { "18446744073709551615", true, UINT64_MAX },
-        { "18446744073709551616", false, 0 }, { "-1", false, 0 }, { "1.0", false, 0 }, { "1e3", false, 0 },
-        { "\"1\"", false, 0 }, { "null", false, 0 }, { "true", false, 0 }, { "[1]", false, 0 },
+        {"0", true, 0},
+        {"32768", true, 32768},
+        {"18446744073709551615", true, UINT64_MAX},
+        {"18446744073709551616", false, 0},
+        {"-1", false, 0},
+        {"1.0", false, 0},
+        {"1e3", false, 0},
+        {"\"1\"", false, 0},
+        {"null", false, 0},
+        {"true", false, 0},
+        {"[1]", false, 0},
     };
     char doc[64];
 
@@ -660,13 +675,30 @@ static void test_slice_nested(void **state)
 static void test_slice_malformed(void **state)
 {
     static const char *const refused[] = {
-        "", " ", "[]", "\"x\"", "1", "{", "{]", "}", "{\"a\":1", "{\"a\":\"x}", "{\"a\":1}x", "{\"a\":1} {}",
-        "{\"a\":tru", "{\"a\":\"\\x\"}", "{\"a\":\"\\u12\"}", "{1:2}",
-        "{{}}", "{\"a\"", "{\"a\":\"\\", "{\"a\":\"\\u00",
+        "",
+        " ",
+        "[]",
+        "\"x\"",
+        "1",
+        "{",
+        "{]",
+        "}",
+        "{\"a\":1",
+        "{\"a\":\"x}",
+        "{\"a\":1}x",
+        "{\"a\":1} {}",
+        "{\"a\":tru",
+        "{\"a\":\"\\x\"}",
+        "{\"a\":\"\\u12\"}",
+        "{1:2}",
+        "{{}}",
+        "{\"a\"",
+        "{\"a\":\"\\",
+        "{\"a\":\"\\u00",
     };
     static const char *const lenient[] = {
-        "{\"a\"}", "{\"a\":}", "{\"a\":,\"k\":\"v\"}", "{\"a\" \"b\"}", "{:}", "{,}", "{\"a\":1 \"b\":2}",
-        "{\"a\":1:2}", "{\"a\":[1 2,,3]}", "{\"a\":{\"b\":1}:2}", "{\"k\":\"v\",}",
+        "{\"a\"}",     "{\"a\":}",         "{\"a\":,\"k\":\"v\"}", "{\"a\" \"b\"}",  "{:}", "{,}", "{\"a\":1 \"b\":2}",
+        "{\"a\":1:2}", "{\"a\":[1 2,,3]}", "{\"a\":{\"b\":1}:2}",  "{\"k\":\"v\",}",
     };
     char to[8];
     uint64_t v = 0;
@@ -733,7 +765,7 @@ static void writes(struct str in, const char *expected)
     char to[256];
     struct text t = text_in(to, sizeof to);
 
-    json_text(&t, (struct str){ flush_right(in.p, in.n), in.n });
+    json_text(&t, (struct str){flush_right(in.p, in.n), in.n});
     assert_string_equal(text_z(&t), expected);
 }
 
@@ -789,7 +821,7 @@ static void test_write_and_read(void **state)
         all[i - 1] = (char)i;
     }
     text_char(&t, '{');
-    json_member(&t, "all", (struct str){ all, 127 });
+    json_member(&t, "all", (struct str){all, 127});
     text_char(&t, '}');
     const struct json_slice s = json_open(text_str(&t));
     assert_true(json_string(&s, json_get(&s, 0, "all"), back, sizeof back));
@@ -800,15 +832,15 @@ static void test_write_and_read(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_scan_cases),    cmocka_unit_test(test_scan_range),
-        cmocka_unit_test(test_scan_truncated), cmocka_unit_test(test_scan_nul_bytes),
+        cmocka_unit_test(test_scan_cases),      cmocka_unit_test(test_scan_range),
+        cmocka_unit_test(test_scan_truncated),  cmocka_unit_test(test_scan_nul_bytes),
         cmocka_unit_test(test_scan_big_string), cmocka_unit_test(test_scan_deep),
-        cmocka_unit_test(test_scan_random),   cmocka_unit_test(test_list_cases),
-        cmocka_unit_test(test_list_room),     cmocka_unit_test(test_slice_ollama),
-        cmocka_unit_test(test_slice_numbers), cmocka_unit_test(test_slice_strings),
-        cmocka_unit_test(test_slice_nested),  cmocka_unit_test(test_slice_malformed),
-        cmocka_unit_test(test_slice_limits),  cmocka_unit_test(test_write_text),
-        cmocka_unit_test(test_write_members), cmocka_unit_test(test_write_and_read),
+        cmocka_unit_test(test_scan_random),     cmocka_unit_test(test_list_cases),
+        cmocka_unit_test(test_list_room),       cmocka_unit_test(test_slice_ollama),
+        cmocka_unit_test(test_slice_numbers),   cmocka_unit_test(test_slice_strings),
+        cmocka_unit_test(test_slice_nested),    cmocka_unit_test(test_slice_malformed),
+        cmocka_unit_test(test_slice_limits),    cmocka_unit_test(test_write_text),
+        cmocka_unit_test(test_write_members),   cmocka_unit_test(test_write_and_read),
     };
 
     return cmocka_run_group_tests(tests, open_room, close_room);

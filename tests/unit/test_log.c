@@ -301,16 +301,31 @@ static void test_text_form(void **state)
 
 /* ---- hostile values -------------------------------------------------------------- */
 
-#define HOSTILE(lit) {lit, sizeof(lit) - 1}
+#define HOSTILE(lit)         \
+    {                        \
+        lit, sizeof(lit) - 1 \
+    }
 static const struct str hostile[] = {
-    HOSTILE("\n{\"level\":\"ERROR\",\"msg\":\"forged\"}\n"), HOSTILE("\r\n2024-01-01 00:00:00.000 ERROR forged"),
+    HOSTILE("\n{\"level\":\"ERROR\",\"msg\":\"forged\"}\n"),
+    HOSTILE("\r\n2024-01-01 00:00:00.000 ERROR forged"),
     HOSTILE("\""),
-    HOSTILE("\\"), HOSTILE("\\\""), HOSTILE("\",\"x\":\"y"), HOSTILE("\0\0a\0"), HOSTILE("\x1b[31mred\x1b[0m"),
+    HOSTILE("\\"),
+    HOSTILE("\\\""),
+    HOSTILE("\",\"x\":\"y"),
+    HOSTILE("\0\0a\0"),
+    HOSTILE("\x1b[31mred\x1b[0m"),
     HOSTILE("\t\b\f\v\a\x7f"),
-    HOSTILE("\xff\xfe\xfd"), HOSTILE("\xc0\xaf"), HOSTILE("\xed\xa0\x80"), HOSTILE("\xf4\x90\x80\x80"),
+    HOSTILE("\xff\xfe\xfd"),
+    HOSTILE("\xc0\xaf"),
+    HOSTILE("\xed\xa0\x80"),
+    HOSTILE("\xf4\x90\x80\x80"),
     HOSTILE("\xe2\x82"),
-    HOSTILE("ok\xc3"), HOSTILE("\xe2\x82\xac\xf0\x9f\xa6\x99 \xc3\xa9"), HOSTILE("</script><!--"), HOSTILE("%s%n%d"),
-    HOSTILE("\xc2\x9b" "31m"),
+    HOSTILE("ok\xc3"),
+    HOSTILE("\xe2\x82\xac\xf0\x9f\xa6\x99 \xc3\xa9"),
+    HOSTILE("</script><!--"),
+    HOSTILE("%s%n%d"),
+    HOSTILE("\xc2\x9b"
+            "31m"),
 };
 
 static bool is_valid_utf8(struct str s)
@@ -584,7 +599,7 @@ int main(void)
         cmocka_unit_test_teardown(test_levels, after),
         CASE(test_json_form),
         CASE(test_text_form),
-        {"test_hostile_json", test_hostile, before, after, (void *)(uintptr_t)"json"},
+        {"test_hostile_json", test_hostile, before, after, (void *)(uintptr_t) "json"},
         {"test_hostile_text", test_hostile, before, after, NULL},
         CASE(test_huge_values),
         CASE(test_many_fields),

@@ -26,10 +26,10 @@ static const char config[] = "[endpoint:alpha]\nurl = http://127.0.0.1:1\ntype =
                              "[endpoint:gamma]\nurl = http://127.0.0.1:3\ntype = ollama\n"
                              "[endpoint:delta]\nurl = http://127.0.0.1:4\ntype = lm-studio\n";
 enum { ENDPOINTS = 4 };
-#define alpha endpoint_at(0)
-#define beta endpoint_at(1)
+#define alpha  endpoint_at(0)
+#define beta   endpoint_at(1)
 #define gamma_ endpoint_at(2)
-#define delta endpoint_at(3)
+#define delta  endpoint_at(3)
 
 static uint32_t seed = 77777;
 
@@ -439,10 +439,32 @@ static void test_near(void **state)
 /* ---- against the reference -------------------------------------------------------- */
 
 static const char *const universe[] = {
-    "llama3", "Llama3", "LLAMA3", "llama3:latest", "Llama3:Latest", "llama3:8b", "llama3:LATEST", "qwen", "Qwen",
-    "qwen:latest", "a",
-    "A", "a:latest", "aa", "AA", "b", "a-b", "a_b", "a:b", "Z", "z:latest", "phi", "phi:latest", "PHI:latest",
-    "mistral:7b", "mistral",
+    "llama3",
+    "Llama3",
+    "LLAMA3",
+    "llama3:latest",
+    "Llama3:Latest",
+    "llama3:8b",
+    "llama3:LATEST",
+    "qwen",
+    "Qwen",
+    "qwen:latest",
+    "a",
+    "A",
+    "a:latest",
+    "aa",
+    "AA",
+    "b",
+    "a-b",
+    "a_b",
+    "a:b",
+    "Z",
+    "z:latest",
+    "phi",
+    "phi:latest",
+    "PHI:latest",
+    "mistral:7b",
+    "mistral",
 };
 enum { NAMES = OLLA_COUNT(universe) };
 

@@ -154,7 +154,7 @@ static void test_wants(void **state)
         bool read, write, bytes;
         short events;
     } cases[] = {
-        {false, false, true, 0},    {true, false, true, POLLIN}, {true, true, true, POLLIN | POLLOUT},
+        {false, false, true, 0},      {true, false, true, POLLIN},  {true, true, true, POLLIN | POLLOUT},
         {false, true, true, POLLOUT}, {true, true, false, POLLOUT}, {true, false, false, 0},
     };
     (void)state;
@@ -341,10 +341,17 @@ static void test_many_deadlines(void **state)
         open_reader(&pl[i]);
         due(&pl[i], start + 1 + chance(60));
         switch (i % 4) {
-        case 0: due(&pl[i], 0); break; /* cleared */
-        case 1: due(&pl[i], start + 100 + chance(20)); break; /* put off: the old one must not fire */
-        case 2: due(&pl[i], start + 1 + chance(5)); break; /* brought forward */
-        default: break;
+        case 0:
+            due(&pl[i], 0);
+            break; /* cleared */
+        case 1:
+            due(&pl[i], start + 100 + chance(20));
+            break; /* put off: the old one must not fire */
+        case 2:
+            due(&pl[i], start + 1 + chance(5));
+            break; /* brought forward */
+        default:
+            break;
         }
     }
     while (net_now() < start + 150) {
@@ -452,11 +459,22 @@ static void random_deeds(struct player *p)
     struct player *o = &pl[chance(MANY)];
     eat(p);
     switch (chance(6)) {
-    case 0: close_both(p); break;
-    case 1: close_both(o); break;
-    case 2: close_both(o); open_reader(o); o->on_ready = random_deeds; break;
-    case 3: net_want(&p->s, chance(2), false); break;
-    default: break;
+    case 0:
+        close_both(p);
+        break;
+    case 1:
+        close_both(o);
+        break;
+    case 2:
+        close_both(o);
+        open_reader(o);
+        o->on_ready = random_deeds;
+        break;
+    case 3:
+        net_want(&p->s, chance(2), false);
+        break;
+    default:
+        break;
     }
 }
 

@@ -120,14 +120,16 @@ static void test_time_of(void **state)
 static void test_addr(void **state)
 {
     static const char *const good[][2] = {
-        {"127.0.0.1", "127.0.0.1"}, {"0.0.0.0", "0.0.0.0"},
-        {"::1", "::1"},             {"2001:DB8:0:0::7", "2001:db8::7"},
-        {"::", "::"},               {"::ffff:10.1.2.3", "10.1.2.3"},
+        {"127.0.0.1", "127.0.0.1"},         {"0.0.0.0", "0.0.0.0"}, {"::1", "::1"},
+        {"2001:DB8:0:0::7", "2001:db8::7"}, {"::", "::"},           {"::ffff:10.1.2.3", "10.1.2.3"},
         {"fe80::1%1", "fe80::1"},
     };
-    static const char *const bad[] = {"",      "localhost", "1.2.3",   "1.2.3.4.5",   "127.1",     "[::1]",
-                                      "1::2::3", "::1%",    "1.2.3.4%1", "::1%no-such-if", "1.2.3.4 ",
-                                      "0000:0000:0000:0000:0000:0000:0000:0000:0000:0000:0000:0000"};
+    static const char *const bad[] = {"",          "localhost",
+                                      "1.2.3",     "1.2.3.4.5",
+                                      "127.1",     "[::1]",
+                                      "1::2::3",   "::1%",
+                                      "1.2.3.4%1", "::1%no-such-if",
+                                      "1.2.3.4 ",  "0000:0000:0000:0000:0000:0000:0000:0000:0000:0000:0000:0000"};
     struct plat_addr a, b;
     char text[46];
 
@@ -330,8 +332,10 @@ static void test_signals(void **state)
     static const struct {
         int number;
         enum plat_signal event;
-    } cases[] = {
-        {SIGTERM, PLAT_SIG_TERM}, {SIGINT, PLAT_SIG_TERM}, {SIGHUP, PLAT_SIG_RELOAD}, {SIGUSR1, PLAT_SIG_REPORT}};
+    } cases[] = {{SIGTERM, PLAT_SIG_TERM},
+                 {SIGINT, PLAT_SIG_TERM},
+                 {SIGHUP, PLAT_SIG_RELOAD},
+                 {SIGUSR1, PLAT_SIG_REPORT}};
     int fd = plat_signals_open();
     enum plat_signal last = PLAT_SIG_TERM;
 

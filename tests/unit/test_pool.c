@@ -21,7 +21,7 @@
 #define IS_POISONED(p) (__asan_address_is_poisoned(p) != 0)
 #endif
 
-#define N ((size_t)OLLA_MAX_PROBES)
+#define N            ((size_t)OLLA_MAX_PROBES)
 #define NEW_WORK_MAX ((size_t)(OLLA_MAX_BUFS - OLLA_RESERVED_BUFS))
 
 struct thing {

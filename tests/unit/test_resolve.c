@@ -56,8 +56,8 @@ static void test_resolve(void **state)
         const char *host;
         const char *want; /* the one address; "" = none; NULL = a loopback address */
     } cases[] = {
-        {"localhost", NULL}, {"127.0.0.1", "127.0.0.1"}, {"::1", "::1"},        {NO_NAME, ""},
-        {"", ""},            {long_name, ""},            {"LOCALHOST", NULL},   {"192.0.2.7", "192.0.2.7"},
+        {"localhost", NULL}, {"127.0.0.1", "127.0.0.1"}, {"::1", "::1"}, {NO_NAME, ""}, {"", ""}, {long_name, ""},
+        {"LOCALHOST", NULL}, {"192.0.2.7", "192.0.2.7"},
     };
     struct resolve_answer a;
     struct plat_addr v4, v6;
@@ -141,9 +141,8 @@ static long look_for_child(long pid)
         if (f == NULL) {
             continue;
         }
-        if (fgets(text, sizeof(text), f) != NULL && strrchr(text, ')') != NULL &&
-            sscanf(text, "%ld", &one) == 1 && sscanf(strrchr(text, ')'), ") %c %ld", &status, &parent) == 2 &&
-            parent == pid && status != 'Z') {
+        if (fgets(text, sizeof(text), f) != NULL && strrchr(text, ')') != NULL && sscanf(text, "%ld", &one) == 1 &&
+            sscanf(strrchr(text, ')'), ") %c %ld", &status, &parent) == 2 && parent == pid && status != 'Z') {
             found = one;
             count++;
         }

@@ -60,19 +60,39 @@ static int setup(void **state)
 
 /* ---- paths ----------------------------------------------------------------------- */
 
-#define NONE {.kind = ROUTE_NOT_FOUND}
-#define LOCAL(page_, dialect_) {.kind = ROUTE_LOCAL, .page = LOCAL_##page_, .dialect = DIALECT_##dialect_}
-#define REDIRECT {.kind = ROUTE_REDIRECT}
-#define PROXY(target_, dialect_, api_) \
-    {.kind = ROUTE_PROXY, .target = target_, .dialect = DIALECT_##dialect_, .api = (api_)}
-#define REFUSED(target_) {.kind = ROUTE_REFUSED, .target = target_, .dialect = DIALECT_OLLAMA, .api = API_OLLAMA}
+#define NONE                    \
+    {                           \
+        .kind = ROUTE_NOT_FOUND \
+    }
+#define LOCAL(page_, dialect_)                                                    \
+    {                                                                             \
+        .kind = ROUTE_LOCAL, .page = LOCAL_##page_, .dialect = DIALECT_##dialect_ \
+    }
+#define REDIRECT               \
+    {                          \
+        .kind = ROUTE_REDIRECT \
+    }
+#define PROXY(target_, dialect_, api_)                                                       \
+    {                                                                                        \
+        .kind = ROUTE_PROXY, .target = target_, .dialect = DIALECT_##dialect_, .api = (api_) \
+    }
+#define REFUSED(target_)                                                                       \
+    {                                                                                          \
+        .kind = ROUTE_REFUSED, .target = target_, .dialect = DIALECT_OLLAMA, .api = API_OLLAMA \
+    }
 /* Below a provider: `prefix` as typed and the type that it means. */
-#define P_LOCAL(page_, dialect_, prefix_, only_) \
-    {.kind = ROUTE_LOCAL, .page = LOCAL_##page_, .dialect = DIALECT_##dialect_, .prefix = prefix_, .only = only_}
-#define P_PROXY(target_, dialect_, prefix_, only_) \
-    {.kind = ROUTE_PROXY, .target = target_, .dialect = DIALECT_##dialect_, .prefix = prefix_, .only = only_}
-#define P_REFUSED(target_) \
-    {.kind = ROUTE_REFUSED, .target = target_, .dialect = DIALECT_OLLAMA, .prefix = "ollama", .only = "ollama"}
+#define P_LOCAL(page_, dialect_, prefix_, only_)                                                                    \
+    {                                                                                                               \
+        .kind = ROUTE_LOCAL, .page = LOCAL_##page_, .dialect = DIALECT_##dialect_, .prefix = prefix_, .only = only_ \
+    }
+#define P_PROXY(target_, dialect_, prefix_, only_)                                                              \
+    {                                                                                                           \
+        .kind = ROUTE_PROXY, .target = target_, .dialect = DIALECT_##dialect_, .prefix = prefix_, .only = only_ \
+    }
+#define P_REFUSED(target_)                                                                                        \
+    {                                                                                                             \
+        .kind = ROUTE_REFUSED, .target = target_, .dialect = DIALECT_OLLAMA, .prefix = "ollama", .only = "ollama" \
+    }
 
 struct expectation {
     enum route_kind kind;
@@ -253,7 +273,7 @@ static void test_dialects(void **state)
 
 /* ---- the fleet ------------------------------------------------------------------- */
 
-#define E(i) endpoint_at(i)
+#define E(i)   endpoint_at(i)
 #define BIT(i) endpoint_bit(endpoint_at(i))
 
 static const struct route any_route = {.kind = ROUTE_PROXY};
@@ -309,8 +329,8 @@ static const char *picks(const struct route *r, const char *model, enum conf_bal
     return names;
 }
 
-#define RR BALANCE_ROUND_ROBIN
-#define LC BALANCE_LEAST_CONNECTIONS
+#define RR   BALANCE_ROUND_ROBIN
+#define LC   BALANCE_LEAST_CONNECTIONS
 #define PRIO BALANCE_PRIORITY
 
 static void test_round_robin(void **state)
@@ -336,7 +356,7 @@ static void test_least_connections(void **state)
     assert_string_equal(picks(&any_route, "", LC, 2, true), "da"); /* d has least, then all are equal again */
     endpoint_end(E(2), true, 1, 1);
     endpoint_end(E(1), true, 1, 1);
-    assert_string_equal(picks(&any_route, "", LC, 2, true), "bc"); /* equal: b was picked longer ago */
+    assert_string_equal(picks(&any_route, "", LC, 2, true), "bc");     /* equal: b was picked longer ago */
     assert_string_equal(picks(&any_route, "big", LC, 3, true), "dcd"); /* equal again: d was picked longer ago */
 }
 

@@ -17,7 +17,10 @@
 #include "guard.h"
 
 #define BAD INT64_MIN /* in tables: must be refused */
-#define BYTES(lit) {lit, sizeof(lit) - 1}
+#define BYTES(lit)           \
+    {                        \
+        lit, sizeof(lit) - 1 \
+    }
 
 /* The same bytes with nothing readable behind them. */
 static struct str guarded(struct str s)
@@ -71,9 +74,9 @@ static void test_compare(void **state)
         {BYTES("aBc"), BYTES("AbC"), false, true},
         {BYTES("a\0b"), BYTES("a\0b"), true, true},
         {BYTES("a\0b"), BYTES("a\0c"), false, false},
-        {BYTES("@"), BYTES("`"), false, false},  /* differ in bit 5 only, but are no letters */
+        {BYTES("@"), BYTES("`"), false, false}, /* differ in bit 5 only, but are no letters */
         {BYTES("["), BYTES("{"), false, false},
-        {BYTES("\xc4"), BYTES("\xe4"), false, false}, /* letters of Latin-1, not of ASCII */
+        {BYTES("\xc4"), BYTES("\xe4"), false, false},      /* letters of Latin-1, not of ASCII */
         {BYTES("K"), BYTES("\xe2\x84\xaa"), false, false}, /* the Kelvin sign */
     };
     (void)state;
@@ -145,20 +148,13 @@ static void test_split(void **state)
         int n;
         const char *items[5];
     } cases[] = {
-        {{NULL, 0}, ',', 0, {NULL}},
-        {BYTES(""), ',', 1, {""}},
-        {BYTES("   "), ',', 1, {""}},
-        {BYTES("a"), ',', 1, {"a"}},
-        {BYTES("a,b"), ',', 2, {"a", "b"}},
-        {BYTES(" a ,\tb c\r\n"), ',', 2, {"a", "b c"}},
-        {BYTES(","), ',', 2, {"", ""}},
-        {BYTES("a,"), ',', 2, {"a", ""}},
-        {BYTES(",a"), ',', 2, {"", "a"}},
-        {BYTES("a,,b"), ',', 3, {"a", "", "b"}},
-        {BYTES(" , ,"), ',', 3, {"", "", ""}},
-        {BYTES("a b  c"), ' ', 4, {"a", "b", "", "c"}},
-        {BYTES("a;b"), ',', 1, {"a;b"}},
-        {BYTES("x\0y"), '\0', 2, {"x", "y"}},
+        {{NULL, 0}, ',', 0, {NULL}},           {BYTES(""), ',', 1, {""}},
+        {BYTES("   "), ',', 1, {""}},          {BYTES("a"), ',', 1, {"a"}},
+        {BYTES("a,b"), ',', 2, {"a", "b"}},    {BYTES(" a ,\tb c\r\n"), ',', 2, {"a", "b c"}},
+        {BYTES(","), ',', 2, {"", ""}},        {BYTES("a,"), ',', 2, {"a", ""}},
+        {BYTES(",a"), ',', 2, {"", "a"}},      {BYTES("a,,b"), ',', 3, {"a", "", "b"}},
+        {BYTES(" , ,"), ',', 3, {"", "", ""}}, {BYTES("a b  c"), ' ', 4, {"a", "b", "", "c"}},
+        {BYTES("a;b"), ',', 1, {"a;b"}},       {BYTES("x\0y"), '\0', 2, {"x", "y"}},
     };
     (void)state;
 
@@ -287,37 +283,96 @@ static void test_duration(void **state)
 {
     static const struct value cases[] = {
         /* the vectors of the reference */
-        {BYTES("30s"), 30000}, {BYTES("1h30m"), 5400000}, {BYTES("1.5h"), 5400000}, {BYTES(".5s"), 500},
-        {BYTES("1s500ms"), 1500}, {BYTES("-5s"), -5000}, {BYTES("0"), 0},
-        {BYTES(""), BAD}, {BYTES("30"), BAD}, {BYTES("5 m"), BAD}, {BYTES("5M"), BAD}, {BYTES("1d"), BAD},
+        {BYTES("30s"), 30000},
+        {BYTES("1h30m"), 5400000},
+        {BYTES("1.5h"), 5400000},
+        {BYTES(".5s"), 500},
+        {BYTES("1s500ms"), 1500},
+        {BYTES("-5s"), -5000},
+        {BYTES("0"), 0},
+        {BYTES(""), BAD},
+        {BYTES("30"), BAD},
+        {BYTES("5 m"), BAD},
+        {BYTES("5M"), BAD},
+        {BYTES("1d"), BAD},
         {BYTES("s"), BAD},
         /* signs */
-        {BYTES("+5s"), 5000}, {BYTES("+0"), 0}, {BYTES("-0"), 0}, {BYTES("-1h30m"), -5400000}, {BYTES("-.5s"), -500},
-        {BYTES("+"), BAD}, {BYTES("-"), BAD}, {BYTES("--5s"), BAD}, {BYTES("1h-30m"), BAD}, {BYTES("5s-"), BAD},
+        {BYTES("+5s"), 5000},
+        {BYTES("+0"), 0},
+        {BYTES("-0"), 0},
+        {BYTES("-1h30m"), -5400000},
+        {BYTES("-.5s"), -500},
+        {BYTES("+"), BAD},
+        {BYTES("-"), BAD},
+        {BYTES("--5s"), BAD},
+        {BYTES("1h-30m"), BAD},
+        {BYTES("5s-"), BAD},
         /* units */
-        {BYTES("1h"), 3600000}, {BYTES("1m"), 60000}, {BYTES("1ms"), 1}, {BYTES("250ms"), 250},
+        {BYTES("1h"), 3600000},
+        {BYTES("1m"), 60000},
+        {BYTES("1ms"), 1},
+        {BYTES("250ms"), 250},
         {BYTES("1h1h"), 7200000},
-        {BYTES("1m1h"), 3660000}, {BYTES("1h1m1s1ms"), 3661001}, {BYTES("0s"), 0}, {BYTES("0h0ms"), 0},
+        {BYTES("1m1h"), 3660000},
+        {BYTES("1h1m1s1ms"), 3661001},
+        {BYTES("0s"), 0},
+        {BYTES("0h0ms"), 0},
         {BYTES("00s"), 0},
-        {BYTES("1S"), BAD}, {BYTES("1Ms"), BAD}, {BYTES("1w"), BAD}, {BYTES("ms"), BAD}, {BYTES("1s1"), BAD},
+        {BYTES("1S"), BAD},
+        {BYTES("1Ms"), BAD},
+        {BYTES("1w"), BAD},
+        {BYTES("ms"), BAD},
+        {BYTES("1s1"), BAD},
         {BYTES("00"), BAD},
-        {BYTES("1s "), BAD}, {BYTES(" 1s"), BAD}, {BYTES("1s\0"), BAD}, {BYTES("1,5s"), BAD}, {BYTES("1e3s"), BAD},
-        {BYTES("0x1s"), BAD}, {BYTES("1\xc2s"), BAD}, {BYTES("1\xc2\xb5"), BAD}, {BYTES("1n"), BAD}, {BYTES("1u"), BAD},
+        {BYTES("1s "), BAD},
+        {BYTES(" 1s"), BAD},
+        {BYTES("1s\0"), BAD},
+        {BYTES("1,5s"), BAD},
+        {BYTES("1e3s"), BAD},
+        {BYTES("0x1s"), BAD},
+        {BYTES("1\xc2s"), BAD},
+        {BYTES("1\xc2\xb5"), BAD},
+        {BYTES("1n"), BAD},
+        {BYTES("1u"), BAD},
         /* below a millisecond: rounded up, once at the end */
-        {BYTES("1ns"), 1}, {BYTES("1us"), 1}, {BYTES("1\xc2\xb5s"), 1}, {BYTES("1\xce\xbcs"), 1},
+        {BYTES("1ns"), 1},
+        {BYTES("1us"), 1},
+        {BYTES("1\xc2\xb5s"), 1},
+        {BYTES("1\xce\xbcs"), 1},
         {BYTES("999999ns"), 1},
-        {BYTES("1000000ns"), 1}, {BYTES("1000001ns"), 2}, {BYTES("1000us"), 1}, {BYTES("1001us"), 2},
+        {BYTES("1000000ns"), 1},
+        {BYTES("1000001ns"), 2},
+        {BYTES("1000us"), 1},
+        {BYTES("1001us"), 2},
         {BYTES("500us500us"), 1},
-        {BYTES("1ms1ns"), 2}, {BYTES("0ns"), 0},
+        {BYTES("1ms1ns"), 2},
+        {BYTES("0ns"), 0},
         /* fractions */
-        {BYTES("1.5ms"), 2}, {BYTES("0.1ms"), 1}, {BYTES("2.000ms"), 2}, {BYTES("1.5m"), 90000}, {BYTES("0.001s"), 1},
-        {BYTES("1.0001s"), 1001}, {BYTES("1.000001s"), 1001}, {BYTES("0.25h"), 900000}, {BYTES("1.s"), 1000},
-        {BYTES("0.0000000000s"), 0}, {BYTES("1.50000000000000000000000000000000s"), 1500}, {BYTES("1.5us"), 1},
-        {BYTES("."), BAD}, {BYTES(".s"), BAD}, {BYTES("-.s"), BAD}, {BYTES("1.2.3s"), BAD}, {BYTES("1..s"), BAD},
+        {BYTES("1.5ms"), 2},
+        {BYTES("0.1ms"), 1},
+        {BYTES("2.000ms"), 2},
+        {BYTES("1.5m"), 90000},
+        {BYTES("0.001s"), 1},
+        {BYTES("1.0001s"), 1001},
+        {BYTES("1.000001s"), 1001},
+        {BYTES("0.25h"), 900000},
+        {BYTES("1.s"), 1000},
+        {BYTES("0.0000000000s"), 0},
+        {BYTES("1.50000000000000000000000000000000s"), 1500},
+        {BYTES("1.5us"), 1},
+        {BYTES("."), BAD},
+        {BYTES(".s"), BAD},
+        {BYTES("-.s"), BAD},
+        {BYTES("1.2.3s"), BAD},
+        {BYTES("1..s"), BAD},
         /* range: about 292 years in the reference */
-        {BYTES("2400000h"), INT64_C(8640000000000)}, {BYTES("-2400000h"), INT64_C(-8640000000000)},
-        {BYTES("2562048h"), BAD}, {BYTES("2400000h2400000h"), BAD}, {BYTES("3000000h"), BAD},
-        {BYTES("99999999999999999999h"), BAD}, {BYTES("18446744073709551616s"), BAD},
+        {BYTES("2400000h"), INT64_C(8640000000000)},
+        {BYTES("-2400000h"), INT64_C(-8640000000000)},
+        {BYTES("2562048h"), BAD},
+        {BYTES("2400000h2400000h"), BAD},
+        {BYTES("3000000h"), BAD},
+        {BYTES("99999999999999999999h"), BAD},
+        {BYTES("18446744073709551616s"), BAD},
         {BYTES("18446744073709551617ns"), BAD},
     };
     (void)state;
@@ -369,29 +424,67 @@ static void test_size(void **state)
 {
     static const struct value cases[] = {
         /* the vectors of the reference */
-        {BYTES("100"), 100}, {BYTES("1024B"), 1024}, {BYTES("1k"), 1024}, {BYTES("1KB"), 1024}, {BYTES("1KiB"), 1024},
-        {BYTES("100mb"), 104857600}, {BYTES("2.5GB"), INT64_C(2684354560)}, {BYTES("0.5KB"), 512},
+        {BYTES("100"), 100},
+        {BYTES("1024B"), 1024},
+        {BYTES("1k"), 1024},
+        {BYTES("1KB"), 1024},
+        {BYTES("1KiB"), 1024},
+        {BYTES("100mb"), 104857600},
+        {BYTES("2.5GB"), INT64_C(2684354560)},
+        {BYTES("0.5KB"), 512},
         {BYTES("100 MB"), 104857600},
-        {BYTES(""), BAD}, {BYTES("invalid"), BAD}, {BYTES("100XB"), BAD}, {BYTES("-100MB"), BAD}, {BYTES("MB100"), BAD},
+        {BYTES(""), BAD},
+        {BYTES("invalid"), BAD},
+        {BYTES("100XB"), BAD},
+        {BYTES("-100MB"), BAD},
+        {BYTES("MB100"), BAD},
         {BYTES("10BB"), BAD},
         /* units */
-        {BYTES("0"), 0}, {BYTES("0kb"), 0}, {BYTES("1m"), 1 << 20}, {BYTES("1G"), 1 << 30},
+        {BYTES("0"), 0},
+        {BYTES("0kb"), 0},
+        {BYTES("1m"), 1 << 20},
+        {BYTES("1G"), 1 << 30},
         {BYTES("1tIb"), INT64_C(1) << 40},
-        {BYTES("1p"), INT64_C(1) << 50}, {BYTES("7 b"), 7}, {BYTES("7B"), 7}, {BYTES(" \t1k \n"), 1024},
+        {BYTES("1p"), INT64_C(1) << 50},
+        {BYTES("7 b"), 7},
+        {BYTES("7B"), 7},
+        {BYTES(" \t1k \n"), 1024},
         {BYTES("0007"), 7},
-        {BYTES("1ki"), BAD}, {BYTES("1ib"), BAD}, {BYTES("1i"), BAD}, {BYTES("b"), BAD}, {BYTES("1kk"), BAD},
+        {BYTES("1ki"), BAD},
+        {BYTES("1ib"), BAD},
+        {BYTES("1i"), BAD},
+        {BYTES("b"), BAD},
+        {BYTES("1kk"), BAD},
         {BYTES("1bk"), BAD},
-        {BYTES("1k b"), BAD}, {BYTES("1  kb"), BAD}, {BYTES("1\tkb"), BAD}, {BYTES("1kbx"), BAD}, {BYTES("1k\0"), BAD},
-        {BYTES("1e"), BAD}, {BYTES("1x"), BAD}, {BYTES("0x10"), BAD}, {BYTES("1,5k"), BAD}, {BYTES(" "), BAD},
+        {BYTES("1k b"), BAD},
+        {BYTES("1  kb"), BAD},
+        {BYTES("1\tkb"), BAD},
+        {BYTES("1kbx"), BAD},
+        {BYTES("1k\0"), BAD},
+        {BYTES("1e"), BAD},
+        {BYTES("1x"), BAD},
+        {BYTES("0x10"), BAD},
+        {BYTES("1,5k"), BAD},
+        {BYTES(" "), BAD},
         /* fractions are cut */
-        {BYTES("0.5"), 0}, {BYTES("1.9"), 1}, {BYTES("1.9b"), 1}, {BYTES("1."), 1}, {BYTES(".5k"), 512},
+        {BYTES("0.5"), 0},
+        {BYTES("1.9"), 1},
+        {BYTES("1.9b"), 1},
+        {BYTES("1."), 1},
+        {BYTES(".5k"), 512},
         {BYTES("1.0005k"), 1024},
-        {BYTES("2.5 MiB"), 2621440}, {BYTES("0.1MB"), 104857}, {BYTES("1.5t"), INT64_C(1649267441664)},
+        {BYTES("2.5 MiB"), 2621440},
+        {BYTES("0.1MB"), 104857},
+        {BYTES("1.5t"), INT64_C(1649267441664)},
         {BYTES("."), BAD},
-        {BYTES(".k"), BAD}, {BYTES("1.2.3k"), BAD},
+        {BYTES(".k"), BAD},
+        {BYTES("1.2.3k"), BAD},
         /* range */
-        {BYTES("8191p"), INT64_C(8191) << 50}, {BYTES("8192p"), BAD}, {BYTES("18446744073709551616"), BAD},
-        {BYTES("99999999999999999999999"), BAD}, {BYTES("18446744073709551617k"), BAD},
+        {BYTES("8191p"), INT64_C(8191) << 50},
+        {BYTES("8192p"), BAD},
+        {BYTES("18446744073709551616"), BAD},
+        {BYTES("99999999999999999999999"), BAD},
+        {BYTES("18446744073709551617k"), BAD},
     };
     (void)state;
     check_sizes(cases, OLLA_COUNT(cases));
@@ -424,13 +517,13 @@ static void test_size_many_digits(void **state)
 static void test_bool(void **state)
 {
     static const struct value cases[] = {
-        {BYTES("true"), 1}, {BYTES("TRUE"), 1}, {BYTES("True"), 1}, {BYTES("t"), 1}, {BYTES("T"), 1}, {BYTES("yes"), 1},
-        {BYTES("y"), 1}, {BYTES("Y"), 1}, {BYTES("on"), 1}, {BYTES("oN"), 1}, {BYTES("1"), 1},
-        {BYTES("false"), 0}, {BYTES("FALSE"), 0}, {BYTES("f"), 0}, {BYTES("F"), 0}, {BYTES("no"), 0}, {BYTES("No"), 0},
-        {BYTES("n"), 0}, {BYTES("off"), 0}, {BYTES("OFF"), 0}, {BYTES("0"), 0},
-        {BYTES(""), BAD}, {BYTES("2"), BAD}, {BYTES("tru"), BAD}, {BYTES("truee"), BAD}, {BYTES(" true"), BAD},
-        {BYTES("true "), BAD},
-        {BYTES("-1"), BAD}, {BYTES("00"), BAD}, {BYTES("o"), BAD}, {BYTES("true\0"), BAD}, {{NULL, 0}, BAD},
+        {BYTES("true"), 1},     {BYTES("TRUE"), 1},    {BYTES("True"), 1},  {BYTES("t"), 1},     {BYTES("T"), 1},
+        {BYTES("yes"), 1},      {BYTES("y"), 1},       {BYTES("Y"), 1},     {BYTES("on"), 1},    {BYTES("oN"), 1},
+        {BYTES("1"), 1},        {BYTES("false"), 0},   {BYTES("FALSE"), 0}, {BYTES("f"), 0},     {BYTES("F"), 0},
+        {BYTES("no"), 0},       {BYTES("No"), 0},      {BYTES("n"), 0},     {BYTES("off"), 0},   {BYTES("OFF"), 0},
+        {BYTES("0"), 0},        {BYTES(""), BAD},      {BYTES("2"), BAD},   {BYTES("tru"), BAD}, {BYTES("truee"), BAD},
+        {BYTES(" true"), BAD},  {BYTES("true "), BAD}, {BYTES("-1"), BAD},  {BYTES("00"), BAD},  {BYTES("o"), BAD},
+        {BYTES("true\0"), BAD}, {{NULL, 0}, BAD},
     };
     (void)state;
 
@@ -446,26 +539,54 @@ static void test_bool(void **state)
 /* ---- text builder ---------------------------------------------------------------- */
 
 /* One addition of every kind, and what each adds. INT64_MIN counts as two, because it may be cut between them. */
-static const char *const pieces[] = {"abc", "", "z-text", "!", "0", "18446744073709551615", "-", "9223372036854775808",
-                                     "42", "00ff", "0007", "0", "deadbeefdeadbeef", "end"};
+static const char *const pieces[] = {
+    "abc",  "",  "z-text",           "!",  "0", "18446744073709551615", "-", "9223372036854775808", "42", "00ff",
+    "0007", "0", "deadbeefdeadbeef", "end"};
 
 static void add_piece(struct text *t, size_t i)
 {
     switch (i) {
-    case 0: text_add(t, STR("abc")); break;
-    case 1: text_add(t, (struct str){NULL, 0}); break;
-    case 2: text_addz(t, "z-text"); break;
-    case 3: text_char(t, '!'); break;
-    case 4: text_u64(t, 0); break;
-    case 5: text_u64(t, UINT64_MAX); break;
-    case 6: text_i64(t, INT64_MIN); break; /* both parts */
-    case 7: break;
-    case 8: text_i64(t, 42); break;
-    case 9: text_hex(t, 255, 4); break;
-    case 10: text_padded(t, 7, 4); break;
-    case 11: text_hex(t, 0, 1); break;
-    case 12: text_hex(t, UINT64_C(0xdeadbeefdeadbeef), 1); break;
-    default: text_addz(t, "end"); break;
+    case 0:
+        text_add(t, STR("abc"));
+        break;
+    case 1:
+        text_add(t, (struct str){NULL, 0});
+        break;
+    case 2:
+        text_addz(t, "z-text");
+        break;
+    case 3:
+        text_char(t, '!');
+        break;
+    case 4:
+        text_u64(t, 0);
+        break;
+    case 5:
+        text_u64(t, UINT64_MAX);
+        break;
+    case 6:
+        text_i64(t, INT64_MIN);
+        break; /* both parts */
+    case 7:
+        break;
+    case 8:
+        text_i64(t, 42);
+        break;
+    case 9:
+        text_hex(t, 255, 4);
+        break;
+    case 10:
+        text_padded(t, 7, 4);
+        break;
+    case 11:
+        text_hex(t, 0, 1);
+        break;
+    case 12:
+        text_hex(t, UINT64_C(0xdeadbeefdeadbeef), 1);
+        break;
+    default:
+        text_addz(t, "end");
+        break;
     }
 }
 
