@@ -21,42 +21,36 @@ enum conf_balancer { BALANCE_LEAST_CONNECTIONS = 0, BALANCE_ROUND_ROBIN, BALANCE
 enum conf_engine { ENGINE_OLLA = 0, ENGINE_SHERPA };
 enum conf_log_level { LOG_LEVEL_DEBUG = 0, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
 enum conf_log_format { LOG_FORMAT_AUTO = 0, LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
-enum conf_health { HEALTH_HTTP = 0, HEALTH_PASSIVE, HEALTH_NONE };
-
-struct conf_list {
-    int n;
-    const char *item[OLLA_MAX_LIST_ITEMS];
-};
 
 /* A parsed http:// URL; the pieces point into conf.text. */
 struct conf_url {
-    const char *text;  /* as written */
-    const char *host;  /* without brackets */
+    const char *text;      /* as written */
+    const char *host;      /* without brackets */
     const char *authority; /* host:port or [host]:port as it goes into a Host header; default port left out */
-    const char *path;  /* "" or "/base", never with a trailing slash */
+    const char *path;      /* "" or "/base", never with a trailing slash */
     uint16_t port;
-    bool tls;          /* https */
+    bool tls; /* https */
 };
 
 struct conf_endpoint {
     const char *name;
-    const char *type;             /* as written; "" = auto */
+    const char *type; /* as written; "" = auto */
     struct conf_url url;
     const char *health_check_url; /* path and query; "" = the profile's */
     const char *model_url;        /* same */
     struct conf_url health_host;  /* where it was an absolute URL: its host; else host == NULL */
     struct conf_url model_host;
-    int64_t check_interval;       /* ms */
-    int64_t check_timeout;        /* ms */
+    int64_t check_interval; /* ms */
+    int64_t check_timeout;  /* ms */
     int priority;
     bool enabled;
     bool preserve_path;
-    int line, type_line;          /* of the section and of its type, for messages; 0 = none */
+    int line, type_line; /* of the section and of its type, for messages; 0 = none */
 };
 
 struct conf {
     struct {
-        const char *host;            /* without brackets; "" = all interfaces */
+        const char *host; /* without brackets; "" = all interfaces */
         uint16_t port;
         bool root_api;
         bool request_logging;
@@ -66,8 +60,8 @@ struct conf {
         int64_t write_timeout;       /* longest stall while writing to a client */
         int64_t idle_timeout;        /* between requests; a 0 was replaced by read_timeout */
         int64_t shutdown_timeout;
-        uint64_t max_body_size;      /* bytes, 0 = unlimited */
-        uint64_t max_header_size;    /* bytes, at most OLLA_MAX_HEAD */
+        uint64_t max_body_size;   /* bytes, 0 = unlimited */
+        uint64_t max_header_size; /* bytes, at most OLLA_MAX_HEAD */
     } server;
     struct {
         enum conf_engine engine;
@@ -77,10 +71,10 @@ struct conf {
         int64_t connection_keep_alive;
         int64_t response_header_timeout;
         int64_t read_timeout;
-        const char *spool_dir;       /* "" = never spool */
+        const char *spool_dir; /* "" = never spool */
         struct {
             bool enabled;
-            int max_attempts;        /* 0 = every candidate once */
+            int max_attempts; /* 0 = every candidate once */
             uint16_t on_status[OLLA_MAX_LIST_ITEMS];
             int on_status_n;
             bool on_connection_lost;
@@ -103,7 +97,7 @@ struct conf {
     int endpoints;
 
     /* where it came from, and its text */
-    const char *path;                /* "" = built-in defaults */
+    const char *path; /* "" = built-in defaults */
     int warnings;
     size_t text_n;
     char text[OLLA_CONF_TEXT];
@@ -131,15 +125,6 @@ const char *conf_find(const char *option, conf_message *say);
  * c is then unusable. Unknown keys are messages with error = false and counted in c->warnings.
  */
 int conf_load(struct conf *c, const char *path, conf_message *say);
-
-/* Parses "http://host[:port][/path]". Text is added to c->text. OLLA_ERR with *why (static text). */
-int conf_parse_url(struct conf *c, struct str url, struct conf_url *out, const char **why);
-
-/*
- * The same for where a probe goes: *path becomes "/path?query" ("" stays ""), and *other the host of an absolute URL, whose
- * host is NULL for a plain path.
- */
-int conf_parse_target(struct conf *c, struct str s, struct conf_url *other, const char **path, const char **why);
 
 /* Writes the commented reference file (olla.ini) to a sink, one line without newline per call; for --print-settings. */
 void conf_print_reference(void (*line)(const char *text));

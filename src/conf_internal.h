@@ -2,10 +2,9 @@
  * conf_internal.h - level 3: what the conf_*.c files share; nobody else includes it.
  *
  *   conf_table.c  the rows, one per setting, and the reference file made from them
- *   conf_value.c  text to value, driven by a row
+ *   conf_value.c  text to value, driven by a row; URLs
  *   conf_read.c   the file, line by line, through libinih
- *   conf_url.c    URLs
- *   conf.c        puts them together: defaults, file, environment, checks
+ *   conf.c        puts them together: messages, defaults, file, environment, checks
  *
  * May include: conf.h, str.h.
  */
@@ -14,23 +13,16 @@
 
 #include "conf.h"
 
-/* The tables end with a row without a path; these leave room for it. */
-#define CONF_ROWS_MAX 64
-#define CONF_ENDPOINT_ROWS_MAX 16
-
-/* Longest duration in ms, ten years: beyond any use, and added to a clock it cannot overflow. */
-#define CONF_LONGEST INT64_C(315360000000)
-
 enum conf_type {
     CONF_BOOL,
     CONF_INT,
     CONF_DURATION,
     CONF_SIZE,
-    CONF_ENUM,
+    CONF_ENUM,     /* one of the words in `allowed`, which stand in the order of the enum; a/b are two names of one */
     CONF_WORD,     /* text without blanks */
     CONF_FREE,     /* any text; nothing in it starts a comment */
     CONF_URL,      /* struct conf_url */
-    CONF_TARGET,   /* a path, or an absolute URL */
+    CONF_TARGET,   /* a path, or an absolute URL whose host is kept too */
     CONF_STATUSES, /* list of status codes with its count */
     CONF_NOTHING,  /* only the empty list is allowed */
     CONF_INERT     /* accepted and not looked at */
@@ -42,29 +34,25 @@ enum {
     CONF_ACTIVE = 4           /* not commented out in the reference file */
 };
 
-/* Names of an enum; an alias follows the name it stands for. Ends with name == NULL. */
-struct conf_choice {
-    const char *name;
-    int value;
-};
-
 struct conf_row {
-    const char *path;                 /* dotted; in an endpoint section just the key */
+    const char *path; /* dotted; "endpoint.KEY" for the keys of an endpoint section */
     enum conf_type type;
     unsigned flags;
-    const char *def;                  /* default, as it would be written */
-    int64_t min, max;                 /* of numbers, sizes, durations (ms), statuses */
-    const struct conf_choice *choice; /* of CONF_ENUM */
-    size_t offset, size;              /* place in struct conf or struct conf_endpoint; size 0 = not kept */
-    size_t count_offset;              /* of the int that counts a list */
+    const char *def;     /* default, as it would be written; NULL = none */
+    const char *allowed; /* for messages and the reference file */
+    int64_t min, max;    /* of everything that ends as a number */
+    size_t offset, size; /* place in struct conf or struct conf_endpoint; size 0 = not kept */
+    size_t second;       /* place of the int that counts a list, of the struct conf_url of a target */
     const char *env;
-    const char *help;                 /* lines for the reference file; NULL = not shown there */
+    const char *help; /* lines for the reference file; NULL = not shown there */
 };
 
+/* Ends with a row without a path. */
+#define CONF_ROWS_MAX 64
 extern const struct conf_row conf_rows[CONF_ROWS_MAX];
-extern const struct conf_row conf_endpoint_rows[CONF_ENDPOINT_ROWS_MAX];
 
-const struct conf_row *conf_row_find(const struct conf_row *rows, struct str path); /* NULL = unknown */
+const struct conf_row *conf_row_find(struct str path); /* NULL = unknown */
+bool conf_in_endpoint(const struct conf_row *row);
 
 /* State of one conf_load. */
 struct conf_loader {
@@ -74,64 +62,41 @@ struct conf_loader {
     /* where messages point to: env, or a line of the file, or (line 0) the file as a whole */
     const char *env;
     int line;
-    int endpoint;          /* slot that the current section fills, or -1 */
-    bool skip;             /* keys of this section are not looked at; a message told why */
-    bool too_many;         /* the endpoint limit was reported */
-    int seen[CONF_ROWS_MAX]; /* line that set the row, 0 = none */
-    int seen_endpoint[CONF_ENDPOINT_ROWS_MAX];
+    int endpoint;            /* slot that the current section fills, or -1 */
+    bool skip;               /* keys of this section are not looked at; a message told why */
+    bool full;               /* c->text is, and a message told so */
+    int seen[CONF_ROWS_MAX]; /* line that set the row, 0 = none; for endpoint rows in the current section */
 };
 
-/* One message: open it, add to the text, send it. key may be NULL. */
-struct text *conf_message_open(struct conf_loader *ld, const char *key);
-void conf_message_send(struct conf_loader *ld, bool error);
+/* One message: "FILE:LINE: key: what and number: "value"; allowed: ...". Only what has to be there. */
+struct conf_fault {
+    const char *key; /* path of a row; "endpoint" = the section as a whole */
+    const char *what;
+    int64_t number;   /* shown if not 0 */
+    struct str value; /* shown if p is not NULL */
+    const char *allowed;
+    bool warning;
+};
 
-/* Called by conf_read.c, which has set ld->line. */
+void conf_say(struct conf_loader *ld, struct conf_fault fault);
+#define CONF_SAY(ld, ...) conf_say(ld, (struct conf_fault){__VA_ARGS__})
+
+/* Copies s with a NUL into the text of the configuration; "" and a message if that is full. */
+const char *conf_keep(struct conf_loader *ld, struct str s);
+
+/* Reads the file and calls the two below with ld->line set; other problems are reported through ld. */
+void conf_read_file(struct conf_loader *ld, const char *path);
 void conf_on_section(struct conf_loader *ld, struct str name);
 void conf_on_setting(struct conf_loader *ld, struct str section, struct str key, struct str raw);
 
-/* Reads the file; problems are reported through ld. */
-void conf_read_file(struct conf_loader *ld, const char *path);
-
-/* ---- values ------------------------------------------------------------- */
-
-/* What is wrong with a value; the texts are static. */
-struct conf_problem {
-    const char *why;
-    struct str value; /* to show; p == NULL: do not show it */
-    bool full;        /* OLLA_CONF_TEXT is used up; the value itself is fine */
-    bool clamped;     /* only a warning: the nearest limit was stored */
-};
-
-/* The value without comment and quotes. *quoted tells "" from nothing, *odd that a comment-like part was kept. */
-struct str conf_clean(enum conf_type type, struct str raw, bool *quoted, bool *odd);
-
 /* Without one pair of quotes around all of s. */
-struct str conf_unquote(struct str s, bool *quoted);
+struct str conf_unquote(struct str s);
 
 /*
- * Stores value in the object at base (a struct conf or conf_endpoint). append: a list gets more
- * items. OLLA_OK (look at bad->clamped) or OLLA_ERR with *bad filled.
+ * Stores a value, in ld->endpoint or in ld->c as the row says, or reports what is wrong with it. A list is
+ * extended if its row was seen before. conf_store_raw takes the rest of a line, with quotes and comment.
  */
-int conf_store(struct conf *c, void *base, const struct conf_row *row, struct str value, bool append,
-               struct conf_problem *bad);
-
-/* The default of every row. */
-void conf_store_defaults(struct conf *c, void *base, const struct conf_row *rows);
-
-/* "a whole number from 1 to 65535" */
-void conf_put_allowed(struct text *t, const struct conf_row *row);
-void conf_put_duration(struct text *t, int64_t ms); /* "1m30s" */
-
-/* Copies s with a NUL into c->text; NULL when that is full. */
-const char *conf_keep(struct conf *c, struct str s);
-
-/* ---- URLs --------------------------------------------------------------- */
-
-/* A health or model target: a path or an absolute URL. OLLA_ERR with *why. */
-bool conf_is_absolute(struct str s); /* scheme://... */
-int conf_check_target(struct str s, const char **why);
-
-/* The *why of conf_parse_url when OLLA_CONF_TEXT is used up. */
-extern const char conf_no_room[];
+void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str value);
+void conf_store_raw(struct conf_loader *ld, const struct conf_row *row, struct str raw);
 
 #endif

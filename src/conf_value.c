@@ -1,8 +1,9 @@
 /*
- * conf_value.c - level 3: text to value and back, driven by a row of the table.
+ * conf_value.c - level 3: text to value, driven by a row of the table.
  *
  * Nothing here knows a key: type, range, choices and place come from the row.
- * No message is written here either; the caller knows file and line.
+ * A URL that is accepted here can be put into a Host header and a request line
+ * without another look at it; whether its host exists is the resolver's business.
  *
  * May include: conf.h, str.h.
  */
@@ -10,432 +11,309 @@
 
 #include "conf_internal.h"
 
-static bool is_blank(char ch)
+#define DEFAULT_PORT 80
+
+/* ---- the rest of a line -------------------------------------------------- */
+
+struct str conf_unquote(struct str s)
 {
-    return ch == ' ' || ch == '\t';
+    bool quoted = s.n >= 2 && strchr("\"'", s.p[0]) && s.p[s.n - 1] == s.p[0];
+
+    return quoted ? (struct str){s.p + 1, s.n - 2} : s;
 }
 
-static bool is_quote(char ch)
-{
-    return ch == '"' || ch == '\'';
-}
-
-/* ---- cleaning ----------------------------------------------------------- */
-
-/* True if position i of s starts a comment: ';' or '#' at the start or after a blank. */
-static bool comment_at(struct str s, size_t i)
-{
-    return (s.p[i] == ';' || s.p[i] == '#') && (i == 0 || is_blank(s.p[i - 1]));
-}
-
-/*
- * Where the trailing comment starts, or s.n. A quote counts only where an
- * item can start, so that an apostrophe inside a word does not open one.
- */
+/* Where the comment starts, or s.n: a ';' or '#' at the start or after a blank, and not in quotes at the start. */
 static size_t find_comment(struct str s)
 {
-    bool item_start = true;
-    char quote = 0;
+    size_t i = s.n > 0 && strchr("\"'", s.p[0]) ? str_find(str_skip(s, 1), s.p[0]) + 1 : 0;
 
-    for (size_t i = 0; i < s.n; i++) {
-        if (quote) {
-            if (s.p[i] == quote) {
-                quote = 0;
-            }
-        } else if (item_start && is_quote(s.p[i])) {
-            quote = s.p[i];
-            item_start = false;
-        } else if (comment_at(s, i)) {
-            return i;
-        } else if (!is_blank(s.p[i])) {
-            item_start = s.p[i] == ',' || s.p[i] == '[';
-        }
+    i = i < s.n ? i : 0;
+    while (i < s.n && !(strchr(";#", s.p[i]) && (i == 0 || strchr(" \t", s.p[i - 1])))) {
+        i++;
     }
-    return s.n;
+    return i;
 }
 
-struct str conf_unquote(struct str s, bool *quoted)
-{
-    *quoted = s.n >= 2 && is_quote(s.p[0]) && s.p[s.n - 1] == s.p[0];
-    return *quoted ? (struct str){s.p + 1, s.n - 2} : s;
-}
-
-struct str conf_clean(enum conf_type type, struct str raw, bool *quoted, bool *odd)
+void conf_store_raw(struct conf_loader *ld, const struct conf_row *row, struct str raw)
 {
     struct str cut = str_trim((struct str){raw.p, find_comment(raw)});
-    struct str s = conf_unquote(raw, quoted);
+    struct str value = conf_unquote(cut);
+    bool quoted = value.n < cut.n;
 
-    *odd = false;
-    if (type == CONF_FREE) {
-        if (!*quoted && cut.n < raw.n) {
-            /* Only what stands in quotes ends for certain before the comment. */
-            s = conf_unquote(cut, quoted);
-            *odd = !*quoted;
-            s = *quoted ? s : raw;
+    if (row->type == CONF_FREE && !quoted && cut.n < raw.n) {
+        /* Only what stands in quotes ends for certain before the comment. */
+        value = raw;
+        CONF_SAY(ld, .key = row->path, .warning = true,
+                 .what = "all of the line belongs to this text, comments too; put the text in quotes");
+    }
+    /* Nothing at all stands for the default, but an empty list is a list, and a URL has none. */
+    if (value.n > 0 || quoted || row->type == CONF_STATUSES || row->type == CONF_URL) {
+        conf_store(ld, row, value);
+    }
+}
+
+/* ---- URLs: what is wrong with one, or NULL -------------------------------- */
+
+struct url_parts {
+    struct str host;      /* without brackets */
+    struct str authority; /* without the default port */
+    struct str path;      /* with query */
+    uint64_t port;
+};
+
+/* What must not stand in a URL; path and query go into a request line as they are. */
+static const char *check_text(struct str s)
+{
+    for (size_t i = 0; i < s.n; i++) {
+        if (s.p[i] <= ' ' || s.p[i] >= 0x7f) {
+            return "blanks and other than visible ASCII characters have to be percent-encoded";
         }
-        return s;
+        if (s.p[i] == '#') {
+            return "a fragment (#...) is not accepted";
+        }
     }
-    s = conf_unquote(cut, quoted);
-    if (*quoted && type == CONF_STATUSES && str_find(s, cut.p[0]) < s.n) {
-        /* A quoted item at both ends, not one pair around the list. */
-        *quoted = false;
-        return cut;
-    }
-    return s;
+    return NULL;
 }
 
-/* ---- storing ------------------------------------------------------------ */
-
-/* The types of the fields differ in size only; all values are 0 or more. */
-static void put_number(void *to, size_t size, uint64_t v)
+static const char *split_authority(struct url_parts *u)
 {
-    uint8_t v8 = (uint8_t)v;
-    uint16_t v16 = (uint16_t)v;
-    uint32_t v32 = (uint32_t)v;
+    struct str all = u->authority;
+    bool bracket = str_starts(all, STR("["));
+    size_t end = str_find(all, bracket ? ']' : ':');
+    struct str rest = str_skip(all, bracket ? end + 1 : end);
 
-    switch (size) {
-    case sizeof(v8):
-        memcpy(to, &v8, sizeof(v8));
-        break;
-    case sizeof(v16):
-        memcpy(to, &v16, sizeof(v16));
-        break;
-    case sizeof(v32):
-        memcpy(to, &v32, sizeof(v32));
-        break;
-    case sizeof(v):
-        memcpy(to, &v, sizeof(v));
-        break;
-    default: /* not kept */
-        break;
+    if (str_find(all, '@') < all.n) {
+        return "user name and password are not accepted in a URL";
     }
+    if (bracket && end == all.n) {
+        return "the ] of the IPv6 address is missing";
+    }
+    u->host = bracket ? (struct str){all.p + 1, end - 1} : (struct str){all.p, end};
+    if (u->host.n == 0) {
+        return "the host is missing";
+    }
+    u->port = DEFAULT_PORT;
+    if (rest.n > 0 && (rest.p[0] != ':' || str_to_u64(str_skip(rest, 1), 65535, &u->port) != OLLA_OK || u->port == 0)) {
+        return "the port is not a number from 1 to 65535";
+    }
+    if (u->port == DEFAULT_PORT) {
+        u->authority.n -= rest.n;
+    }
+    return NULL;
 }
 
-static int parse_enum(const struct conf_row *row, struct str s, int64_t *out)
+static const char *split_url(struct str url, struct url_parts *u)
 {
-    for (const struct conf_choice *ch = row->choice; ch->name; ch++) {
-        if (str_ieq(str_of(ch->name), s)) {
-            *out = ch->value;
-            return OLLA_OK;
+    struct str rest = str_skip(url, sizeof("http://") - 1);
+    size_t end = 0;
+    const char *why;
+
+    if (str_istarts(url, STR("https://"))) {
+        return "https backends are not supported by this build yet";
+    }
+    if (!str_istarts(url, STR("http://"))) {
+        return "does not start with http://";
+    }
+    while (end < rest.n && !strchr("/?#", rest.p[end])) {
+        end++;
+    }
+    u->authority = (struct str){rest.p, end};
+    u->path = str_skip(rest, end);
+    why = split_authority(u);
+    return why ? why : check_text(rest);
+}
+
+/* path: of a probe, a target may be "/path?query" too, or a URL with it; host of a plain path stays NULL. */
+static const char *parse_url(struct conf_loader *ld, struct str s, struct conf_url *out, const char **path)
+{
+    char space[1024];
+    struct text t = text_in(space, sizeof(space));
+    struct url_parts u = {.path = s};
+    size_t colon = str_find(s, ':');
+    /* "scheme://", but a path may have a URL in its query. */
+    bool absolute = str_starts(str_skip(s, colon), STR("://")) && str_find(s, '/') > colon && str_find(s, '?') > colon;
+    const char *why = absolute || !path ? split_url(s, &u) : check_text(s);
+
+    if (why) {
+        return why;
+    }
+    if (path) {
+        text_addz(&t, s.n == 0 || str_starts(u.path, STR("/")) ? "" : "/");
+        text_add(&t, u.path);
+        *path = conf_keep(ld, text_str(&t));
+    } else if (str_find(u.path, '?') < u.path.n) {
+        return "a query (?...) is not accepted";
+    }
+    while (str_ends(u.path, STR("/"))) {
+        u.path.n--;
+    }
+    if (u.host.n > 0) {
+        out->text = conf_keep(ld, s);
+        out->host = conf_keep(ld, u.host);
+        out->authority = conf_keep(ld, u.authority);
+        out->path = conf_keep(ld, u.path);
+        out->port = (uint16_t)u.port;
+    }
+    return NULL;
+}
+
+/* ---- values -------------------------------------------------------------- */
+
+static void *place(struct conf_loader *ld, const struct conf_row *row, size_t offset)
+{
+    return conf_in_endpoint(row) ? (char *)&ld->c->endpoint[ld->endpoint] + offset : (char *)ld->c + offset;
+}
+
+static void say_wrong(struct conf_loader *ld, const struct conf_row *row, const char *why, struct str value)
+{
+    bool url = row->type == CONF_URL || row->type == CONF_TARGET;
+
+    if (url && str_find(value, '@') < value.n) {
+        value.p = NULL; /* it may hold a password */
+    }
+    CONF_SAY(ld, .key = row->path, .what = why, .value = value, .allowed = row->allowed);
+}
+
+/* The place of s among the words of an enum. */
+static int parse_enum(struct str words, struct str s, int64_t *v)
+{
+    for (*v = 0; words.p; (*v)++) {
+        for (struct str same = str_split(&words, ','); same.p;) {
+            if (str_ieq(str_split(&same, '/'), s)) {
+                return OLLA_OK;
+            }
         }
     }
     return OLLA_ERR;
 }
 
 /* Every type that ends as one number. */
-static int parse_number(const struct conf_row *row, struct str s, int64_t *out)
+static int parse_number(const struct conf_row *row, struct str s, int64_t *v)
 {
     bool yes = false;
     uint64_t u = 0;
+    int rc;
 
     switch (row->type) {
-    case CONF_BOOL:
-        if (str_to_bool(s, &yes) != OLLA_OK) {
-            return OLLA_ERR;
-        }
-        *out = yes;
-        return OLLA_OK;
-    case CONF_DURATION:
-        return str_to_duration(s, out);
     case CONF_ENUM:
-        return parse_enum(row, s, out);
+        return parse_enum(str_of(row->allowed), s, v);
+    case CONF_DURATION:
+        return str_to_duration(s, v);
+    case CONF_NOTHING:
+        return str_eq(s, STR("[]")) ? OLLA_OK : OLLA_ERR;
+    case CONF_BOOL:
+        rc = str_to_bool(s, &yes);
+        u = yes;
+        break;
     case CONF_SIZE:
-        if (str_to_size(s, &u) != OLLA_OK) {
-            return OLLA_ERR;
-        }
+        rc = str_to_size(s, &u); /* never more than INT64_MAX */
         break;
     default:
-        if (str_to_u64(s, INT64_MAX, &u) != OLLA_OK) {
-            return OLLA_ERR;
-        }
+        rc = str_to_u64(s, INT64_MAX, &u);
         break;
     }
-    *out = u > INT64_MAX ? INT64_MAX : (int64_t)u;
-    return OLLA_OK;
+    *v = (int64_t)u;
+    return rc;
 }
 
-static bool has_range(enum conf_type type)
+static void store_number(struct conf_loader *ld, const struct conf_row *row, struct str s)
 {
-    return type != CONF_BOOL && type != CONF_ENUM;
-}
-
-static const char *why_not(enum conf_type type)
-{
-    switch (type) {
-    case CONF_BOOL:
-        return "neither true nor false";
-    case CONF_DURATION:
-        return "not a duration";
-    case CONF_SIZE:
-        return "not a size";
-    case CONF_ENUM:
-        return "unknown value";
-    case CONF_STATUSES:
-        return "not a status code";
-    default:
-        return "not a whole number";
-    }
-}
-
-static int fail(struct conf_problem *bad, const char *why, struct str value)
-{
-    bad->why = why;
-    bad->value = value;
-    return OLLA_ERR;
-}
-
-static int store_number(void *base, const struct conf_row *row, struct str s, struct conf_problem *bad)
-{
+    void *to = place(ld, row, row->offset);
     int64_t v = 0;
+    bool parsed = parse_number(row, s, &v) == OLLA_OK;
 
-    if (parse_number(row, s, &v) != OLLA_OK) {
-        return fail(bad, why_not(row->type), s);
-    }
-    if (v == 0 && (row->flags & CONF_ZERO_IS_DEFAULT)) {
+    if (parsed && v == 0 && (row->flags & CONF_ZERO_IS_DEFAULT)) {
         (void)parse_number(row, str_of(row->def), &v);
-    } else if (has_range(row->type) && (v < row->min || v > row->max)) {
-        (void)fail(bad, "out of range", s);
-        if (!(row->flags & CONF_CLAMP)) {
-            return OLLA_ERR;
-        }
-        bad->clamped = true;
+    } else if (parsed && (row->flags & CONF_CLAMP) && (v < row->min || v > row->max)) {
         v = v < row->min ? row->min : row->max;
+        CONF_SAY(ld, .key = row->path, .warning = true, .what = "out of range, taken as ", .number = v, .value = s,
+                 .allowed = row->allowed);
+    } else if (!parsed || v < row->min || v > row->max) {
+        say_wrong(ld, row, "wrong value", s);
+        return;
     }
-    put_number((char *)base + row->offset, row->size, (uint64_t)v);
-    return OLLA_OK;
+    switch (row->size) { /* 0 = not kept */
+    case sizeof(bool):
+        *(bool *)to = v != 0;
+        break;
+    case sizeof(uint16_t):
+        *(uint16_t *)to = (uint16_t)v;
+        break;
+    case sizeof(int):
+        *(int *)to = (int)v; /* enums too */
+        break;
+    case sizeof(int64_t):
+        *(int64_t *)to = v; /* sizes are unsigned, and never negative */
+        break;
+    }
 }
 
-static int store_statuses(void *base, const struct conf_row *row, struct str s, bool append, struct conf_problem *bad)
+static void store_statuses(struct conf_loader *ld, const struct conf_row *row, struct str s)
 {
-    uint16_t *item = (uint16_t *)(void *)((char *)base + row->offset);
-    int *count = (int *)(void *)((char *)base + row->count_offset);
+    uint16_t *item = place(ld, row, row->offset);
+    int *count = place(ld, row, row->second);
 
-    *count = append ? *count : 0;
-    if (s.n >= 2 && s.p[0] == '[' && s.p[s.n - 1] == ']') {
-        s = (struct str){s.p + 1, s.n - 2};
-    }
-    for (struct str rest = s; rest.p;) {
-        bool quoted = false;
-        struct str one = str_trim(conf_unquote(str_split(&rest, ','), &quoted));
+    *count = ld->seen[row - conf_rows] ? *count : 0;
+    while (s.p) {
+        struct str one = str_split(&s, ',');
         int64_t v = 0;
 
+        /* Brackets and quotes may stand around the list or an item, as YAML has them. */
+        while (one.n > 0 && strchr("[\"' ", one.p[0])) {
+            one = str_skip(one, 1);
+        }
+        while (one.n > 0 && strchr("]\"' ", one.p[one.n - 1])) {
+            one.n--;
+        }
         if (one.n == 0) {
             continue;
         }
         if (parse_number(row, one, &v) != OLLA_OK || v < row->min || v > row->max) {
-            return fail(bad, why_not(row->type), one);
-        }
-        if (*count == OLLA_MAX_LIST_ITEMS) {
-            return fail(bad, "more items than OLLA_MAX_LIST_ITEMS, the limit of this build", one);
-        }
-        item[(*count)++] = (uint16_t)v;
-    }
-    return OLLA_OK;
-}
-
-const char *conf_keep(struct conf *c, struct str s)
-{
-    char *to = c->text + c->text_n;
-
-    if (s.n == 0) {
-        return "";
-    }
-    if (s.n >= sizeof(c->text) - c->text_n || !str_copy(to, sizeof(c->text) - c->text_n, s)) {
-        return NULL;
-    }
-    c->text_n += s.n + 1;
-    return to;
-}
-
-static bool has_unprintable(struct str s, bool blanks_too)
-{
-    for (size_t i = 0; i < s.n; i++) {
-        unsigned char b = (unsigned char)s.p[i];
-
-        if ((b < ' ' && b != '\t') || b == 0x7f || (blanks_too && is_blank(s.p[i]))) {
-            return true;
+            say_wrong(ld, row, "not a status code", one);
+        } else if (*count == OLLA_MAX_LIST_ITEMS) {
+            say_wrong(ld, row, "more items than OLLA_MAX_LIST_ITEMS, the limit of this build", one);
+        } else {
+            item[(*count)++] = (uint16_t)v;
         }
     }
-    return false;
 }
 
-static int store_text(struct conf *c, void *base, const struct conf_row *row, struct str s, struct conf_problem *bad)
+static void store_text(struct conf_loader *ld, const struct conf_row *row, struct str s)
 {
-    const char **to = (const char **)(void *)((char *)base + row->offset);
-    const char *why = NULL;
-    const char *text;
+    const char **to = place(ld, row, row->offset);
 
-    if (has_unprintable(s, row->type == CONF_WORD)) {
-        return fail(bad, "blanks or control characters", s);
+    for (size_t i = 0; row->type == CONF_WORD && i < s.n; i++) {
+        if ((unsigned char)s.p[i] <= ' ' || s.p[i] == 0x7f) {
+            say_wrong(ld, row, "blanks or control characters", s);
+            return;
+        }
     }
-    if (row->type == CONF_TARGET && conf_check_target(s, &why) != OLLA_OK) {
-        return fail(bad, why, s);
-    }
-    text = conf_keep(c, s);
-    if (!text) {
-        bad->full = true;
-        return OLLA_ERR;
-    }
-    *to = text;
-    return OLLA_OK;
+    *to = conf_keep(ld, s);
 }
 
-static int store_url(struct conf *c, void *base, const struct conf_row *row, struct str s, struct conf_problem *bad)
+void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str value)
 {
-    struct conf_url *to = (struct conf_url *)(void *)((char *)base + row->offset);
     const char *why = NULL;
 
-    if (conf_parse_url(c, s, to, &why) == OLLA_OK) {
-        return OLLA_OK;
-    }
-    bad->full = why == conf_no_room;
-    return fail(bad, why, s);
-}
-
-int conf_store(struct conf *c, void *base, const struct conf_row *row, struct str value, bool append,
-               struct conf_problem *bad)
-{
-    int rc = OLLA_OK;
-
-    memset(bad, 0, sizeof(*bad));
     switch (row->type) {
-    case CONF_INERT:
-        break;
-    case CONF_NOTHING:
-        if (value.n > 0 && !str_eq(value, STR("[]"))) {
-            rc = fail(bad, "only the empty list is possible here", value);
-        }
-        break;
     case CONF_WORD:
     case CONF_FREE:
-    case CONF_TARGET:
-        rc = store_text(c, base, row, value, bad);
+        store_text(ld, row, value);
         break;
     case CONF_URL:
-        rc = store_url(c, base, row, value, bad);
+        why = parse_url(ld, value, place(ld, row, row->offset), NULL);
+        break;
+    case CONF_TARGET:
+        why = parse_url(ld, value, place(ld, row, row->second), place(ld, row, row->offset));
         break;
     case CONF_STATUSES:
-        rc = store_statuses(base, row, value, append, bad);
+        store_statuses(ld, row, value);
         break;
     default:
-        rc = store_number(base, row, value, bad);
+        store_number(ld, row, value);
         break;
     }
-    if ((row->type == CONF_URL || row->type == CONF_TARGET) && bad->value.p &&
-        str_find(bad->value, '@') < bad->value.n) {
-        bad->value.p = NULL; /* it may hold a password */
-    }
-    return rc;
-}
-
-void conf_store_defaults(struct conf *c, void *base, const struct conf_row *rows)
-{
-    struct conf_problem bad;
-
-    for (const struct conf_row *row = rows; row->path; row++) {
-        if (row->size == 0 || row->type == CONF_URL) {
-            continue;
-        }
-        if (row->type == CONF_WORD || row->type == CONF_FREE || row->type == CONF_TARGET) {
-            *(const char **)(void *)((char *)base + row->offset) = row->def;
-        } else {
-            (void)conf_store(c, base, row, str_of(row->def), false, &bad);
-        }
-    }
-}
-
-/* ---- and back ----------------------------------------------------------- */
-
-void conf_put_duration(struct text *t, int64_t ms)
-{
-    static const struct {
-        int64_t ms;
-        const char *unit;
-    } units[] = {{3600000, "h"}, {60000, "m"}, {1000, "s"}, {1, "ms"}};
-
-    if (ms <= 0) {
-        text_char(t, '0');
-        return;
-    }
-    for (size_t i = 0; i < OLLA_COUNT(units); i++) {
-        if (ms >= units[i].ms) {
-            text_i64(t, ms / units[i].ms);
-            text_addz(t, units[i].unit);
-            ms %= units[i].ms;
-        }
-    }
-}
-
-static void put_limit(struct text *t, const struct conf_row *row, int64_t v)
-{
-    if (row->type == CONF_DURATION) {
-        conf_put_duration(t, v);
-    } else {
-        text_i64(t, v);
-    }
-}
-
-static void put_range(struct text *t, const struct conf_row *row)
-{
-    bool open = row->max == (row->type == CONF_DURATION ? CONF_LONGEST : INT64_MAX);
-
-    text_addz(t, open ? " of " : " from ");
-    put_limit(t, row, row->min);
-    if (open) {
-        text_addz(t, " or more");
-    } else {
-        text_addz(t, " to ");
-        put_limit(t, row, row->max);
-    }
-}
-
-static void put_choices(struct text *t, const struct conf_row *row)
-{
-    for (const struct conf_choice *ch = row->choice; ch->name; ch++) {
-        if (ch > row->choice) {
-            text_addz(t, ", ");
-        }
-        text_addz(t, ch->name);
-    }
-}
-
-void conf_put_allowed(struct text *t, const struct conf_row *row)
-{
-    static const char *const kind[] = {
-        [CONF_BOOL] = "true or false",
-        [CONF_INT] = "a whole number",
-        [CONF_DURATION] = "a duration",
-        [CONF_SIZE] = "a size",
-        [CONF_ENUM] = "",
-        [CONF_WORD] = "text without blanks",
-        [CONF_FREE] = "text",
-        [CONF_URL] = "http://host[:port][/path]",
-        [CONF_TARGET] = "/path or http://host[:port]/path",
-        [CONF_STATUSES] = "a list of status codes",
-        [CONF_NOTHING] = "nothing; endpoints are written as [endpoint:NAME] sections",
-        [CONF_INERT] = "anything",
-    };
-
-    text_addz(t, kind[row->type]);
-    switch (row->type) {
-    case CONF_INT:
-    case CONF_DURATION:
-    case CONF_SIZE:
-    case CONF_STATUSES:
-        put_range(t, row);
-        break;
-    case CONF_ENUM:
-        put_choices(t, row);
-        break;
-    default:
-        break;
-    }
-    if ((row->flags & CONF_ZERO_IS_DEFAULT) && row->min > 0) {
-        text_addz(t, ", or 0 for the default");
-    }
-    if (row->type == CONF_DURATION) {
-        text_addz(t, " (like 300ms, 30s, 1h30m)");
-    } else if (row->type == CONF_SIZE) {
-        text_addz(t, " (bytes, or like 64KB, 100MB)");
+    if (why) {
+        say_wrong(ld, row, why, value);
     }
 }

@@ -286,7 +286,7 @@ static void set_wants(struct exchange *x)
     }
 }
 
-/* States that move reply bytes count from the last one moved; the others set theirs when they begin or make progress. */
+/* States that move reply bytes count from the last one moved; the others set theirs when they begin or progress. */
 static void set_deadline(struct exchange *x)
 {
     const struct conf *cf = conf_now;

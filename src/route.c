@@ -202,13 +202,12 @@ static struct endpoint *balance(endpoint_set candidates, enum conf_balancer how)
 struct route_choice route_choose(const struct route_query *q)
 {
     struct route_choice c = {.status = 503};
-    endpoint_set compatible_set = 0, healthy = 0, candidates;
+    endpoint_set healthy = 0, candidates;
     struct endpoint *e;
 
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        if (compatible(e, q->route)) {
-            compatible_set |= endpoint_bit(e);
-            healthy |= e->state == ENDPOINT_HEALTHY ? endpoint_bit(e) : 0;
+        if (compatible(e, q->route) && e->state == ENDPOINT_HEALTHY) {
+            healthy |= endpoint_bit(e);
         }
     }
     candidates = healthy;
@@ -223,7 +222,6 @@ struct route_choice route_choose(const struct route_query *q)
     }
     candidates &= ~q->tried;
     c.e = balance(candidates, q->balancer);
-    c.more = c.e && (candidates & ~endpoint_bit(c.e));
     if (!c.e && endpoint_any_pending()) {
         c.starting = true;
         c.status = 503;

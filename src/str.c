@@ -191,7 +191,7 @@ static int take_decimal(struct str *s, uint64_t *whole, uint64_t *nanos)
     return digits > 0 ? OLLA_OK : OLLA_ERR;
 }
 
-/* nanos / 10^9 of a unit, in ns, rounded up. Units are either parts or multiples of a second, so that it fits 64 bits. */
+/* nanos / 10^9 of a unit, in ns, rounded up. Units are parts or multiples of a second, so that it fits 64 bits. */
 static uint64_t part_of(uint64_t nanos, uint64_t unit_ns)
 {
     return unit_ns >= BILLION ? nanos * (unit_ns / BILLION) : (nanos * unit_ns + BILLION - 1) / BILLION;

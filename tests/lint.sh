@@ -20,9 +20,6 @@ echo "== cppcheck"
 cppcheck --quiet --error-exitcode=1 --std=c99 --enable=warning,portability,performance --inline-suppr \
     --suppress=missingIncludeSystem --suppress=uninitvar --suppress=normalCheckLevelMaxBranches -D_POSIX_C_SOURCE=200809L -j2 olla.c src platform
 
-echo "== long lines"
-if grep -nE '^.{141,}' olla.c olla.h src/*.[ch] platform/*.[ch]; then
-    echo "lines over 140 columns" >&2
-    exit 1
-fi
+echo "== format"
+clang-format --dry-run -Werror olla.c olla.h src/*.[ch] platform/*.[ch] tests/unit/*.[ch] tests/bench/*.c
 echo "lint: fine"

@@ -92,7 +92,7 @@ static void expect_one(const char *text, bool error, const char *message)
     assert_int_equal(conf.warnings, error ? 0 : 1);
 }
 
-#define expect_error(text, message) expect_one(text, true, message)
+#define expect_error(text, message)   expect_one(text, true, message)
 #define expect_warning(text, message) expect_one(text, false, message)
 
 static bool starts_with(const char *s, const char *start)
@@ -259,19 +259,18 @@ static void test_every_setting(void **state)
 /* A row that is added later has to be added to all_settings too. */
 static void test_every_row_is_tested(void **state)
 {
-    const struct conf_row *rows[] = {conf_rows, conf_endpoint_rows};
     char line[80];
 
     (void)state;
-    for (size_t t = 0; t < OLLA_COUNT(rows); t++) {
-        for (const struct conf_row *row = rows[t]; row->path; row++) {
-            const char *key = strrchr(row->path, '.') ? strrchr(row->path, '.') + 1 : row->path;
+    for (const struct conf_row *row = conf_rows; row->path; row++) {
+        const char *dot = strrchr(row->path, '.');
 
-            (void)snprintf(line, sizeof(line), "\n%s =", key);
-            if (row->type != CONF_INERT) {
-                assert_non_null(strstr(all_settings, line));
-                assert_true(row->help || row->type == CONF_NOTHING);
-            }
+        assert_non_null(dot);
+        (void)snprintf(line, sizeof(line), "\n%s =", dot + 1);
+        if (row->type != CONF_INERT) {
+            assert_non_null(strstr(all_settings, line));
+            assert_non_null(row->allowed);
+            assert_true(row->help || row->type == CONF_NOTHING);
         }
     }
 }
@@ -369,10 +368,10 @@ static void test_environment_empty_and_wrong(void **state)
     }
     unset_all();
     (void)setenv("OLLA_SERVER_PORT", "70000", 1);
-    expect_error("", "environment: OLLA_SERVER_PORT: out of range: \"70000\"; "
+    expect_error("", "environment: OLLA_SERVER_PORT: wrong value: \"70000\"; "
                      "allowed: a whole number from 1 to 65535");
     (void)setenv("OLLA_SERVER_PORT", "1\x01", 1);
-    expect_error("", "environment: OLLA_SERVER_PORT: not a whole number: \"1?\"; "
+    expect_error("", "environment: OLLA_SERVER_PORT: wrong value: \"1?\"; "
                      "allowed: a whole number from 1 to 65535");
     unset_all();
 }
@@ -424,7 +423,7 @@ static void test_empty_values(void **state)
     assert_string_equal(conf.endpoint[0].model_url, "");
     assert_string_equal(conf.endpoint[0].type, "");
     expect_error("[server]\nport = \"\"\n",
-                 ":2: server.port: not a whole number: \"\"; allowed: a whole number from 1 to 65535");
+                 ":2: server.port: wrong value: \"\"; allowed: a whole number from 1 to 65535");
 }
 
 static void check_statuses(const char *text, int n, uint16_t first, uint16_t last)
@@ -445,12 +444,10 @@ static void test_lists(void **state)
     check_statuses("[proxy.retry]\non_status = \"500, 501\"\n", 2, 500, 501);
     check_statuses("[proxy.retry]\non_status = 500,,501 ; x\n\non_status = 502\n", 3, 500, 502);
     check_statuses("[proxy.retry]\non_status =\non_status = 502\n", 1, 502, 502);
-    expect_error("[proxy.retry]\non_status = 500, 50x, 501\n",
-                 ":2: proxy.retry.on_status: not a status code: \"50x\"; "
-                 "allowed: a list of status codes from 400 to 599");
-    expect_error("[proxy.retry]\non_status = 200\n",
-                 ":2: proxy.retry.on_status: not a status code: \"200\"; "
-                 "allowed: a list of status codes from 400 to 599");
+    expect_error("[proxy.retry]\non_status = 500, 50x, 501\n", ":2: proxy.retry.on_status: not a status code: \"50x\"; "
+                                                               "allowed: a list of status codes from 400 to 599");
+    expect_error("[proxy.retry]\non_status = 200\n", ":2: proxy.retry.on_status: not a status code: \"200\"; "
+                                                     "allowed: a list of status codes from 400 to 599");
     expect_error("[proxy.retry]\non_status = 500,500,500,500,500,500,500,500,500,500,500,500,500,500,500,500\n"
                  "on_status = 501\n",
                  ":3: proxy.retry.on_status: more items than OLLA_MAX_LIST_ITEMS, the limit of this build: \"501\"; "
@@ -480,34 +477,30 @@ static void test_wrong_values(void **state)
 {
     (void)state;
     expect_error("[server]\nport = 70000\n",
-                 ":2: server.port: out of range: \"70000\"; allowed: a whole number from 1 to 65535");
+                 ":2: server.port: wrong value: \"70000\"; allowed: a whole number from 1 to 65535");
     expect_error("[server]\n\nport = 0\n",
-                 ":3: server.port: out of range: \"0\"; allowed: a whole number from 1 to 65535");
-    expect_error("[server]\nroot_api = maybe\n",
-                 ":2: server.root_api: neither true nor false: \"maybe\"; allowed: true or false");
-    expect_error("[server]\nread_timeout = 30\n",
-                 ":2: server.read_timeout: not a duration: \"30\"; "
-                 "allowed: a duration of 0 or more (like 300ms, 30s, 1h30m)");
-    expect_error("[server]\nread_timeout = -5s\n",
-                 ":2: server.read_timeout: out of range: \"-5s\"; "
-                 "allowed: a duration of 0 or more (like 300ms, 30s, 1h30m)");
+                 ":3: server.port: wrong value: \"0\"; allowed: a whole number from 1 to 65535");
+    expect_error("[server]\nroot_api = maybe\n", ":2: server.root_api: wrong value: \"maybe\"; allowed: true or false");
+    expect_error("[server]\nread_timeout = 30\n", ":2: server.read_timeout: wrong value: \"30\"; "
+                                                  "allowed: a duration of 0 or more (like 300ms, 30s, 1h30m)");
+    expect_error("[server]\nread_timeout = -5s\n", ":2: server.read_timeout: wrong value: \"-5s\"; "
+                                                   "allowed: a duration of 0 or more (like 300ms, 30s, 1h30m)");
     expect_quiet("[server]\nread_timeout = 0\n");
     assert_int_equal(conf.server.read_timeout, 0);
     assert_int_equal(conf.server.idle_timeout, 0);
     expect_error("[server.request_limits]\nmax_body_size = 100XB\n",
-                 ":2: server.request_limits.max_body_size: not a size: \"100XB\"; "
+                 ":2: server.request_limits.max_body_size: wrong value: \"100XB\"; "
                  "allowed: a size of 0 or more (bytes, or like 64KB, 100MB)");
-    expect_error("[proxy]\nload_balancer = fastest\n",
-                 ":2: proxy.load_balancer: unknown value: \"fastest\"; "
-                 "allowed: least-connections, round-robin, priority");
+    expect_error("[proxy]\nload_balancer = fastest\n", ":2: proxy.load_balancer: wrong value: \"fastest\"; "
+                                                       "allowed: least-connections, round-robin, priority");
     expect_error("[server]\nhost = a b\n",
                  ":2: server.host: blanks or control characters: \"a b\"; allowed: text without blanks");
-    expect_error("[discovery]\ntype = dns\n", ":2: discovery.type: unknown value: \"dns\"; allowed: static");
+    expect_error("[discovery]\ntype = dns\n", ":2: discovery.type: wrong value: \"dns\"; allowed: static");
     expect_error("[discovery.static]\nendpoints = http://x\n",
-                 ":2: discovery.static.endpoints: only the empty list is possible here: \"http://x\"; "
+                 ":2: discovery.static.endpoints: wrong value: \"http://x\"; "
                  "allowed: nothing; endpoints are written as [endpoint:NAME] sections");
     expect_error("discovery.model_discovery.concurrent_workers = 0\n",
-                 ":1: discovery.model_discovery.concurrent_workers: out of range: \"0\"; "
+                 ":1: discovery.model_discovery.concurrent_workers: wrong value: \"0\"; "
                  "allowed: more than 0 while model discovery is enabled");
     expect_quiet("[discovery.model_discovery]\nconcurrent_workers = 0\ninterval = 0\nenabled = false\n");
 }
@@ -516,12 +509,11 @@ static void test_set_twice(void **state)
 {
     (void)state;
     expect_error("[server]\nport = 1\n\n[proxy]\n[server]\nport = 2\n",
-                 ":6: server.port: set twice, first in line 2; one of the two has to go");
+                 ":6: server.port: set twice; one has to go, the first is in line 2");
     assert_int_equal(conf.server.port, 1);
-    expect_error("[server]\nport = 1\nport =\n",
-                 ":3: server.port: set twice, first in line 2; one of the two has to go");
+    expect_error("[server]\nport = 1\nport =\n", ":3: server.port: set twice; one has to go, the first is in line 2");
     expect_error("[endpoint:a]\nurl = http://x\nurl = http://x\n",
-                 ":3: endpoint:a.url: set twice, first in line 2; one of the two has to go");
+                 ":3: endpoint:a.url: set twice; one has to go, the first is in line 2");
 }
 
 static void test_unknown_names(void **state)
@@ -529,9 +521,9 @@ static void test_unknown_names(void **state)
     (void)state;
     expect_warning("[server]\nprot = 1\n", ":2: server.prot: unknown key, ignored");
     expect_warning("[server.cors]\nenabled = 1\nmax_age = 2\n",
-                   ":1: \"server.cors\": unknown section, ignored with all its keys");
+                   ":1: unknown section, ignored with all its keys: \"server.cors\"");
     expect_warning("[endpoints]\nx = 1\n[server]\nport = 5\n",
-                   ":1: \"endpoints\": unknown section, ignored with all its keys");
+                   ":1: unknown section, ignored with all its keys: \"endpoints\"");
     assert_int_equal(conf.server.port, 5);
     expect_warning("[endpoint:a]\nurl = http://x\nweight = 2\n", ":3: endpoint:a.weight: unknown key, ignored");
     expect_warning("port = 5\n", ":1: port: unknown key, ignored");
@@ -548,13 +540,15 @@ static void test_broken_lines(void **state)
     expect_error("[server]\n= 5\n", ":2: neither [section] nor key = value");
     expect_error("[server]\nport ; = 5\n", ":2: neither [section] nor key = value");
     expect_error("[server]\nport #x = 5\n", ":2: neither [section] nor key = value");
-    expect_error("[server\nport = 5\n", ":1: not a section line; it looks like [name]");
-    expect_error("[server] x\n", ":1: not a section line; it looks like [name]");
-    expect_error("[]\n", ":1: not a section name; it is not empty and has neither ; nor # in it");
-    expect_error("[a ; b]\n", ":1: not a section name; it is not empty and has neither ; nor # in it");
-    expect_error("[server]\nhost = a\x01\n", ":2: a control character in the line; only plain text is allowed");
+    expect_error("[server\nport = 5\n", ":1: not a section line; it looks like [name], without ; in the name");
+    expect_error("[server] x\n", ":1: not a section line; it looks like [name], without ; in the name");
+    expect_error("[]\n", ":1: not a section line; it looks like [name], without ; in the name");
+    expect_error("[a ; b]\n", ":1: not a section line; it looks like [name], without ; in the name");
+    expect_error("[server]\nhost = a\x01\n",
+                 ":2: a control character; only plain text is allowed, the rest was not read");
+    expect_error("[server]\nho\rst = a\n", ":2: a carriage return inside the line; it can only stand at its end");
     assert_int_equal(load_bytes(nul, sizeof(nul) - 1), OLLA_ERR);
-    assert_string_equal(messages[0], ":2: a control character in the line; only plain text is allowed");
+    assert_string_equal(messages[0], ":2: a control character; only plain text is allowed, the rest was not read");
 }
 
 static void add(char *to, const char *more)
@@ -575,7 +569,6 @@ static void add_line(char *to, const char *start, size_t n)
 static void test_long_lines(void **state)
 {
     static char text[8192];
-    const char *end = NULL;
 
     (void)state;
     add(text, "[proxy]\n");
@@ -589,9 +582,8 @@ static void test_long_lines(void **state)
     add(text, "engine = bad\n");
     assert_int_equal(load(text), OLLA_ERR);
     assert_int_equal(message_count, 2);
-    assert_true(starts_with(messages[0], ":2: the line is too long; at most "));
-    end = strstr(messages[0], " bytes are allowed (a list goes on by repeating its key)");
-    assert_non_null(end);
+    assert_string_equal(messages[0],
+                        ":2: the line is too long (a list goes on by repeating its key); the most bytes are 190");
     assert_true(starts_with(messages[1], ":3: proxy.engine: "));
 }
 
@@ -619,13 +611,14 @@ static void test_no_line_is_cut(void **state)
 
 static void test_section_names(void **state)
 {
+    static const char name[] = "a name that is longer than libinih keeps of it, 123456789012345678901234567890";
+    char text[160];
+
     (void)state;
-    expect_quiet("[endpoint:1234567890123456789012345678901234567890]\nurl = http://x\n");
-    assert_string_equal(conf.endpoint[0].name, "1234567890123456789012345678901234567890");
-    expect_error("[endpoint:12345678901234567890123456789012345678901]\nurl = http://x\n",
-                 ":1: the section name is too long; at most 49 bytes are allowed");
-    expect_error("[server]\n[123456789012345678901234567890123456789012345678901]\nport = bad\n",
-                 ":2: the section name is too long; at most 49 bytes are allowed");
+    (void)snprintf(text, sizeof(text), "[endpoint:%s]\nurl = http://x\n", name);
+    expect_quiet(text);
+    assert_string_equal(conf.endpoint[0].name, name);
+    assert_string_equal(conf.endpoint[0].url.host, "x");
 }
 
 static void test_many_errors(void **state)
@@ -657,7 +650,8 @@ static void test_unreadable(void **state)
     assert_true(starts_with(messages[0], dir));
     message_count = 0;
     assert_int_equal(conf_load(&conf, "/dev/zero", collect), OLLA_ERR);
-    assert_string_equal(messages[0], "/dev/zero:1: the file is larger than 1 MB; this is not a configuration");
+    assert_string_equal(messages[0],
+                        "/dev/zero:1: a control character; only plain text is allowed, the rest was not read");
 }
 
 /* ---- limits ------------------------------------------------------------- */
@@ -669,8 +663,8 @@ static void test_header_size(void **state)
     (void)state;
     assert_int_equal(load("[server]\nrequest_limits.max_header_size = 1048576\n"), OLLA_OK);
     assert_int_equal(conf.warnings, 1);
-    assert_true(starts_with(messages[0], ":2: server.request_limits.max_header_size: out of range: \"1048576\"; "
-                                         "the nearest limit is used; allowed: a size from 1024 to "));
+    assert_true(starts_with(messages[0], ":2: server.request_limits.max_header_size: out of range, taken as "));
+    assert_non_null(strstr(messages[0], ": \"1048576\"; allowed: a size from 1024 to "));
     assert_int_equal(conf.server.max_header_size, OLLA_MAX_HEAD);
     assert_int_equal(load("[server]\nrequest_limits.max_header_size = 1\n"), OLLA_OK);
     assert_int_equal(conf.warnings, 1);
@@ -716,7 +710,7 @@ static void test_text_is_full(void **state)
     }
     assert_int_equal(rc, OLLA_ERR);
     assert_true(message_count > 0);
-    assert_non_null(strstr(messages[0], ": no room left; the text of all settings together is limited to "
+    assert_non_null(strstr(messages[0], ": no room left; the bytes of all texts together are limited to "
                                         "OLLA_CONF_TEXT = "));
     assert_true(messages[0][0] == ':');
 }
@@ -746,10 +740,8 @@ static void test_endpoint_names(void **state)
                  ":4: endpoint:a: this name is taken by the endpoint in line 1");
     expect_error("[endpoint:a]\nurl = http://a\n[endpoint:b]\nname = a\nurl = http://b\n",
                  ":3: endpoint:a: this name is taken by the endpoint in line 1");
-    expect_error("[endpoint:]\nurl = bad\n",
-                 ":1: an endpoint section without a name; it looks like [endpoint:NAME]");
-    expect_error("[endpoint]\nurl = bad\n",
-                 ":1: an endpoint section without a name; it looks like [endpoint:NAME]");
+    expect_error("[endpoint:]\nurl = bad\n", ":1: an endpoint section without a name; it looks like [endpoint:NAME]");
+    expect_error("[endpoint]\nurl = bad\n", ":1: an endpoint section without a name; it looks like [endpoint:NAME]");
     expect_error("[endpoint:a]\nurl = http://a\nname = \"\"\n", ":1: endpoint:.name: empty; an endpoint needs a name");
 }
 
@@ -758,7 +750,8 @@ static void test_endpoint_url_missing(void **state)
     (void)state;
     expect_error("\n[endpoint:a]\n", ":2: endpoint:a.url: missing; allowed: http://host[:port][/path]");
     expect_error("[endpoint:a]\n[server]\n", ":1: endpoint:a.url: missing; allowed: http://host[:port][/path]");
-    expect_error("[endpoint:a]\nurl =\n", ":2: endpoint:a.url: empty: \"\"; allowed: http://host[:port][/path]");
+    expect_error("[endpoint:a]\nurl =\n",
+                 ":2: endpoint:a.url: does not start with http://: \"\"; allowed: http://host[:port][/path]");
 }
 
 static void test_no_endpoints(void **state)
@@ -785,9 +778,9 @@ static void test_too_many_endpoints(void **state)
     expect_quiet(text);
     assert_int_equal(conf.endpoints, OLLA_MAX_ENDPOINTS);
     assert_int_equal(conf.endpoint[OLLA_MAX_ENDPOINTS - 1].url.port, OLLA_MAX_ENDPOINTS);
-    add(text, "[endpoint:m]\nurl = bad\n[endpoint:n]\n");
+    add(text, "[endpoint:m]\nurl = bad\n");
     (void)snprintf(message, sizeof(message),
-                   ":%d: too many endpoints; at most OLLA_MAX_ENDPOINTS = %d are possible in this build",
+                   ":%d: too many endpoints; this build is limited to OLLA_MAX_ENDPOINTS = %d",
                    2 * OLLA_MAX_ENDPOINTS + 1, OLLA_MAX_ENDPOINTS);
     expect_error(text, message);
 }
@@ -813,15 +806,15 @@ static void test_endpoint_times(void **state)
     check_times("check_interval = 1m", 60000, 2000);
     check_times("check_timeout = 30s\ncheck_interval = 60s", 60000, 30000);
     expect_error("[endpoint:a]\nurl = http://x\ncheck_interval = 2s\ncheck_timeout = 2s\n",
-                 ":4: endpoint:a.check_timeout: too long: \"2s\"; allowed: less than check_interval, which is 2s");
+                 ":4: endpoint:a.check_timeout: too long, in milliseconds: 2000; allowed: less than check_interval");
     expect_error("[endpoint:a]\nurl = http://x\ncheck_interval = 500ms\n",
-                 ":3: endpoint:a.check_interval: out of range: \"500ms\"; "
+                 ":3: endpoint:a.check_interval: wrong value: \"500ms\"; "
                  "allowed: a duration of 1s or more, or 0 for the default (like 300ms, 30s, 1h30m)");
     expect_error("[endpoint:a]\nurl = http://x\ncheck_interval = 60s\ncheck_timeout = 31s\n",
-                 ":4: endpoint:a.check_timeout: out of range: \"31s\"; "
+                 ":4: endpoint:a.check_timeout: wrong value: \"31s\"; "
                  "allowed: a duration from 0 to 30s (like 300ms, 30s, 1h30m)");
     expect_error("[endpoint:a]\nurl = http://x\npriority = -1\n",
-                 ":3: endpoint:a.priority: not a whole number: \"-1\"; allowed: a whole number from 0 to 1000000");
+                 ":3: endpoint:a.priority: wrong value: \"-1\"; allowed: a whole number from 0 to 1000000");
 }
 
 static void test_endpoint_targets(void **state)
@@ -842,22 +835,22 @@ static void test_endpoint_targets(void **state)
 
 static void check_url(const char *text, const char *host, uint16_t port, const char *authority, const char *path)
 {
-    struct conf_url u;
-    const char *why = NULL;
+    const struct conf_url *u = &conf.endpoint[0].url;
+    char line[160];
 
-    assert_int_equal(conf_parse_url(&conf, str_of(text), &u, &why), OLLA_OK);
-    assert_string_equal(u.text, text);
-    assert_string_equal(u.host, host);
-    assert_int_equal(u.port, port);
-    assert_string_equal(u.authority, authority);
-    assert_string_equal(u.path, path);
-    assert_false(u.tls);
+    (void)snprintf(line, sizeof(line), "[endpoint:a]\nurl = %s\n", text);
+    expect_quiet(line);
+    assert_string_equal(u->text, text);
+    assert_string_equal(u->host, host);
+    assert_int_equal(u->port, port);
+    assert_string_equal(u->authority, authority);
+    assert_string_equal(u->path, path);
+    assert_false(u->tls);
 }
 
 static void test_good_urls(void **state)
 {
     (void)state;
-    conf.text_n = 0;
     check_url("http://localhost:11434", "localhost", 11434, "localhost:11434", "");
     check_url("HTTP://x", "x", 80, "x", "");
     check_url("http://x:80/", "x", 80, "x", "");
@@ -872,7 +865,7 @@ static void test_good_urls(void **state)
 static void test_bad_urls(void **state)
 {
     static const char *const bad[][2] = {
-        {"", "empty"},
+        {"", "does not start with http://"},
         {"localhost:8080", "does not start with http://"},
         {"127.0.0.1:8080", "does not start with http://"},
         {"ftp://x", "does not start with http://"},
@@ -887,10 +880,6 @@ static void test_bad_urls(void **state)
         {"http://[::1]x", "the port is not a number from 1 to 65535"},
         {"http://::1", "the host is missing"},
         {"http://[::1", "the ] of the IPv6 address is missing"},
-        {"http://[x]", "not a valid host"},
-        {"http://[1.2.3.4]", "not a valid host"},
-        {"http://a..b", "not a valid host"},
-        {"http://a,b", "not a valid host"},
         {"http://x/?q=1", "a query (?...) is not accepted"},
         {"http://x#f", "a fragment (#...) is not accepted"},
         {"http://u@x", "user name and password are not accepted in a URL"},
@@ -901,11 +890,14 @@ static void test_bad_urls(void **state)
 
     (void)state;
     for (size_t i = 0; i < OLLA_COUNT(bad); i++) {
-        struct conf_url u;
-        const char *why = NULL;
+        char text[160];
+        char message[160];
+        bool secret = strchr(bad[i][0], '@') != NULL;
 
-        assert_int_equal(conf_parse_url(&conf, str_of(bad[i][0]), &u, &why), OLLA_ERR);
-        assert_string_equal(why, bad[i][1]);
+        (void)snprintf(text, sizeof(text), "[endpoint:a]\nurl = %s\n", bad[i][0]);
+        (void)snprintf(message, sizeof(message), ":2: endpoint:a.url: %s%s%s%s; allowed: http://host[:port][/path]",
+                       bad[i][1], secret ? "" : ": \"", secret ? "" : bad[i][0], secret ? "" : "\"");
+        expect_error(text, message);
     }
     expect_error("[endpoint:a]\nurl = https://x\n",
                  ":2: endpoint:a.url: https backends are not supported by this build yet: \"https://x\"; "
@@ -938,8 +930,7 @@ static void test_find(void **state)
     assert_string_equal(messages[0], "missing.ini: the configuration file cannot be read");
     (void)setenv("OLLA_CONFIG_FILE", "gone.ini", 1);
     assert_null(conf_find(NULL, collect));
-    assert_string_equal(messages[1],
-                        "gone.ini: the configuration file cannot be read (named by OLLA_CONFIG_FILE)");
+    assert_string_equal(messages[1], "gone.ini: the configuration file cannot be read (named by OLLA_CONFIG_FILE)");
     write_file("", 0);
     (void)setenv("OLLA_CONFIG_FILE", file, 1);
     assert_string_equal(conf_find(NULL, collect), file);
