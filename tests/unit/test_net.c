@@ -171,7 +171,7 @@ static void test_wants(void **state)
         turn();
         assert_int_equal(pl[0].ready, cases[i].events ? 2 : 0); /* reported until it is dealt with */
         assert_int_equal(pl[0].events, cases[i].events);
-        int ready = pl[0].ready;
+        unsigned ready = pl[0].ready;
         net_want(&pl[0].s, false, false);
         close(pl[0].peer);
         pl[0].peer = -1;

@@ -379,7 +379,6 @@ static void check_choice(struct route_choice c, char who, int status, const char
     assert_int_equal(c.e ? c.e->name[0] : '-', who);
     if (!c.e) {
         assert_int_equal(c.status, status);
-        assert_false(c.more);
     }
     assert_int_equal(c.decision == NULL, decision == NULL);
     assert_int_equal(c.reason == NULL, reason == NULL);
@@ -428,17 +427,14 @@ static void test_tried(void **state)
     for (int i = 0; i < 3; i++) {
         struct route_choice c = choose(&any_route, "shared", tried, LC);
         check_choice(c, "abc"[i], 0, "routed", "model_found");
-        assert_int_equal(c.more, i < 2);
         tried |= endpoint_bit(c.e);
     }
     check_choice(choose(&any_route, "shared", tried, LC), '-', 503, "routed", "model_found");
     assert_false(choose(&any_route, "shared", tried, LC).starting);
     tried |= BIT(3);
-    assert_false(choose(&any_route, "", tried, LC).more);
     check_choice(choose(&any_route, "", tried, LC), 'e', 0, NULL, NULL);
     check_choice(choose(&any_route, "", ~(endpoint_set)0, LC), '-', 503, NULL, NULL);
     check_choice(choose(&any_route, "own", BIT(0), LC), 'e', 0, "routed", "model_found");
-    assert_false(choose(&any_route, "own", BIT(0), LC).more);
 }
 
 static void test_providers(void **state)
@@ -543,7 +539,6 @@ static void test_random_fleets(void **state)
         endpoint_set good = up & fits[w], left = good & has[m] & ~tried;
         struct route_choice c = choose(&r, models[m], tried, how);
         assert_true((c.e ? endpoint_bit(c.e) : 0) == naive_best(left, how));
-        assert_int_equal(c.more, (left & ~naive_best(left, how)) != 0);
         assert_false(c.starting);
         if (!c.e) {
             bool empty_type = good == 0 && r.has_type;
