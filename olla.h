@@ -127,6 +127,11 @@
 #define OLLA_CONF_TEXT 16384
 #endif
 
+/* Model aliases; each costs about 150 B in each of the two configurations. */
+#ifndef OLLA_MAX_ALIASES
+#define OLLA_MAX_ALIASES 32
+#endif
+
 /* Items in one list setting. */
 #ifndef OLLA_MAX_LIST_ITEMS
 #define OLLA_MAX_LIST_ITEMS 16

@@ -204,14 +204,16 @@ static bool page_version(struct exchange *x, struct text *t, uint32_t i)
         return false;
     }
     text_addz(
-        t, "{\"name\":\"Olla\",\"version\":\"" OLLA_VERSION "\",\"edition\":\"C\","
-           "\"description\":\"The AI Proxy for your LLMs\","
-           "\"build\":{\"commit\":\"none\",\"date\":\"\",\"go_version\":\"\",\"platform\":\"" OLLA_PLATFORM "\"},"
-           "\"capabilities\":[\"load_balancing\",\"health_checking\",\"model_unification\",\"endpoint_discovery\"],"
-           "\"capabilities_experimental\":[],"
-           "\"supported_backends\":[\"ollama\",\"llamacpp\",\"lm_studio\",\"vllm\",\"openai_compatible\"],"
-           "\"api\":{\"version\":\"v1\",\"endpoints\":{\"health\":\"/internal/health\",\"status\":\"/internal/status\","
-           "\"version\":\"/version\"}}}\n");
+        t,
+        "{\"name\":\"Olla\",\"version\":\"" OLLA_VERSION "\",\"edition\":\"C\","
+        "\"description\":\"The AI Proxy for your LLMs\","
+        "\"build\":{\"commit\":\"none\",\"date\":\"\",\"go_version\":\"\",\"platform\":\"" OLLA_PLATFORM "\"},"
+        "\"capabilities\":[\"load_balancing\",\"health_checking\",\"model_unification\",\"endpoint_discovery\"],"
+        "\"capabilities_experimental\":[],"
+        "\"supported_backends\":[\"ollama\",\"lemonade\",\"litellm\",\"llamacpp\",\"lmdeploy\",\"lm_studio\",\"omlx\","
+        "\"sglang\",\"vllm\",\"vllm-mlx\",\"openai_compatible\",\"docker-model-runner\",\"localai\",\"gpustack\"],"
+        "\"api\":{\"version\":\"v1\",\"endpoints\":{\"health\":\"/internal/health\",\"status\":\"/internal/status\","
+        "\"version\":\"/version\"}}}\n");
     return true;
 }
 
@@ -302,6 +304,7 @@ static void status_endpoint(struct text *t, const struct endpoint *e, bool first
     text_addz(t, first ? "{\"name\":" : ",{\"name\":");
     json_text(t, str_of(e->name));
     json_member(t, "type", str_of(e->type));
+    json_member(t, "detected_type", str_of(e->profile->name));
     json_member(t, "status", str_of(e->enabled ? endpoint_state_name(e->state) : "disabled"));
     json_member(t, "reason", str_of(e->why));
     if (e->priority < 0) {
@@ -516,17 +519,43 @@ static endpoint_set speaking(endpoint_set set, unsigned api)
     return kept;
 }
 
-/* Part 0 opens, every further part is the model after the last one; the end has no part of its own. */
+/* The next alias that stands for something here, as a model of its own; *at moves behind it. */
+static const struct model *alias_after(uint32_t *at, endpoint_set usable)
+{
+    static struct model shown;
+    for (; *at < (uint32_t)conf_now->aliases; ++*at) {
+        const struct conf_alias *a = &conf_now->alias[*at];
+        for (int i = 0; i < a->models.n; i++) {
+            endpoint_set known;
+            const struct model *m = model_named(str_of(a->models.item[i]),
+                                                model_find(str_of(a->models.item[i]), usable, &known));
+            if (m && !model_find(str_of(a->name), usable, &known)) {
+                shown = *m;
+                str_copy(shown.facts.name, sizeof(shown.facts.name), str_of(a->name));
+                ++*at;
+                return &shown;
+            }
+        }
+    }
+    return NULL;
+}
+
+/* Part 0 opens; then come the models after the last one, then the aliases; the end has no part of its own. */
 static bool page_listing(struct exchange *x, struct text *t, uint32_t i)
 {
     enum local_page page = x->route.page;
+    endpoint_set usable = speaking(route_listed(x->route.only), listings[page].api);
     const struct model *m;
+    uint32_t alias = x->alias_at;
 
     if (i == 0) {
+        x->alias_at = 0;
         text_addz(t, listings[page].open);
         return true;
     }
-    m = model_after(x->spelling, speaking(route_listed(x->route.only), listings[page].api));
+    m = model_after(x->spelling, usable);
+    bool is_model = m != NULL;
+    m = m ? m : alias_after(&alias, usable);
     if (!m) {
         text_addz(t, listings[page].close);
         return false;
@@ -534,7 +563,10 @@ static bool page_listing(struct exchange *x, struct text *t, uint32_t i)
     text_addz(t, i > 1 ? "," : "");
     listings[page].write(t, m);
     if (!t->full) {
-        str_copy(x->spelling, sizeof(x->spelling), str_of(m->facts.name));
+        x->alias_at = alias;
+        if (is_model) {
+            str_copy(x->spelling, sizeof(x->spelling), str_of(m->facts.name));
+        }
     }
     return true;
 }

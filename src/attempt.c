@@ -11,8 +11,22 @@
 #include "exchange.h"
 #include "log.h"
 
-/* So long a request waits for endpoints that have not been probed yet: at start and after a reload. */
-#define HOLD_MS 3000
+
+static void note_decision(struct exchange *x, const struct route_choice *c)
+{
+    x->strategy = c->strategy;
+    x->decision = c->decision;
+    x->reason = c->reason;
+    if (c->decision && !c->reason) {
+        struct text t = text_in(x->alias_reason, sizeof(x->alias_reason));
+        text_addz(&t, "alias \"");
+        text_addz(&t, x->scan.model);
+        text_addz(&t, "\" resolved to ");
+        text_u64(&t, (uint64_t)c->resolved);
+        text_addz(&t, " endpoint(s)");
+        x->reason = text_z(&t);
+    }
+}
 
 static void reject(struct exchange *x, const struct route_choice *choice)
 {
@@ -21,8 +35,7 @@ static void reject(struct exchange *x, const struct route_choice *choice)
     struct reply_error err = {.status = choice->status, .code = choice->reason ? choice->reason : "no_endpoint"};
     struct str model = str_of(x->scan.model);
 
-    x->decision = choice->decision;
-    x->reason = choice->reason;
+    note_decision(x, choice);
     if (x->route.dialect == DIALECT_PLAIN && choice->reason) {
         text_addz(&t, choice->reason); /* scripts look for the word */
         text_addz(&t, ": ");
@@ -64,6 +77,8 @@ static struct route_query query(const struct exchange *x)
         .model = str_of(x->scan.model),
         .tried = x->tried,
         .balancer = conf_now->proxy.load_balancer,
+        .alias = conf_alias_find(conf_now, str_of(x->scan.model)),
+        .refreshed = x->refreshed,
     };
 }
 
@@ -74,23 +89,52 @@ bool exchange_may_retry(const struct exchange *x)
     return conf_now->proxy.retry.enabled && !x->began && (max == 0 || x->attempts < max) && route_choose(&q).e != NULL;
 }
 
-/* The body names the model in the client's spelling; a backend may insist on its own. */
-static void note_spelling(struct exchange *x)
+/* What the endpoint calls the model: its own spelling, or what the alias stands for there. */
+static const char *own_name(const struct exchange *x, const struct conf_alias *alias)
 {
-    struct str model = str_of(x->scan.model);
-    const char *own = model.n > 0 ? model_spelling(model, x->e) : NULL;
+    const char *own = NULL;
+    for (int i = 0; alias && i < alias->models.n && !own; i++) {
+        own = model_spelling(str_of(alias->models.item[i]), x->e);
+    }
+    return own;
+}
+
+/* The body names the model in the client's words; a backend may insist on its own. */
+static void note_spelling(struct exchange *x, const struct route_query *q)
+{
+    const char *own = own_name(x, q->alias);
+    bool alias = own != NULL;
 
     x->spelling[0] = '\0';
-    if (!own || !str_ieq(str_of(own), model)) {
+    if (!own && q->model.n > 0) {
+        own = model_spelling(q->model, x->e);
+    }
+    if (!own || x->scan.model_to == 0 || (!alias && !str_ieq(str_of(own), q->model))) {
         return; /* "name" for "name:latest": the backend knows that itself */
     }
     struct text t = text_in(x->spelling, sizeof(x->spelling));
     json_text(&t, str_of(own));
     text_z(&t);
-    bool same = str_eq(str_of(own), model) && x->scan.model_to - x->scan.model_from == t.n;
+    bool same = str_eq(str_of(own), q->model) && x->scan.model_to - x->scan.model_from == t.n;
     if (t.full || same) {
         x->spelling[0] = '\0';
     }
+}
+
+/* The discovery strategy: every list is read anew, and the request waits for that. */
+static bool refresh(struct exchange *x)
+{
+    struct endpoint *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        if (e->state == ENDPOINT_HEALTHY && !e->discovering) {
+            e->next_discovery = net_now();
+            e->discovered = false;
+        }
+    }
+    x->refreshed = true;
+    x->hold_until = net_now() + (uint64_t)conf_now->model_registry.routing_strategy.options.discovery_timeout;
+    x->c->starved = true; /* look again soon */
+    return false;
 }
 
 static struct target *main_target(const struct exchange *x)
@@ -104,7 +148,10 @@ static bool choose(struct exchange *x)
     struct route_query q = query(x);
     struct route_choice choice = route_choose(&q);
 
-    if (!choice.e && choice.starting && net_now() - x->started < HOLD_MS) {
+    if (!choice.e && choice.refresh && !choice.starting) {
+        return refresh(x);
+    }
+    if (!choice.e && choice.starting && net_now() < (x->hold_until ? x->hold_until : x->started + EXCHANGE_HOLD_MS)) {
         x->c->starved = true; /* the answer is on its way: look again soon */
         return false;
     }
@@ -113,8 +160,7 @@ static bool choose(struct exchange *x)
         return true;
     }
     x->e = choice.e;
-    x->decision = choice.decision;
-    x->reason = choice.reason;
+    note_decision(x, &choice);
     x->tried |= endpoint_bit(x->e);
     x->attempts++;
     x->addr_first = main_target(x)->good;
@@ -124,7 +170,7 @@ static bool choose(struct exchange *x)
     x->reusable = !x->fresh;
     x->sent = 0;
     endpoint_begin(x->e);
-    note_spelling(x);
+    note_spelling(x, &q);
     return true;
 }
 

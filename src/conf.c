@@ -106,12 +106,74 @@ static void set_defaults(struct conf_loader *ld)
     }
 }
 
+/* ---- aliases ------------------------------------------------------------ */
+
+/* The alias of that name, a new one if need be; NULL after a message. */
+static struct conf_alias *take_alias(struct conf_loader *ld, struct str name)
+{
+    struct conf *c = ld->c;
+    for (int i = 0; i < c->aliases; i++) {
+        if (str_ieq(str_of(c->alias[i].name), name)) {
+            return &c->alias[i]; /* a list goes on */
+        }
+    }
+    if (name.n == 0) {
+        CONF_SAY(ld, .what = "an alias without a name; it looks like [model_alias:NAME]");
+        return NULL;
+    }
+    if (c->aliases == OLLA_MAX_ALIASES) {
+        CONF_SAY(ld,
+                 .what = "too many aliases; this build is limited to OLLA_MAX_ALIASES = ", .number = OLLA_MAX_ALIASES);
+        return NULL;
+    }
+    c->alias[c->aliases] = (struct conf_alias){.name = conf_keep(ld, name), .line = ld->line};
+    return &c->alias[c->aliases++];
+}
+
+/* `NAME = model, model` in [model_aliases], or `models = ...` in [model_alias:NAME]. */
+static void on_alias_key(struct conf_loader *ld, struct str key, struct str raw)
+{
+    struct conf_alias *a = ld->section == CONF_IN_ALIASES ? take_alias(ld, key) : ld->alias;
+    if (ld->section == CONF_IN_ALIAS && !str_eq(key, STR("models"))) {
+        CONF_SAY(ld, .key = "model_alias", .what = "unknown key, ignored", .value = key, .warning = true);
+    } else if (a) {
+        conf_store_names(ld, "model_aliases", raw, &a->models, false);
+    }
+}
+
+static void check_aliases(struct conf_loader *ld)
+{
+    for (int i = 0; i < ld->c->aliases; i++) {
+        if (ld->c->alias[i].models.n == 0) {
+            ld->line = ld->c->alias[i].line;
+            CONF_SAY(ld, .key = "model_aliases", .what = "an alias without models",
+                     .value = str_of(ld->c->alias[i].name), .allowed = "a list of model names");
+        }
+    }
+}
+
+const struct conf_alias *conf_alias_find(const struct conf *c, struct str name)
+{
+    for (int i = 0; i < c->aliases; i++) {
+        if (str_ieq(str_of(c->alias[i].name), name)) {
+            return &c->alias[i];
+        }
+    }
+    return NULL;
+}
+
+/* ---- one setting -------------------------------------------------------- */
+
 void conf_on_setting(struct conf_loader *ld, struct str section, struct str key, struct str raw)
 {
     char space[256];
     struct text path = text_in(space, sizeof(space));
     const struct conf_row *row;
 
+    if (ld->section != CONF_IN_SETTINGS) {
+        on_alias_key(ld, key, raw);
+        return;
+    }
     text_add(&path, ld->endpoint >= 0 ? STR("endpoint") : section);
     text_addz(&path, path.n > 0 ? "." : "");
     text_add(&path, key);
@@ -120,7 +182,7 @@ void conf_on_setting(struct conf_loader *ld, struct str section, struct str key,
         CONF_SAY(ld, .key = text_z(&path), .what = "unknown key, ignored", .warning = true);
     } else if (row->type == CONF_INERT) {
         return;
-    } else if (ld->seen[row - conf_rows] != 0 && row->type != CONF_STATUSES) {
+    } else if (ld->seen[row - conf_rows] != 0 && row->type != CONF_STATUSES && row->type != CONF_PATTERNS) {
         CONF_SAY(ld, .key = row->path, .what = "set twice; one has to go, the first is in line ",
                  .number = ld->seen[row - conf_rows]);
     } else {
@@ -215,7 +277,15 @@ void conf_on_section(struct conf_loader *ld, struct str name)
     struct str rest = str_skip(name, sizeof("endpoint") - 1);
 
     end_endpoint(ld);
-    if (str_starts(name, STR("endpoint")) && (rest.n == 0 || strchr(": \t", rest.p[0]))) {
+    ld->section = CONF_IN_SETTINGS;
+    if (str_eq(name, STR("model_aliases"))) {
+        ld->section = CONF_IN_ALIASES;
+        ld->skip = false;
+    } else if (str_starts(name, STR("model_alias:"))) {
+        ld->section = CONF_IN_ALIAS;
+        ld->skip = false;
+        ld->alias = take_alias(ld, conf_unquote(str_trim(str_skip(name, sizeof("model_alias:") - 1))));
+    } else if (str_starts(name, STR("endpoint")) && (rest.n == 0 || strchr(": \t", rest.p[0]))) {
         rest = str_trim(rest);
         begin_endpoint(ld, str_starts(rest, STR(":")) ? str_skip(rest, 1) : rest);
     } else if (is_known_section(name)) {
@@ -318,6 +388,7 @@ int conf_load(struct conf *c, const char *path, conf_message *say)
         check_not_zero(ld, "discovery.model_discovery.concurrent_workers",
                        c->discovery.model_discovery.concurrent_workers);
     }
+    check_aliases(ld);
     settle_server(c);
     return ld->errors > 0 ? OLLA_ERR : OLLA_OK;
 }

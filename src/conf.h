@@ -19,8 +19,22 @@
 
 enum conf_balancer { BALANCE_LEAST_CONNECTIONS = 0, BALANCE_ROUND_ROBIN, BALANCE_PRIORITY };
 enum conf_engine { ENGINE_OLLA = 0, ENGINE_SHERPA };
+enum conf_strategy { STRATEGY_STRICT = 0, STRATEGY_OPTIMISTIC, STRATEGY_DISCOVERY };
+enum conf_fallback { FALLBACK_COMPATIBLE_ONLY = 0, FALLBACK_NONE, FALLBACK_ALL };
 enum conf_log_level { LOG_LEVEL_DEBUG = 0, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
 enum conf_log_format { LOG_FORMAT_AUTO = 0, LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
+
+struct conf_list {
+    int n;
+    const char *item[OLLA_MAX_LIST_ITEMS];
+};
+
+/* One name for whatever a server calls the model: the first of `models` that it has. */
+struct conf_alias {
+    const char *name;
+    struct conf_list models;
+    int line;
+};
 
 /* A parsed http:// URL; the pieces point into conf.text. */
 struct conf_url {
@@ -45,6 +59,9 @@ struct conf_endpoint {
     int priority;
     bool enabled;
     bool preserve_path;
+    struct {
+        struct conf_list include, exclude; /* patterns; no include = all */
+    } model_filter;
     int line, type_line; /* of the section and of its type, for messages; 0 = none */
 };
 
@@ -93,6 +110,19 @@ struct conf {
         enum conf_log_format format;
     } logging;
 
+    struct {
+        struct {
+            enum conf_strategy type;
+            struct {
+                enum conf_fallback fallback_behavior;
+                int64_t discovery_timeout;
+                bool discovery_refresh_on_miss;
+            } options;
+        } routing_strategy;
+    } model_registry;
+
+    struct conf_alias alias[OLLA_MAX_ALIASES];
+    int aliases;
     struct conf_endpoint endpoint[OLLA_MAX_ENDPOINTS];
     int endpoints;
 
@@ -125,6 +155,9 @@ const char *conf_find(const char *option, conf_message *say);
  * c is then unusable. Unknown keys are messages with error = false and counted in c->warnings.
  */
 int conf_load(struct conf *c, const char *path, conf_message *say);
+
+/* The alias of that name, any case, or NULL. */
+const struct conf_alias *conf_alias_find(const struct conf *c, struct str name);
 
 /* Writes the commented reference file (olla.ini) to a sink, one line without newline per call; for --print-settings. */
 void conf_print_reference(void (*line)(const char *text));

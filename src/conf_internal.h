@@ -24,6 +24,7 @@ enum conf_type {
     CONF_URL,      /* struct conf_url */
     CONF_TARGET,   /* a path, or an absolute URL whose host is kept too */
     CONF_STATUSES, /* list of status codes with its count */
+    CONF_PATTERNS, /* struct conf_list of patterns */
     CONF_NOTHING,  /* only the empty list is allowed */
     CONF_INERT     /* accepted and not looked at */
 };
@@ -48,7 +49,7 @@ struct conf_row {
 };
 
 /* Ends with a row without a path. */
-#define CONF_ROWS_MAX 64
+#define CONF_ROWS_MAX 80
 extern const struct conf_row conf_rows[CONF_ROWS_MAX];
 
 const struct conf_row *conf_row_find(struct str path); /* NULL = unknown */
@@ -62,10 +63,12 @@ struct conf_loader {
     /* where messages point to: env, or a line of the file, or (line 0) the file as a whole */
     const char *env;
     int line;
-    int endpoint;            /* slot that the current section fills, or -1 */
-    bool skip;               /* keys of this section are not looked at; a message told why */
-    bool full;               /* c->text is, and a message told so */
-    int seen[CONF_ROWS_MAX]; /* line that set the row, 0 = none; for endpoint rows in the current section */
+    int endpoint; /* slot that the current section fills, or -1 */
+    enum { CONF_IN_SETTINGS = 0, CONF_IN_ALIASES, CONF_IN_ALIAS } section;
+    struct conf_alias *alias; /* of the current [model_alias:NAME] */
+    bool skip;                /* keys of this section are not looked at; a message told why */
+    bool full;                /* c->text is, and a message told so */
+    int seen[CONF_ROWS_MAX];  /* line that set the row, 0 = none; for endpoint rows in the current section */
 };
 
 /* One message: "FILE:LINE: key: what and number: "value"; allowed: ...". Only what has to be there. */
@@ -97,6 +100,8 @@ struct str conf_unquote(struct str s);
  * extended if its row was seen before. conf_store_raw takes the rest of a line, with quotes and comment.
  */
 void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str value);
+/* Adds the items of a list to out. Not more than fit: a message tells. */
+void conf_store_names(struct conf_loader *ld, const char *key, struct str list, struct conf_list *out, bool patterns);
 void conf_store_raw(struct conf_loader *ld, const struct conf_row *row, struct str raw);
 
 #endif

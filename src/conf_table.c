@@ -102,6 +102,18 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
     {SET(discovery.model_discovery.concurrent_workers), INT("5", 0, 1000),
      .help = "Endpoints asked at the same time; the build has a limit of its own (olla -m)."},
 
+    {SET(model_registry.routing_strategy.type), ENUM("strict", "strict, optimistic, discovery"),
+     .help = "A request for a model that no healthy endpoint has: strict = refused; optimistic = see\n"
+             "fallback_behavior; discovery = the endpoints are asked for their models once more."},
+    {SET(model_registry.routing_strategy.options.fallback_behavior),
+     ENUM("compatible_only", "compatible_only, none, all"),
+     .help = "For optimistic and discovery: all = any healthy endpoint gets the request; the others\n"
+             "refuse it."},
+    {SET(model_registry.routing_strategy.options.discovery_timeout), NEVER_0("2s"),
+     .help = "For discovery: so long a request waits for the new lists."},
+    {SET(model_registry.routing_strategy.options.discovery_refresh_on_miss), BOOL("false"),
+     .help = "For discovery: whether to ask at all."},
+
     {SET(logging.level), ENUM("info", "debug, info, warn/warning, error"), .env = "OLLA_LOGGING_LEVEL",
      .help = "Lines below this level are left out."},
     {SET(logging.format), ENUM("auto", "auto, text, json"), .env = "OLLA_LOGGING_FORMAT",
@@ -123,6 +135,11 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
      .help = "A health check must have an answer within this time; less than check_interval.\n"
              "0 = 2s, or half of check_interval if that is less."},
     {KEY(preserve_path), BOOL("false"), .help = "true = the path of url stays in front of the path of a request."},
+    {KEY(model_filter.include), .type = CONF_PATTERNS, .allowed = "a list of patterns",
+     .help = "Only models whose names match one of these are taken from the endpoint's list.\n"
+             "A pattern may have * at its start, its end or both."},
+    {KEY(model_filter.exclude), .type = CONF_PATTERNS, .allowed = "a list of patterns",
+     .help = "Models that match one of these are not taken; this wins."},
 
     /* Names that occur in configurations of the reference and change nothing, there or here. */
     {.path = "proxy.max_retries", .type = CONF_INERT},
@@ -174,6 +191,12 @@ static const char head[] = "; olla.ini - every setting of olla with its default.
                            "; Environment variables win over this file. `olla -t` checks both.";
 
 static const char endpoint_head[] =
+    "\n\n; ---- model aliases ----\n"
+    "; One name for whatever the servers call a model: each endpoint is asked for the first of\n"
+    "; the list that it has. Case does not matter. An alias whose name holds a \":\" or \"=\" has\n"
+    "; a section of its own: [model_alias:NAME] with models = a, b.\n"
+    "\n;[model_aliases]\n"
+    "\n;fast = llama3.2:3b, qwen2.5-3b-instruct\n"
     "\n\n; ---- endpoints ----\n"
     "; One section per backend; no two have the same name. Without any such section olla\n"
     "; uses http://localhost:11434 with the name localhost and type ollama.\n"
@@ -213,9 +236,9 @@ void conf_print_reference(void (*line)(const char *text))
 
     print(line, "", STR(head), "", "");
     for (const struct conf_row *row = conf_rows; row->path; row++) {
-        const char *dot = strrchr(row->path, '.');
-        struct str mine = {row->path, (size_t)(dot - row->path)};
         bool endpoint = conf_in_endpoint(row);
+        const char *dot = endpoint ? strchr(row->path, '.') : strrchr(row->path, '.');
+        struct str mine = {row->path, (size_t)(dot - row->path)};
 
         if (!row->help) {
             continue;

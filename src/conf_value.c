@@ -248,6 +248,21 @@ static void store_number(struct conf_loader *ld, const struct conf_row *row, str
     }
 }
 
+/* The next item of a list; brackets and quotes may stand around the list or an item, as YAML has them. */
+static struct str next_item(struct str *list)
+{
+    struct str one = str_split(list, ',');
+    while (one.n > 0 && strchr("[\"' ", one.p[0])) {
+        one = str_skip(one, 1);
+    }
+    while (one.n > 0 && strchr("]\"' ", one.p[one.n - 1])) {
+        one.n--;
+    }
+    return one;
+}
+
+static const char too_many[] = "more items than OLLA_MAX_LIST_ITEMS, the limit of this build";
+
 static void store_statuses(struct conf_loader *ld, const struct conf_row *row, struct str s)
 {
     uint16_t *item = place(ld, row, row->offset);
@@ -255,25 +270,36 @@ static void store_statuses(struct conf_loader *ld, const struct conf_row *row, s
 
     *count = ld->seen[row - conf_rows] ? *count : 0;
     while (s.p) {
-        struct str one = str_split(&s, ',');
+        struct str one = next_item(&s);
         int64_t v = 0;
 
-        /* Brackets and quotes may stand around the list or an item, as YAML has them. */
-        while (one.n > 0 && strchr("[\"' ", one.p[0])) {
-            one = str_skip(one, 1);
-        }
-        while (one.n > 0 && strchr("]\"' ", one.p[one.n - 1])) {
-            one.n--;
-        }
         if (one.n == 0) {
             continue;
         }
         if (parse_number(row, one, &v) != OLLA_OK || v < row->min || v > row->max) {
             say_wrong(ld, row, "not a status code", one);
         } else if (*count == OLLA_MAX_LIST_ITEMS) {
-            say_wrong(ld, row, "more items than OLLA_MAX_LIST_ITEMS, the limit of this build", one);
+            say_wrong(ld, row, too_many, one);
         } else {
             item[(*count)++] = (uint16_t)v;
+        }
+    }
+}
+
+void conf_store_names(struct conf_loader *ld, const char *key, struct str list, struct conf_list *out, bool patterns)
+{
+    while (list.p) {
+        struct str one = next_item(&list);
+        if (one.n == 0) {
+            continue;
+        }
+        if (patterns && !str_is_pattern(one)) {
+            CONF_SAY(ld, .key = key, .what = "not a pattern", .value = one,
+                     .allowed = "text with * at its start, its end or both");
+        } else if (out->n == OLLA_MAX_LIST_ITEMS) {
+            CONF_SAY(ld, .key = key, .what = too_many, .value = one);
+        } else {
+            out->item[out->n++] = conf_keep(ld, one);
         }
     }
 }
@@ -308,6 +334,9 @@ void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str v
         break;
     case CONF_STATUSES:
         store_statuses(ld, row, value);
+        break;
+    case CONF_PATTERNS:
+        conf_store_names(ld, row->path, value, place(ld, row, row->offset), true);
         break;
     default:
         store_number(ld, row, value);

@@ -102,12 +102,31 @@ static bool read_entry(struct str object, const struct list_fields *f, struct mo
     return true;
 }
 
+static bool any_matches(const struct conf_list *patterns, struct str name)
+{
+    for (int i = 0; i < patterns->n; i++) {
+        if (str_matches(name, str_of(patterns->item[i]))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool filtered(const struct endpoint *e, struct str name)
+{
+    const struct conf_endpoint *ce = &conf_now->endpoint[e->order];
+    bool included = ce->model_filter.include.n == 0 || any_matches(&ce->model_filter.include, name);
+    return !included || any_matches(&ce->model_filter.exclude, name);
+}
+
 static void take_entry(struct probe *p)
 {
     static struct model_facts facts;
     memset(&facts, 0, sizeof(facts));
     if (!read_entry((struct str){p->list.out, p->list.n}, &formats[p->e->profile->list], &facts)) {
         p->skipped++;
+    } else if (filtered(p->e, str_of(facts.name))) {
+        return;
     } else if (!model_offer(p->e, &facts)) {
         p->full = true;
     } else {

@@ -140,6 +140,9 @@ int endpoint_check(const struct conf *c, conf_message *say)
 static void set_targets(struct endpoint *e, const struct conf_endpoint *ce)
 {
     e->profile = profile_by_type(str_of(ce->type));
+    e->is_auto = profile_is_auto(e->profile);
+    e->own_health = ce->health_check_url[0] != '\0';
+    e->own_models = ce->model_url[0] != '\0';
     e->enabled = ce->enabled;
     str_copy(e->url, sizeof(e->url), str_of(ce->url.text));
     str_copy(e->base, sizeof(e->base), str_of(ce->url.path));
@@ -151,10 +154,18 @@ static void set_targets(struct endpoint *e, const struct conf_endpoint *ce)
     probe_path(ce, ce->model_url, e->profile->models_path, &ce->model_host, e->models_path, sizeof(e->models_path));
 }
 
+/* Detection has set the paths of an auto endpoint that were not configured. */
+static bool same_path(bool is_auto, bool own, const char *now, const char *wanted)
+{
+    return (is_auto && !own) || strcmp(now, wanted) == 0;
+}
+
 static bool same_target(const struct endpoint *e, const struct endpoint *wanted)
 {
-    bool same = e->profile == wanted->profile && strcmp(e->url, wanted->url) == 0 && e->enabled == wanted->enabled &&
-                strcmp(e->health_path, wanted->health_path) == 0 && strcmp(e->models_path, wanted->models_path) == 0;
+    bool same = (e->profile == wanted->profile || (e->is_auto && wanted->is_auto)) &&
+                strcmp(e->url, wanted->url) == 0 && e->enabled == wanted->enabled &&
+                same_path(e->is_auto, wanted->own_health, e->health_path, wanted->health_path) &&
+                same_path(e->is_auto, wanted->own_models, e->models_path, wanted->models_path);
     for (int i = 0; i < TARGETS; i++) {
         same = same && strcmp(e->at[i].host, wanted->at[i].host) == 0 && e->at[i].port == wanted->at[i].port;
     }
@@ -164,6 +175,9 @@ static bool same_target(const struct endpoint *e, const struct endpoint *wanted)
 static void take_target(struct endpoint *e, const struct endpoint *wanted)
 {
     e->profile = wanted->profile;
+    e->is_auto = wanted->is_auto;
+    e->own_health = wanted->own_health;
+    e->own_models = wanted->own_models;
     e->enabled = wanted->enabled;
     str_copy(e->url, sizeof(e->url), str_of(wanted->url));
     str_copy(e->base, sizeof(e->base), str_of(wanted->base));
@@ -252,6 +266,7 @@ void endpoint_apply(const struct conf *c)
         e->preserve_path = ce->preserve_path;
         e->check_interval = ce->check_interval;
         e->check_timeout = ce->check_timeout;
+        e->next_discovery = net_now(); /* its filter may have changed */
         e->order = count;
         ordered[count++] = e;
     }
@@ -291,9 +306,35 @@ void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const cha
         log_z("reason", why);
         log_end();
     }
+    if (state == ENDPOINT_OFFLINE && e->is_auto) {
+        e->profile = profile_by_type(STR("auto")); /* another server may come back there */
+    }
     if (state == ENDPOINT_HEALTHY) {
         e->next_discovery = now; /* the list may have changed while it was away */
     }
+}
+
+static void join(char *to, size_t cap, const char *base, const char *path)
+{
+    struct text t = text_in(to, cap);
+    text_addz(&t, base);
+    text_addz(&t, path);
+    text_z(&t);
+}
+
+void endpoint_detected(struct endpoint *e, const struct profile *p)
+{
+    if (e->profile != p) {
+        log_line(LOG_INFO, "endpoint type detected", "endpoint", str_of(e->name), "type", str_of(p->name));
+    }
+    e->profile = p;
+    if (!e->own_health) {
+        join(e->health_path, sizeof(e->health_path), e->base, p->health_path);
+    }
+    if (!e->own_models) {
+        join(e->models_path, sizeof(e->models_path), e->base, p->models_path);
+    }
+    endpoint_set_state(e, ENDPOINT_HEALTHY, "answers");
 }
 
 bool endpoint_any_pending(void)

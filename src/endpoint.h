@@ -56,6 +56,8 @@ struct endpoint {
     char name[64];
     char type[32]; /* as configured */
     const struct profile *profile;
+    bool is_auto;                /* the profile is what was detected, or waits for detection */
+    bool own_health, own_models; /* the paths were configured: detection leaves them alone */
     char url[256];
     char base[128]; /* path of the URL, without trailing slash */
     struct target at[TARGETS];
@@ -72,6 +74,8 @@ struct endpoint {
     const char *why; /* static text: the reason of the state */
     bool probed;     /* the first probe has ended */
     bool probing;
+    unsigned detect_step; /* of an auto endpoint */
+    char detect_path[160];
     unsigned failures;   /* consecutive */
     unsigned backoff;    /* multiplier of the interval */
     uint64_t next_check; /* monotonic ms */
@@ -136,6 +140,9 @@ void endpoint_unused(struct endpoint *e); /* ends a use that never reached it: c
 
 /* Called by the request path after a refused or lost connection: offline at once, probed soon. */
 void endpoint_failed(struct endpoint *e, const char *why);
+
+/* The type of an auto endpoint is known now; it is healthy. */
+void endpoint_detected(struct endpoint *e, const struct profile *p);
 
 /* Name resolution: sends due questions; takes answers. Returns when it wants to be called again. */
 uint64_t endpoint_resolve(void);

@@ -28,6 +28,9 @@
 #include "route.h"
 #include "upstream.h"
 
+/* So long a request waits for endpoints that have not been probed yet: at start and after a reload. */
+#define EXCHANGE_HOLD_MS 3000
+
 struct exchange;
 
 enum client_state {
@@ -111,6 +114,9 @@ struct exchange {
     bool fresh;                 /* no idle connection any more: one was stale */
     bool u_readable;
     const char *strategy, *decision, *reason; /* routing headers, NULL = none */
+    char alias_reason[OLLA_MODEL_NAME + 48];
+    uint64_t hold_until;                /* ... and so long it waits for them */
+    bool refreshed;                     /* the model lists were read anew for this request */
     char spelling[OLLA_MODEL_NAME + 8]; /* JSON text that replaces the model's value for this endpoint, "" = as sent;
                                          local pages keep their cursor here */
     uint64_t sent;                      /* bytes of the body on the wire */
@@ -126,7 +132,7 @@ struct exchange {
     struct http_body out_body;
     unsigned newlines; /* line ends at the end of what went down */
     enum { EVENTS_NONE = 0, EVENTS_SSE, EVENTS_NDJSON } events;
-    uint32_t cursor; /* of a local page */
+    uint32_t cursor, alias_at; /* of a local page */
 
     uint64_t deadline;            /* of the state, 0 = none */
     uint64_t started;             /* ms */

@@ -65,6 +65,16 @@ static bool method_has_body(struct str method)
     return str_eq(method, STR("POST")) || str_eq(method, STR("PUT")) || str_eq(method, STR("PATCH"));
 }
 
+/* Clients say /v1/...; some servers have that elsewhere. */
+static const char *native_base(const struct exchange *x)
+{
+    const struct profile *p = x->e->profile;
+    if (p->messages_base && str_starts(x->route.target, STR("/v1/messages"))) {
+        return p->messages_base;
+    }
+    return p->v1_base && str_starts(x->route.target, STR("/v1/")) ? p->v1_base : "";
+}
+
 static void request_target(struct exchange *x, struct text *t)
 {
     struct str base = x->e->preserve_path ? str_of(x->e->base) : STR("");
@@ -72,6 +82,7 @@ static void request_target(struct exchange *x, struct text *t)
     if (base.n > 0 && str_eq(x->route.target, STR("/"))) {
         return;
     }
+    text_addz(t, native_base(x));
     if (x->path_decoded) {
         http_escape_path(t, x->route.target);
     } else {

@@ -5,6 +5,7 @@
  */
 #include "health.h"
 
+#include "detect.h"
 #include "probe.h"
 
 #define RATE_LIMITED_S 30
@@ -94,6 +95,14 @@ static void health_done(struct probe *p, enum probe_result result)
 
 static const struct probe_ops health_ops = {"HealthChecker", health_body, health_done};
 
+static bool start(struct endpoint *e)
+{
+    if (profile_is_auto(e->profile)) {
+        return detect_start(e);
+    }
+    return probe_start(e, endpoint_target(e, TARGET_HEALTH), e->health_path, e->check_timeout, &health_ops);
+}
+
 uint64_t health_tick(void)
 {
     uint64_t now = net_now(), next = UINT64_MAX;
@@ -105,7 +114,7 @@ uint64_t health_tick(void)
         }
         if (e->next_check <= now) {
             e->probing = true;
-            if (!probe_start(e, endpoint_target(e, TARGET_HEALTH), e->health_path, e->check_timeout, &health_ops)) {
+            if (!start(e)) {
                 e->probing = false;
                 e->next_check = now + NO_SLOT_MS;
             }

@@ -222,6 +222,22 @@ const char *model_spelling(struct str name, const struct endpoint *e)
     return found;
 }
 
+const struct model *model_named(struct str name, endpoint_set usable)
+{
+    char mem[OLLA_MODEL_NAME + 8];
+    struct str tries[2] = {name, with_latest(name, mem, sizeof(mem))};
+
+    for (int t = 0; t < 2; t++) {
+        size_t i = tries[t].n > 0 ? lower_bound(tries[t], true) : total;
+        for (; i < total && compare(name_of(i), tries[t], true) == 0; i++) {
+            if (sorted[i]->serves & usable) {
+                return sorted[i];
+            }
+        }
+    }
+    return NULL;
+}
+
 const struct model *model_after(const char *name, endpoint_set usable)
 {
     struct str s = str_of(name);

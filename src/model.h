@@ -56,6 +56,9 @@ endpoint_set model_find(struct str name, endpoint_set usable, endpoint_set *know
 /* The spelling that endpoint e uses for that name, NULL if it does not serve it. Lives until e's next list. */
 const char *model_spelling(struct str name, const struct endpoint *e);
 
+/* The entry that stands for a name on these endpoints: exact, other case, or with ":latest". NULL if there is none. */
+const struct model *model_named(struct str name, endpoint_set usable);
+
 /* Entries in name order: the first one after `name` ("" = from the start) that one of `usable` serves, or NULL. */
 const struct model *model_after(const char *name, endpoint_set usable);
 size_t model_count(void);

@@ -14,9 +14,12 @@
 
 /* APIs that a backend speaks, as a set. */
 enum {
-    API_OPENAI = 1,   /* /v1/... */
-    API_OLLAMA = 2,   /* /api/chat and its like */
-    API_ANTHROPIC = 4 /* /v1/messages */
+    API_OPENAI = 1,    /* /v1/... */
+    API_OLLAMA = 2,    /* /api/chat and its like */
+    API_ANTHROPIC = 4, /* /v1/messages */
+    API_LM_STUDIO = 8, /* /api/v0/... */
+    API_LEMONADE = 16, /* /api/v1/... */
+    API_DMR = 32       /* /engines/... */
 };
 
 /* How its model list looks. */
@@ -35,13 +38,16 @@ struct profile {
     const char *models_path;
     enum list_format list;
     unsigned apis;
-    unsigned idle_ms;  /* how long an idle connection may be reused (quirk Q7) */
-    bool drop_origin;  /* refuses foreign Origin headers: drop them (quirk Q9) */
-    bool check_models; /* answers 200 to anything, so health needs a look at the body (quirk Q10) */
+    const char *v1_base;       /* what stands before /v1/ on this server; NULL = nothing */
+    const char *messages_base; /* ... before /v1/messages, where that differs */
+    unsigned idle_ms;          /* how long an idle connection may be reused (quirk Q7) */
+    bool drop_origin;          /* refuses foreign Origin headers: drop them (quirk Q9) */
+    bool check_models;         /* answers 200 to anything, so health needs a look at the body (quirk Q10) */
 };
 
-/* The type with that spelling, any case, or NULL. "" and "auto" are openai-compatible for now. */
+/* The type with that spelling, any case, or NULL. "" and "auto" give the one that waits for detection. */
 const struct profile *profile_by_type(struct str type);
+bool profile_is_auto(const struct profile *p);
 
 /* The type of a path segment after /olla/, exact case, or NULL. */
 const struct profile *profile_by_prefix(struct str segment);

@@ -165,6 +165,13 @@ static bool make_room(struct exchange *x)
     return true;
 }
 
+/* A listing is asked for before any endpoint has told its models. */
+static bool is_early(const struct exchange *x)
+{
+    bool listing = x->route.page >= LOCAL_MODELS_OPENAI && x->route.page <= LOCAL_MODELS_LM_STUDIO;
+    return listing && model_count() == 0 && endpoint_any_pending() && net_now() < x->started + EXCHANGE_HOLD_MS;
+}
+
 bool request_body_step(struct exchange *x)
 {
     struct client *c = x->c;
@@ -199,6 +206,10 @@ bool request_body_step(struct exchange *x)
             return false;
         }
     }
+    if (x->route.kind == ROUTE_LOCAL && is_early(x)) {
+        c->starved = true; /* an empty list would be taken for the truth: look again soon */
+        return false;
+    }
     close_gap(x); /* room to read ahead, and so to notice when the client leaves */
     if (x->route.kind != ROUTE_PROXY) {
         exchange_answer(x);
@@ -207,7 +218,6 @@ bool request_body_step(struct exchange *x)
     } else if (x->scan.model_too_long) {
         reply_refuse(x, 404, "model_not_found", "the model name is longer than any model here");
     } else {
-        x->strategy = "strict";
         x->reusable = conf_now->proxy.engine == ENGINE_OLLA;
         x->deadline = 0;
         x->state = X_CONNECT;

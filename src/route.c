@@ -44,6 +44,8 @@ static const struct {
     {"ollama", STR("/api/tags"), ROUTE_LOCAL, LOCAL_MODELS_OLLAMA, DIALECT_OLLAMA},
     {"lm-studio", STR("/api/v1/models"), ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
     {"lm-studio", STR("/api/v0/models"), ROUTE_LOCAL, LOCAL_MODELS_LM_STUDIO, DIALECT_OPENAI},
+    {"lemonade", STR("/api/v1/models"), ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
+    {"docker-model-runner", STR("/engines/v1/models"), ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
 };
 
 /* Ollama's management calls change one machine: they make no sense for a fleet. */
@@ -58,13 +60,13 @@ static const struct {
     unsigned api;
     enum dialect dialect;
 } apis[] = {
-    {STR("/api/v0/"), BELOW, 0, DIALECT_OPENAI},
-    {STR("/api/v1/"), BELOW, 0, DIALECT_OPENAI},
+    {STR("/api/v0/"), BELOW, API_LM_STUDIO, DIALECT_OPENAI},
+    {STR("/api/v1/"), BELOW, API_LEMONADE, DIALECT_OPENAI},
     {STR("/api/"), BELOW, API_OLLAMA, DIALECT_OLLAMA},
     {STR("/v1/messages"), EXACT, API_ANTHROPIC, DIALECT_ANTHROPIC},
     {STR("/v1/messages/"), BELOW, API_ANTHROPIC, DIALECT_ANTHROPIC},
     {STR("/v1/"), BELOW, API_OPENAI, DIALECT_OPENAI},
-    {STR("/engines/"), BELOW, 0, DIALECT_OPENAI},
+    {STR("/engines/"), BELOW, API_DMR, DIALECT_OPENAI},
     {STR("/chat/completions"), EXACT, 0, DIALECT_OPENAI},
     {STR("/completions"), EXACT, 0, DIALECT_OPENAI},
     {STR("/embeddings"), EXACT, 0, DIALECT_OPENAI},
@@ -199,10 +201,80 @@ static struct endpoint *balance(endpoint_set candidates, enum conf_balancer how)
     return best;
 }
 
+static int members(endpoint_set set)
+{
+    int n = 0;
+    for (; set; set &= set - 1) {
+        n++;
+    }
+    return n;
+}
+
+/* Who serves any of the alias's models. */
+static endpoint_set find_alias(const struct conf_alias *a, endpoint_set usable, endpoint_set *known)
+{
+    endpoint_set found = 0, one;
+    *known = 0;
+    for (int i = 0; i < a->models.n; i++) {
+        found |= model_find(str_of(a->models.item[i]), usable, &one);
+        *known |= one;
+    }
+    return found;
+}
+
+/* The words for a model that was found, is known but not served now, or is not known (routing.md 6). */
+static const struct {
+    const char *name;
+    const char *found, *found_after, *unavailable[3], *unknown[3];
+} strategies[] = {
+    [STRATEGY_STRICT] = {"strict",
+                         "model_found",
+                         "model_found",
+                         {"model_unavailable", "model_unavailable", "model_unavailable"},
+                         {"model_not_found", "model_not_found", "model_not_found"}},
+    [STRATEGY_OPTIMISTIC] = {"optimistic",
+                             "model_found",
+                             "model_found",
+                             {"model_unavailable_compatible_only", "model_unavailable_no_fallback",
+                              "all_healthy_fallback"},
+                             {"model_not_found", "model_not_found", "model_not_found_fallback"}},
+    [STRATEGY_DISCOVERY] = {"discovery",
+                            "model_found_no_refresh",
+                            "model_found",
+                            {"model_unavailable_no_refresh", "model_unavailable_no_refresh",
+                             "all_healthy_after_discovery"},
+                            {"model_not_found", "model_not_found", "all_healthy_after_discovery"}},
+};
+
+/* What the strategy makes of it; candidates holds those that have the model. */
+static endpoint_set apply_strategy(const struct route_query *q, struct route_choice *c, endpoint_set candidates,
+                                   endpoint_set known, endpoint_set healthy)
+{
+    enum conf_strategy how = conf_now->model_registry.routing_strategy.type;
+    enum conf_fallback fallback = conf_now->model_registry.routing_strategy.options.fallback_behavior;
+
+    c->strategy = strategies[how].name;
+    if (candidates) {
+        c->decision = "routed";
+        c->reason = q->refreshed ? strategies[how].found_after : strategies[how].found;
+        return candidates;
+    }
+    c->refresh = how == STRATEGY_DISCOVERY && !q->refreshed && healthy &&
+                 conf_now->model_registry.routing_strategy.options.discovery_refresh_on_miss;
+    c->status = known ? 503 : 404;
+    c->reason = known ? strategies[how].unavailable[fallback] : strategies[how].unknown[fallback];
+    if (known && q->refreshed && fallback != FALLBACK_ALL) {
+        c->reason = "model_unavailable_after_discovery";
+    }
+    bool fall_back = how != STRATEGY_STRICT && fallback == FALLBACK_ALL && !c->refresh && healthy;
+    c->decision = fall_back ? "fallback" : "rejected";
+    return fall_back ? healthy : 0;
+}
+
 struct route_choice route_choose(const struct route_query *q)
 {
     struct route_choice c = {.status = 503};
-    endpoint_set healthy = 0, candidates;
+    endpoint_set healthy = 0, candidates, known = 0;
     struct endpoint *e;
 
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
@@ -212,16 +284,20 @@ struct route_choice route_choose(const struct route_query *q)
     }
     candidates = healthy;
     if (q->model.n > 0 && (healthy || !q->route->has_type)) {
-        endpoint_set known;
-        candidates = model_find(q->model, healthy, &known);
-        c.decision = candidates ? "routed" : "rejected";
-        c.reason = candidates ? "model_found" : known ? "model_unavailable" : "model_not_found";
-        c.status = known ? 503 : 404;
+        candidates = q->alias ? find_alias(q->alias, healthy, &known) : 0;
+        if (known) {
+            c.strategy = "alias";
+            c.decision = candidates ? "routed" : "rejected";
+            c.reason = candidates ? NULL : "model_unavailable";
+            c.resolved = members(candidates);
+        } else {
+            candidates = model_find(q->model, healthy, &known);
+            candidates = apply_strategy(q, &c, candidates, known, healthy);
+        }
     } else if (q->route->has_type && !healthy) {
         c.status = 404;
     }
-    candidates &= ~q->tried;
-    c.e = balance(candidates, q->balancer);
+    c.e = balance(candidates & ~q->tried, q->balancer);
     if (!c.e && endpoint_any_pending()) {
         c.starting = true;
         c.status = 503;

@@ -59,16 +59,20 @@ struct route_query {
     struct str model;   /* "" = none named */
     endpoint_set tried; /* not again */
     enum conf_balancer balancer;
+    const struct conf_alias *alias; /* of that name, or NULL */
+    bool refreshed;                 /* the lists were read anew for this request */
 };
 
 /* What was decided; the words go into X-Olla-Routing-* (http-surface.md 5.4). */
 struct route_choice {
     struct endpoint *e;   /* NULL: nothing, see status */
-    bool more;            /* another candidate would be left after e */
     int status;           /* 404 or 503 */
     bool starting;        /* 503 only because endpoints are still being probed: worth a retry soon */
-    const char *decision; /* "routed", "rejected"; NULL when no model was named */
-    const char *reason;   /* "model_found", ...; for 404 without a model NULL */
+    bool refresh;         /* the discovery strategy wants the lists read anew before it decides */
+    const char *strategy; /* "strict", ... or "alias" */
+    const char *decision; /* "routed", "rejected", "fallback"; NULL when no model was named */
+    const char *reason;   /* "model_found", ...; NULL without a model and for an alias that was resolved */
+    int resolved;         /* candidates that an alias stands for */
 };
 
 struct route_choice route_choose(const struct route_query *q);

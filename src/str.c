@@ -101,6 +101,46 @@ bool str_list_has(struct str list, struct str item)
     return false;
 }
 
+/* What stands between the stars. */
+static struct str pattern_core(struct str p, bool *open_start, bool *open_end)
+{
+    *open_start = p.n > 0 && p.p[0] == '*';
+    p = str_skip(p, *open_start);
+    *open_end = p.n > 0 && p.p[p.n - 1] == '*';
+    p.n -= *open_end;
+    return p;
+}
+
+bool str_is_pattern(struct str pattern)
+{
+    bool start, end;
+    struct str core = pattern_core(pattern, &start, &end);
+    bool blank = str_trim(pattern).n == 0;
+    return !blank && str_find(core, '*') == core.n && (core.n > 0 || pattern.n == 1);
+}
+
+bool str_matches(struct str s, struct str pattern)
+{
+    bool start, end;
+    struct str core = pattern_core(pattern, &start, &end);
+    size_t last = s.n < core.n ? 0 : s.n - core.n, from = end && !start ? 0 : last;
+
+    if (s.n < core.n || (!start && !end && s.n != core.n)) {
+        return false;
+    }
+    if (start && end) {
+        from = 0;
+    } else {
+        last = from;
+    }
+    for (; from <= last; from++) {
+        if (str_ieq((struct str){s.p + from, core.n}, core)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 uint32_t str_hash(struct str s)
 {
     uint32_t h = 2166136261u;

@@ -43,6 +43,10 @@ struct str str_split(struct str *rest, char sep);
 /* Case-insensitive search for an item in a comma-separated header value (RFC 9110, 5.6.1). */
 bool str_list_has(struct str list, struct str item);
 
+/* A name against a pattern with '*' at its start, its end, both or nowhere; ASCII case ignored. */
+bool str_matches(struct str s, struct str pattern);
+bool str_is_pattern(struct str pattern); /* not blank, and no '*' but at the ends */
+
 /* FNV-1a; the second one over the lower-cased bytes. */
 uint32_t str_hash(struct str s);
 uint32_t str_ihash(struct str s);

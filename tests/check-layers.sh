@@ -11,7 +11,7 @@ level() {
     conf | conf_* | net) echo 3 ;;
     profile | endpoint | upstream | model) echo 4 ;;
     route) echo 5 ;;
-    body | exchange | request | attempt | forward | relay | reply | probe | health | discover) echo 6 ;;
+    body | exchange | request | attempt | forward | relay | reply | probe | detect | health | discover) echo 6 ;;
     admin | client) echo 7 ;;
     loop) echo 8 ;;
     olla) echo 9 ;;

@@ -188,10 +188,16 @@ static const char all_settings[] =
     "[discovery]\ntype = static\n"
     "[discovery.static]\nendpoints =\n"
     "[discovery.model_discovery]\nenabled = f\ninterval = 10s\ntimeout = 11s\nconcurrent_workers = 12\n"
+    "[model_registry.routing_strategy]\ntype = discovery\n"
+    "[model_registry.routing_strategy.options]\nfallback_behavior = all\ndiscovery_timeout = 13s\n"
+    "discovery_refresh_on_miss = true\n"
+    "[model_aliases]\nfast = a:1, \"b\"\nFast = c\n"
+    "[model_alias:x:y]\nmodels = d\n"
     "[logging]\nlevel = debug\nformat = json\noutput = stdout\n"
     "[endpoint:gpu]\nname = big\nurl = http://[2001:db8::1]:8001/base/\ntype = vLLM\npriority = 0\nenabled = false\n"
     "health_check_url = /alive\nmodel_url = http://192.0.2.9/list\ncheck_interval = 20s\ncheck_timeout = 19s\n"
-    "preserve_path = true\n";
+    "preserve_path = true\nmodel_filter.include = llama*, *qwen*\nmodel_filter.include = phi\n"
+    "model_filter.exclude = [ '*embed*' ]\n";
 
 static void check_all_endpoint_keys(void)
 {
@@ -216,7 +222,30 @@ static void check_all_endpoint_keys(void)
     assert_int_equal(e->priority, 0);
     assert_false(e->enabled);
     assert_true(e->preserve_path);
-    assert_int_equal(e->line, 40);
+    assert_int_equal(e->model_filter.include.n, 3);
+    assert_string_equal(e->model_filter.include.item[2], "phi");
+    assert_int_equal(e->model_filter.exclude.n, 1);
+    assert_string_equal(e->model_filter.exclude.item[0], "*embed*");
+    assert_int_equal(e->line, 51);
+}
+
+static void check_aliases(void)
+{
+    const struct conf_alias *fast = conf_alias_find(&conf, STR("FAST")), *colon = conf_alias_find(&conf, STR("x:y"));
+
+    assert_int_equal(conf.aliases, 2);
+    assert_non_null(fast);
+    assert_int_equal(fast->models.n, 3);
+    assert_string_equal(fast->models.item[0], "a:1");
+    assert_string_equal(fast->models.item[1], "b");
+    assert_string_equal(fast->models.item[2], "c");
+    assert_non_null(colon);
+    assert_string_equal(colon->models.item[0], "d");
+    assert_null(conf_alias_find(&conf, STR("d")));
+    assert_int_equal(conf.model_registry.routing_strategy.type, STRATEGY_DISCOVERY);
+    assert_int_equal(conf.model_registry.routing_strategy.options.fallback_behavior, FALLBACK_ALL);
+    assert_int_equal(conf.model_registry.routing_strategy.options.discovery_timeout, 13000);
+    assert_true(conf.model_registry.routing_strategy.options.discovery_refresh_on_miss);
 }
 
 static void test_every_setting(void **state)
@@ -254,6 +283,7 @@ static void test_every_setting(void **state)
     assert_int_equal(conf.logging.level, LOG_LEVEL_DEBUG);
     assert_int_equal(conf.logging.format, LOG_FORMAT_JSON);
     check_all_endpoint_keys();
+    check_aliases();
 }
 
 /* A row that is added later has to be added to all_settings too. */
@@ -263,7 +293,7 @@ static void test_every_row_is_tested(void **state)
 
     (void)state;
     for (const struct conf_row *row = conf_rows; row->path; row++) {
-        const char *dot = strrchr(row->path, '.');
+        const char *dot = conf_in_endpoint(row) ? strchr(row->path, '.') : strrchr(row->path, '.');
 
         assert_non_null(dot);
         (void)snprintf(line, sizeof(line), "\n%s =", dot + 1);

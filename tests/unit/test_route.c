@@ -139,8 +139,8 @@ static const struct {
     {"/api/generate", ROOT, PROXY("/api/generate", OLLAMA, API_OLLAMA)},
     {"/api/show", ROOT, PROXY("/api/show", OLLAMA, API_OLLAMA)},
     {"/api/ps", ROOT, PROXY("/api/ps", OLLAMA, API_OLLAMA)},
-    {"/api/v0/models", ROOT, PROXY("/api/v0/models", OPENAI, 0)},
-    {"/api/v1/chat/completions", ROOT, PROXY("/api/v1/chat/completions", OPENAI, 0)},
+    {"/api/v0/models", ROOT, PROXY("/api/v0/models", OPENAI, API_LM_STUDIO)},
+    {"/api/v1/chat/completions", ROOT, PROXY("/api/v1/chat/completions", OPENAI, API_LEMONADE)},
     {"/api/pull", ROOT, REFUSED("/api/pull")},
     {"/api/push", ROOT, REFUSED("/api/push")},
     {"/api/create", ROOT, REFUSED("/api/create")},
@@ -166,7 +166,7 @@ static const struct {
     {"/olla/proxy/chat/completions", ALWAYS, PROXY("/chat/completions", OPENAI, 0)},
     {"/olla/proxy/completions", ALWAYS, PROXY("/completions", OPENAI, 0)},
     {"/olla/proxy/embeddings", ALWAYS, PROXY("/embeddings", OPENAI, 0)},
-    {"/olla/proxy/engines/x", ALWAYS, PROXY("/engines/x", OPENAI, 0)},
+    {"/olla/proxy/engines/x", ALWAYS, PROXY("/engines/x", OPENAI, API_DMR)},
     {"/olla/proxy/anything/else", ALWAYS, PROXY("/anything/else", PLAIN, 0)},
     {"/olla/proxy/olla/proxy/", ALWAYS, PROXY("/olla/proxy/", PLAIN, 0)},
     {"/olla/proxyx", ALWAYS, NONE},
@@ -307,7 +307,7 @@ static int fresh(void **state)
 
 static struct route_choice choose(const struct route *r, const char *model, endpoint_set tried, enum conf_balancer how)
 {
-    struct route_query q = {r, str_of(model), tried, how};
+    struct route_query q = {.route = r, .model = str_of(model), .tried = tried, .balancer = how};
     return route_choose(&q);
 }
 
