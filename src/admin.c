@@ -519,25 +519,56 @@ static endpoint_set speaking(endpoint_set set, unsigned api)
     return kept;
 }
 
-/* The next alias that stands for something here, as a model of its own; *at moves behind it. */
-static const struct model *alias_after(uint32_t *at, endpoint_set usable)
+/* The model that an alias stands for here, under the alias's name; NULL if it stands for none. */
+static const struct model *alias_model(const struct conf_alias *a, endpoint_set usable)
 {
     static struct model shown;
-    for (; *at < (uint32_t)conf_now->aliases; ++*at) {
-        const struct conf_alias *a = &conf_now->alias[*at];
-        for (int i = 0; i < a->models.n; i++) {
-            endpoint_set known;
-            const struct model *m = model_named(str_of(a->models.item[i]),
-                                                model_find(str_of(a->models.item[i]), usable, &known));
-            if (m && !model_find(str_of(a->name), usable, &known)) {
-                shown = *m;
-                str_copy(shown.facts.name, sizeof(shown.facts.name), str_of(a->name));
-                ++*at;
-                return &shown;
-            }
+    const struct model *m = NULL;
+    for (int i = 0; i < a->models.n && !m; i++) {
+        m = model_named(str_of(a->models.item[i]), usable);
+    }
+    if (!m) {
+        return NULL;
+    }
+    shown = *m;
+    str_copy(shown.facts.name, sizeof(shown.facts.name), str_of(a->name));
+    return &shown;
+}
+
+/* The next alias to show; *at moves behind it. One that has a model's name was shown as that. */
+static const struct model *alias_after(uint32_t *at, endpoint_set usable)
+{
+    while (*at < (uint32_t)conf_now->aliases) {
+        const struct conf_alias *a = &conf_now->alias[(*at)++];
+        const struct model *m = model_named(str_of(a->name), usable) ? NULL : alias_model(a, usable);
+        if (m) {
+            return m;
         }
     }
     return NULL;
+}
+
+static const struct model *one_model(const struct exchange *x)
+{
+    endpoint_set usable = speaking(route_listed(NULL), API_OPENAI);
+    const struct conf_alias *a = conf_alias_find(conf_now, x->route.target);
+    const struct model *m = a ? alias_model(a, usable) : NULL;
+    return m ? m : model_named(x->route.target, usable);
+}
+
+static bool model_exists(const struct exchange *x)
+{
+    return one_model(x) != NULL;
+}
+
+static bool page_model(struct exchange *x, struct text *t, uint32_t i)
+{
+    const struct model *m = i == 0 ? one_model(x) : NULL;
+    if (m) {
+        model_openai(t, m);
+        text_char(t, '\n');
+    }
+    return m != NULL;
 }
 
 /* Part 0 opens; then come the models after the last one, then the aliases; the end has no part of its own. */
@@ -578,17 +609,19 @@ static int write_health(struct exchange *x, struct text *t) { return parts(x, t,
 static int write_version(struct exchange *x, struct text *t) { return parts(x, t, page_version); }
 static int write_status(struct exchange *x, struct text *t) { return parts(x, t, page_status); }
 static int write_listing(struct exchange *x, struct text *t) { return parts(x, t, page_listing); }
+static int write_model(struct exchange *x, struct text *t) { return parts(x, t, page_model); }
 static int write_ollama_version(struct exchange *x, struct text *t) { return parts(x, t, page_ollama_version); }
 /* clang-format on */
 
 static const struct exchange_local pages[LOCAL_COUNT] = {
-    [LOCAL_HEALTH] = {write_health, "application/json"},
-    [LOCAL_VERSION] = {write_version, "application/json"},
-    [LOCAL_STATUS] = {write_status, "application/json"},
-    [LOCAL_MODELS_OPENAI] = {write_listing, "application/json"},
-    [LOCAL_MODELS_OLLAMA] = {write_listing, "application/json"},
-    [LOCAL_MODELS_LM_STUDIO] = {write_listing, "application/json"},
-    [LOCAL_OLLAMA_VERSION] = {write_ollama_version, "application/json"},
+    [LOCAL_HEALTH] = {write_health, "application/json", NULL},
+    [LOCAL_VERSION] = {write_version, "application/json", NULL},
+    [LOCAL_STATUS] = {write_status, "application/json", NULL},
+    [LOCAL_MODELS_OPENAI] = {write_listing, "application/json", NULL},
+    [LOCAL_MODELS_OLLAMA] = {write_listing, "application/json", NULL},
+    [LOCAL_MODELS_LM_STUDIO] = {write_listing, "application/json", NULL},
+    [LOCAL_MODEL_OPENAI] = {write_model, "application/json", model_exists},
+    [LOCAL_OLLAMA_VERSION] = {write_ollama_version, "application/json", NULL},
 };
 
 const struct exchange_local *admin_pages(void)

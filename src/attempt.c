@@ -11,7 +11,6 @@
 #include "exchange.h"
 #include "log.h"
 
-
 static void note_decision(struct exchange *x, const struct route_choice *c)
 {
     x->strategy = c->strategy;
@@ -44,6 +43,10 @@ static void reject(struct exchange *x, const struct route_choice *choice)
         text_addz(&t, choice->status == 404 ? "model \"" : "no healthy endpoint serves the model \"");
         text_add(&t, model);
         text_addz(&t, choice->status == 404 ? "\" not found" : "\" now");
+    } else if (choice->no_such_pin) {
+        text_addz(&t, "no endpoint for this route is named as the header X-Olla-Endpoint says");
+    } else if (http_get(x->req.fields, STR("X-Olla-Endpoint")).n > 0) {
+        text_addz(&t, "the endpoint that the header X-Olla-Endpoint names is not healthy");
     } else if (x->route.has_type) {
         text_addz(&t, "No ");
         text_add(&t, str_eq(x->route.prefix, STR("openai")) ? x->route.prefix : str_of(x->route.only->name));
@@ -78,6 +81,7 @@ static struct route_query query(const struct exchange *x)
         .tried = x->tried,
         .balancer = conf_now->proxy.load_balancer,
         .alias = conf_alias_find(conf_now, str_of(x->scan.model)),
+        .pin = http_get(x->req.fields, STR("X-Olla-Endpoint")),
         .refreshed = x->refreshed,
     };
 }

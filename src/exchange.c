@@ -104,6 +104,10 @@ void exchange_answer(struct exchange *x)
         reply_refuse(x, x->route.status, "not_supported", x->route.text);
         break;
     case ROUTE_LOCAL:
+        if (local_pages[x->route.page].exists && !local_pages[x->route.page].exists(x)) {
+            reply_refuse(x, 404, "model_not_found", "no healthy endpoint serves a model of that name");
+            break;
+        }
         reply_local(x, &local_pages[x->route.page]);
         break;
     case ROUTE_PROXY:
@@ -160,6 +164,9 @@ bool exchange_start(struct client *c, const struct http_request *req, size_t hea
         return true;
     }
     x->route = route_find(x->req.path, conf_now->server.root_api);
+    if (x->route.kind == ROUTE_REFUSED && http_get(req->fields, STR("X-Olla-Endpoint")).n > 0) {
+        x->route.kind = ROUTE_PROXY; /* it says which machine: then it makes sense */
+    }
     dispatch(x);
     return true;
 }

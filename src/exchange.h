@@ -153,6 +153,7 @@ typedef int exchange_page(struct exchange *x, struct text *t);
 struct exchange_local {
     exchange_page *write;
     const char *content_type;
+    bool (*exists)(const struct exchange *x); /* NULL = always; false is answered with 404 */
 };
 
 void exchange_init(const struct exchange_local *pages); /* pages: LOCAL_COUNT rows */

@@ -12,7 +12,7 @@
 static const struct str request_drop[] = {
     STR("Host"),   STR("Content-Length"), STR("Expect"),       STR("Authorization"),
     STR("Cookie"), STR("X-Api-Key"),      STR("X-Auth-Token"), STR("X-Forwarded-For"),
-    STR("Via"),    STR("X-Model"),        STR("X-Proxied-By"),
+    STR("Via"),    STR("X-Model"),        STR("X-Proxied-By"), STR("X-Olla-Endpoint"),
 };
 
 /* Reply headers that stay here. Content-Length is written from the framing. */

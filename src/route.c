@@ -5,8 +5,9 @@
  */
 #include "route.h"
 
-#define NO_MANAGEMENT \
-    "model management operations are not supported by the proxy; send them to the Ollama server itself"
+#define NO_MANAGEMENT                                             \
+    "model management operations are not supported by the proxy " \
+    "unless the header X-Olla-Endpoint names the machine they are for"
 
 enum match { EXACT = 0, BELOW };
 
@@ -23,8 +24,10 @@ static const struct {
     {STR("/internal/status"), EXACT, false, ROUTE_LOCAL, LOCAL_STATUS, DIALECT_PLAIN},
     {STR("/version"), EXACT, false, ROUTE_LOCAL, LOCAL_VERSION, DIALECT_PLAIN},
     {STR("/olla/proxy/v1/models"), EXACT, false, ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
+    {STR("/olla/proxy/v1/models/"), BELOW, false, ROUTE_LOCAL, LOCAL_MODEL_OPENAI, DIALECT_OPENAI},
     {STR("/olla/proxy"), EXACT, false, ROUTE_REDIRECT, 0, DIALECT_PLAIN},
     {STR("/olla/proxy/"), BELOW, false, ROUTE_PROXY, 0, DIALECT_PLAIN},
+    {STR("/v1/models/"), BELOW, true, ROUTE_LOCAL, LOCAL_MODEL_OPENAI, DIALECT_OPENAI},
     {STR("/v1/models"), EXACT, true, ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
     {STR("/api/tags"), EXACT, true, ROUTE_LOCAL, LOCAL_MODELS_OLLAMA, DIALECT_OLLAMA},
     {STR("/api/version"), EXACT, true, ROUTE_LOCAL, LOCAL_OLLAMA_VERSION, DIALECT_OLLAMA},
@@ -108,7 +111,7 @@ static struct route proxy_to(struct str target)
 static struct route refuse_management(struct route r)
 {
     for (size_t i = 0; r.api == API_OLLAMA && i < OLLA_COUNT(management); i++) {
-        if (str_eq(r.target, management[i])) {
+        if (str_eq(r.target, management[i]) || str_starts(r.target, STR("/api/blobs/"))) {
             r.kind = ROUTE_REFUSED;
             r.status = 501;
             r.text = NO_MANAGEMENT;
@@ -158,7 +161,10 @@ struct route route_find(struct str path, bool root_api)
             continue;
         }
         if (paths[i].kind != ROUTE_PROXY) {
-            return (struct route){.kind = paths[i].kind, .page = paths[i].page, .dialect = paths[i].dialect};
+            return (struct route){.kind = paths[i].kind,
+                                  .page = paths[i].page,
+                                  .dialect = paths[i].dialect,
+                                  .target = str_skip(path, paths[i].path.n)};
         }
         /* Keep the slash: the target starts with the last byte of the prefix, or is the whole path at the root. */
         struct route r = proxy_to(paths[i].root ? path : str_skip(path, paths[i].path.n - 1));
@@ -271,12 +277,32 @@ static endpoint_set apply_strategy(const struct route_query *q, struct route_cho
     return fall_back ? healthy : 0;
 }
 
+/* The wanted endpoint, if it is there and well. */
+static void choose_pinned(const struct route_query *q, struct route_choice *c)
+{
+    struct endpoint *e;
+    int i = 0;
+    while ((e = endpoint_at(i)) != NULL && !str_eq(str_of(e->name), q->pin)) {
+        i++;
+    }
+    c->no_such_pin = e == NULL || !compatible(e, q->route);
+    c->status = c->no_such_pin ? 404 : 503;
+    if (!c->no_such_pin && e->state == ENDPOINT_HEALTHY && !(q->tried & endpoint_bit(e))) {
+        c->e = e;
+    }
+    c->starting = !c->e && !c->no_such_pin && !e->probed;
+}
+
 struct route_choice route_choose(const struct route_query *q)
 {
     struct route_choice c = {.status = 503};
     endpoint_set healthy = 0, candidates, known = 0;
     struct endpoint *e;
 
+    if (q->pin.n > 0) {
+        choose_pinned(q, &c);
+        return c;
+    }
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
         if (compatible(e, q->route) && e->state == ENDPOINT_HEALTHY) {
             healthy |= endpoint_bit(e);

@@ -21,6 +21,7 @@ enum local_page {
     LOCAL_MODELS_OPENAI,
     LOCAL_MODELS_OLLAMA,
     LOCAL_MODELS_LM_STUDIO,
+    LOCAL_MODEL_OPENAI, /* one; its name is the route's target */
     LOCAL_OLLAMA_VERSION,
     LOCAL_COUNT
 };
@@ -59,6 +60,7 @@ struct route_query {
     struct str model;   /* "" = none named */
     endpoint_set tried; /* not again */
     enum conf_balancer balancer;
+    struct str pin;                 /* name of the only endpoint wanted, "" = any; the model does not count then */
     const struct conf_alias *alias; /* of that name, or NULL */
     bool refreshed;                 /* the lists were read anew for this request */
 };
@@ -67,6 +69,7 @@ struct route_query {
 struct route_choice {
     struct endpoint *e;   /* NULL: nothing, see status */
     int status;           /* 404 or 503 */
+    bool no_such_pin;     /* 404: nobody has the wanted name */
     bool starting;        /* 503 only because endpoints are still being probed: worth a retry soon */
     bool refresh;         /* the discovery strategy wants the lists read anew before it decides */
     const char *strategy; /* "strict", ... or "alias" */
