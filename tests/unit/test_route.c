@@ -180,7 +180,7 @@ static const struct {
     {"/olla/ollama/api/chat", ALWAYS, P_PROXY("/api/chat", OLLAMA, "ollama", "ollama")},
     {"/olla/ollama/api/version", ALWAYS, P_PROXY("/api/version", OLLAMA, "ollama", "ollama")},
     {"/olla/ollama/api/ps", ALWAYS, P_PROXY("/api/ps", OLLAMA, "ollama", "ollama")},
-    {"/olla/ollama/api/blobs/sha256:1", ALWAYS, P_PROXY("/api/blobs/sha256:1", OLLAMA, "ollama", "ollama")},
+    {"/olla/ollama/api/blobs/sha256:1", ALWAYS, P_REFUSED("/api/blobs/sha256:1")},
     {"/olla/ollama/api/pull", ALWAYS, P_REFUSED("/api/pull")},
     {"/olla/ollama/api/push", ALWAYS, P_REFUSED("/api/push")},
     {"/olla/ollama/api/create", ALWAYS, P_REFUSED("/api/create")},
