@@ -117,7 +117,11 @@ static void note_spelling(struct exchange *x, const struct route_query *q)
         return; /* "name" for "name:latest": the backend knows that itself */
     }
     struct text t = text_in(x->spelling, sizeof(x->spelling));
-    json_text(&t, str_of(own));
+    if (x->form.mark_n > 0) {
+        text_addz(&t, own);
+    } else {
+        json_text(&t, str_of(own));
+    }
     text_z(&t);
     bool same = str_eq(str_of(own), q->model) && x->scan.model_to - x->scan.model_from == t.n;
     if (t.full || same) {

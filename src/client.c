@@ -116,6 +116,16 @@ static void cannot_listen(const char *host, uint16_t port)
     }
 }
 
+/* Closing a listener resets what waits in its queue: take it in first. */
+static void accept_waiting(struct listener *l)
+{
+    unsigned before;
+    do {
+        before = count;
+        listener_ready(&l->s, POLLIN);
+    } while (count > before);
+}
+
 int client_listen(const char *host, uint16_t port)
 {
     struct plat_addr addrs[LISTENERS / 2], old[LISTENERS];
@@ -130,6 +140,7 @@ int client_listen(const char *host, uint16_t port)
         /* An old address can stand in the way of a wider one, so the old ones go first. */
         if (net_is_open(&l->s) && !wanted && n > 0) {
             old[olds++] = l->addr;
+            accept_waiting(l);
             net_close(&l->s, NET_CLOSE);
         }
     }

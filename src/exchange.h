@@ -24,6 +24,7 @@
 #include "body.h"
 #include "http.h"
 #include "json.h"
+#include "multipart.h"
 #include "net.h"
 #include "route.h"
 #include "upstream.h"
@@ -103,7 +104,8 @@ struct exchange {
     bool request_read; /* the whole request body has been taken from the socket */
     struct http_body in_body;
     struct body body;
-    struct json_scan scan;
+    struct json_scan scan;      /* what is known of the model, also when it came otherwise */
+    struct multipart_scan form; /* mark_n > 0: the body is one, its model goes to scan */
     struct route route;
 
     /* attempts */
@@ -117,7 +119,7 @@ struct exchange {
     char alias_reason[OLLA_MODEL_NAME + 48];
     uint64_t hold_until;                /* ... and so long it waits for them */
     bool refreshed;                     /* the model lists were read anew for this request */
-    char spelling[OLLA_MODEL_NAME + 8]; /* JSON text that replaces the model's value for this endpoint, "" = as sent;
+    char spelling[OLLA_MODEL_NAME + 8]; /* text that replaces the model's value for this endpoint, "" = as sent;
                                          local pages keep their cursor here */
     uint64_t sent;                      /* bytes of the body on the wire */
 

@@ -49,6 +49,7 @@ void request_begin_body(struct exchange *x)
     size_t room = OLLA_BUF_SIZE - x->raw_at - AHEAD_MIN;
 
     http_body_start(&x->in_body, x->req.framing, x->req.length);
+    multipart_start(&x->form, http_get(x->req.fields, STR("Content-Type")));
     x->body.home = BODY_INLINE;
     x->body.mem = c->in.mem + x->raw_at;
     if (x->req.framing == HTTP_LENGTH && x->req.length > room && x->route.kind == ROUTE_PROXY) {
@@ -109,6 +110,9 @@ static bool take_body(struct exchange *x)
     if (x->req.json) {
         json_scan_feed(&x->scan, raw, decoded);
     }
+    if (x->form.mark_n > 0) {
+        multipart_feed(&x->form, raw, decoded);
+    }
     if (x->route.kind != ROUTE_PROXY) {
         decoded = 0;
     }
@@ -165,6 +169,16 @@ static bool make_room(struct exchange *x)
     return true;
 }
 
+/* What the form tells of the model, in the scanner's words. */
+static void take_form(struct exchange *x)
+{
+    str_copy(x->scan.model, sizeof(x->scan.model), str_trim(str_of(x->form.model)));
+    x->scan.model_from = x->form.from;
+    x->scan.model_to = x->form.to;
+    x->scan.model_twice = x->form.twice;
+    x->scan.model_too_long = x->form.too_long;
+}
+
 /* A listing is asked for before any endpoint has told its models. */
 static bool is_early(const struct exchange *x)
 {
@@ -209,6 +223,9 @@ bool request_body_step(struct exchange *x)
     if (x->route.kind == ROUTE_LOCAL && is_early(x)) {
         c->starved = true; /* an empty list would be taken for the truth: look again soon */
         return false;
+    }
+    if (x->form.mark_n > 0) {
+        take_form(x);
     }
     close_gap(x); /* room to read ahead, and so to notice when the client leaves */
     if (x->route.kind != ROUTE_PROXY) {

@@ -7,7 +7,7 @@ level() {
     case $1 in
     olla.h) echo 0 ;;
     str | pool | buf | platform) echo 1 ;;
-    posix | socket | resolve | tls_* | log | http | http_* | json | json_*) echo 2 ;;
+    posix | socket | resolve | tls_* | log | multipart | http | http_* | json | json_*) echo 2 ;;
     conf | conf_* | net) echo 3 ;;
     profile | endpoint | upstream | model) echo 4 ;;
     route) echo 5 ;;

@@ -170,6 +170,44 @@ def test_with_a_pipelined_request_behind(site, how):
     assert len(site.calls) == 1, "a request of a client that left was carried out"
 
 
+BUFFER = 16384
+
+
+def filling(buffers, name):
+    """A request whose last byte fills the buffer, which has room for its head and part of the body, for the n-th time."""
+    def raw(pad):
+        return request_bytes("POST", PATH, json_headers({"X-Request-ID": name}), b'{"model":"m-oai","p":"' + b"x" * pad + b'"}')
+    sample = raw(10000)  # the length has five digits here as there
+    head = sample.index(b"\r\n\r\n") + 4
+    out = raw(buffers * (BUFFER - head) - len(sample) + head + 10000)
+    assert len(out) == head + buffers * (BUFFER - head)
+    return out
+
+
+# how often the buffer is filled (6 times: more than is kept in memory), bytes sent behind the request, how the client
+# leaves (a FIN behind bytes that were not read cannot be seen)
+FULL = [(1, 0, "close"), (1, 0, "reset"), (3, 0, "close"), (3, 0, "reset"), (6, 0, "close"), (6, 0, "reset"),
+        (1, 40000, "reset"), (6, 40000, "reset")]
+
+
+@pytest.mark.parametrize("buffers,ahead,how", FULL)
+def test_with_a_full_buffer(site, buffers, ahead, how):
+    """Without room to read ahead a hang-up is easily missed, or seen over and over again by a loop that spins."""
+    site.oai.on(CHAT, hold)
+    name = new_id()
+    raw = filling(buffers, name)
+    client = site.client()
+    client.send(raw + request_bytes("GET", "/internal/health", {"X-Pad": "p" * 900}) * (ahead // 1000))
+    conn = site.oai.wait_calls(1)[0].conn
+    before = site.proxy.cpu_seconds()
+    time.sleep(0.15)
+    leave(client, how)
+    died(conn)
+    assert left(site, name, "CH")["status"] == 499
+    time.sleep(0.15)
+    assert site.proxy.cpu_seconds() - before < 0.2, "the loop spins"
+
+
 def test_a_client_that_never_reads_and_leaves(site):
     """A full socket must not keep the proxy from seeing the reset."""
     def handler(conn, request):

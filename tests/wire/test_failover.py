@@ -209,6 +209,28 @@ def test_on_connection_lost_off(pair):
     assert reply.status == 502 and pair.b.calls == [] and entry["end"] == "SH"
 
 
+@pytest.mark.parametrize("method,body", [("GET", None), ("POST", b""), ("DELETE", None)])
+def test_on_connection_lost_off_without_a_body(pair, method, body):
+    """A request without a body may have been carried out just as well: no byte sent of a body says nothing."""
+    pair.a.on("/v1/x", leave)
+    pair.start(**{"proxy.retry.on_connection_lost": False})
+    reply = pair.proxy.request(method, "/olla/proxy/v1/x", body, {"X-Request-ID": "lost"})
+    assert reply.status == 502 and len(pair.a.calls) == 1 and pair.b.calls == []
+    entry = pair.proxy.access("lost")
+    assert (entry["end"], entry["attempts"]) == ("SH", 1)
+
+
+@pytest.mark.parametrize("raw", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+                                 b"HTTP/1.1 200 OK\r\nNo colon\r\n\r\n"], ids=["no-http", "bad-length", "no-colon"])
+def test_garbled_reply_is_final(pair, raw):
+    """A server that answers nonsense has taken the request: asked again elsewhere, it is carried out twice."""
+    pair.a.on(CHAT, lambda c, r: (c.send(raw), c.fin()))
+    pair.start()
+    reply, entry = pair.ask()
+    assert reply.status == 502 and len(pair.a.calls) == 1 and pair.b.calls == []
+    assert (entry["end"], entry["attempts"]) == ("SH", 1)
+
+
 def test_on_status_is_configurable(pair):
     """The list replaces the default: 500 moves on, 503 no longer does."""
     pair.start(**{"proxy.retry.on_status": "500, 418"})

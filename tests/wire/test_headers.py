@@ -1,10 +1,11 @@
 """Headers in both directions: what is added, kept and dropped."""
 
 import re
+import time
 
 import pytest
 
-from backend import VllmBackend
+from backend import OpenAIBackend, VllmBackend
 from client import chunked, dump, json_headers, request_bytes
 from harness import endpoint, new_id, run_cli
 
@@ -156,6 +157,22 @@ def test_chunked_body_gets_a_length(site):
     call = site.calls[0]
     assert call.get_all("Content-Length") == [str(len(body))] and call.body == body
     assert not call.has("Transfer-Encoding") and not call.has("Trailer")
+
+
+def test_head_that_does_not_fit_any_more(world):
+    """A request refused because our own headers make it too long was never sent: it is no success of the endpoint."""
+    backend = world.backend(OpenAIBackend, "a", ["m1"])
+    backend.on(CHAT, lambda c, r: (time.sleep(0.06), c.reply({})))
+    proxy = world.olla({"a": backend})
+    assert proxy.post(PATH, {"model": "m1"}).status == 200
+    for _ in range(3):
+        reply = proxy.post(PATH, {"model": "m1"}, {"X-Forwarded-For": "1" * 13500})
+        assert reply.status == 431, reply.status
+    status = proxy.status()
+    entry = status["endpoints"][0]
+    assert entry["requests"] == 1 and entry["connections"] == 0 and entry["success_rate"] == "100%"
+    assert entry["min_latency_ms"] >= 50 and entry["avg_latency_ms"] >= 50
+    assert status["system"]["total_requests"] == 1 and len(backend.calls) == 1
 
 
 def test_user_agent_is_not_invented(site):

@@ -391,6 +391,31 @@ def test_name_that_does_not_resolve(world):
     assert proxy.endpoint("a")["status"] != "healthy"
 
 
+def test_model_url_that_does_not_resolve(world):
+    """A list on a host nobody knows is no fault of the server itself: it must not be taken out of service for it."""
+    a = world.backend(OpenAIBackend, "a", ["m1"])
+    proxy = world.olla({"a": endpoint(a, model_url="http://no-such-host.invalid/v1/models", **FAST)}, ready=None)
+    proxy.wait_log("model list cannot be read", 20, endpoint="a")
+    proxy.wait_state("a", "healthy")
+    time.sleep(1.2)  # one more probe
+    assert [(e["from"], e["to"]) for e in proxy.find_logs("endpoint state", endpoint="a")] == [("unknown", "healthy")]
+    a.on("/v1/x", lambda c, r: c.reply({"ok": 1}))
+    assert proxy.post("/olla/proxy/v1/x", {}).json() == {"ok": 1}
+    started = time.monotonic()
+    assert served_by(proxy, "nobody-has-it") == 404
+    assert time.monotonic() - started < 1.5, "waited for a list that will not come"
+
+
+def test_connect_that_fails_at_once(world):
+    """A connect that fails within the call leaves no event to go on from: the next probe must come all the same."""
+    spec = endpoint("http://255.255.255.255:9", check_interval="1s", check_timeout="500ms")
+    proxy = world.olla({"e": spec}, listen=False)
+    proxy.wait_log("endpoint state", endpoint="e", to="offline")
+    time.sleep(7.8)  # untouched, a request would wake it: probes after 1, 3 and 7 s
+    entry = proxy.endpoint("e")
+    assert "consecutive failures" in entry["issues"], entry
+
+
 def test_probes_leak_no_connections(world):
     """A probe that leaves its connection open each time exhausts the backend."""
     a = world.backend(LlamaBackend, "a", ["m1"])

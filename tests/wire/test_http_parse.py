@@ -160,6 +160,9 @@ REFUSED = {
     # -- size
     "too-many-headers": (message(*[b"X-%d: a" % i for i in range(200)] + [CL]), {431}),
     "head-too-long": (message(b"X-Test: " + b"a" * 20000, CL), {431}),
+    "many-connection-options": (message(CL, b"Connection: " + b",".join(b"x-%d" % i for i in range(1000))), BAD),
+    "many-empty-connection-options": (message(CL, b"Connection: x" + b"," * 12000), BAD),
+    "many-connection-lines": (message(*[b"Connection: a, b"] * 60 + [CL]), BAD),
     "line-too-long": (message(CL, line=b"POST /olla/proxy/" + b"a" * 20000 + b" HTTP/1.1"), {400, 414, 431}),
 }
 
@@ -201,6 +204,7 @@ FORWARDED = {
     "odd-but-legal-name": (message(b"!#$%&'*+-.^_`|~9: x", CL), BODY),
     "high-byte-in-value": (message(b"X-Test: caf\xc3\xa9 \xff", CL), BODY),
     "empty-value": (message(b"X-Test:", CL), BODY),
+    "twenty-connection-options": (message(CL, b"Connection: " + b", ".join(b"x-%d" % i for i in range(20))), BODY),
     "absolute-form": (message(CL, line=b"POST http://other:99" + PATH.encode() + b" HTTP/1.1"), BODY),
 }
 

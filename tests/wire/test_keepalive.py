@@ -97,6 +97,18 @@ def test_pipelining_many(site):
         assert client.read_response().body == b'{"status":"healthy"}'
 
 
+def test_pipelining_local_answers_in_order(site):
+    """Local answers that take turns with other connections must not be swapped, lost or left lying."""
+    client = site.client()
+    targets = [("/internal/health", 200), ("/nowhere", 404), ("/version", 200), ("/v1/models", 200)] * 16
+    names = [new_id("p%d" % n) for n in range(64)]
+    client.send(b"".join(request_bytes("GET", target, {"X-Request-ID": name}) for name, (target, _) in zip(names, targets)))
+    for name, (target, status) in zip(names, targets):
+        reply = client.read_response("GET", 3)
+        assert (reply.status, reply.complete, reply.get("X-Olla-Request-ID")) == (status, True, name), target
+    client.expect_silence(0.05)
+
+
 def test_pipelining_bodies_over_one_buffer(site):
     """Pipelined bodies cut by buffer ends must be put together again."""
     numbered(site)
@@ -126,6 +138,21 @@ def test_connection_close_spellings(site, value):
     reply = client.request("GET", "/internal/health", headers={"Connection": value})
     assert reply.status == 200
     assert client.read_eof(5) == b""
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize("target", ["/internal/health", "/version", "/v1/models", "/nowhere", "/olla/proxy"])
+def test_unread_body_ends_the_connection(site, target, framing):
+    """The rest of a body nobody reads would be taken for a request: the connection ends, and the answer says so."""
+    headers = {"Content-Length": "100000"} if framing == "length" else {"Transfer-Encoding": "chunked"}
+    client = site.client()
+    client.send(request_bytes("GET", target, headers) + b"5\r\nhello\r\n")
+    reply = client.read_response("GET", 3)
+    assert reply.status in (200, 301, 302, 307, 308, 404)
+    assert (reply.get("Connection") or "").lower() == "close", reply.raw_head
+    client.half_close()
+    assert client.read_eof(5) == b""
+    assert site.calls == []
 
 
 def test_backend_close_does_not_close_the_client(site):

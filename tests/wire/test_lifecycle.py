@@ -8,8 +8,8 @@ import time
 import pytest
 
 from backend import Gate, OllamaBackend, OpenAIBackend, eventually, hold, openai_chunk
-from client import dump, json_headers, request_bytes
-from harness import build_config, endpoint
+from client import Client, Closed, dump, json_headers, request_bytes
+from harness import build_config, endpoint, rarely_probed
 
 PATH = "/olla/proxy/v1/chat/completions"
 CHAT = "/v1/chat/completions"
@@ -157,6 +157,22 @@ def test_shutdown_timeout_cuts(world, one):
     stream.more.open()
     stream.end.open()
     eventually(lambda: one.backend.calls[0].conn.closed_how, "the backend connection died", 3)
+
+
+def test_shutdown_cuts_http10_visibly(world, one):
+    """A close-delimited answer cut by the shutdown must end with a reset, a plain close would say it is whole."""
+    proxy = one.start({"server.shutdown_timeout": "1s"})
+    proxy.expect_exit = 3
+    one.backend.on(CHAT, lambda c, r: (c.start_chunked("application/json"), c.chunk(b'{"a":'), hold(c, r)))
+    client = world.client(proxy)
+    client.send(request_bytes("POST", PATH, json_headers(), dump({"model": "m1"}), version="HTTP/1.0"))
+    reply = client.read_head("POST")
+    reply.read_at_least(5)
+    proxy.signal()
+    assert proxy.wait_exit(6) == 3
+    reply.read_rest(3)
+    assert reply.framing == "close" and reply.body == b'{"a":'
+    assert not reply.complete and client.was_reset
 
 
 def test_second_signal_ends_at_once(world, one):
@@ -338,6 +354,63 @@ def test_reload_changes_an_address(world, one):
     eventually(lambda: proxy.endpoint("a")["url"] == moved.url and proxy.endpoint("a")["status"] == "healthy", "the new address is in use")
     assert proxy.post(PATH, {"model": "m1"}).json()["served_by"] == "moved"
     eventually(lambda: all(c.closed_how for c in one.backend.connections), "old connections are closed", 5)
+
+
+def test_reload_changes_an_address_under_a_request(world, one):
+    """The connection of a request that runs during the reload leads to the old machine: it must not serve the next one."""
+    gate = Gate()
+    one.backend.on(CHAT, lambda c, r: (gate.wait(), c.reply({"served_by": "old"})))
+    proxy = world.olla({"a": rarely_probed(one.backend)}, ready=["a"])
+    client = world.client(proxy)
+    client.start_post(PATH, {"model": "m1"})
+    one.backend.wait_calls(1)
+    moved = world.backend(OpenAIBackend, "moved", ["m1"])
+    proxy.reload({"a": rarely_probed(moved)})
+    eventually(lambda: proxy.endpoint("a")["url"] == moved.url, "the new address is in force")
+    proxy.wait_healthy({"a": 1})
+    gate.open()
+    assert client.read_response("POST").json()["served_by"] == "old"
+    for _ in range(2):
+        assert client.post(PATH, {"model": "m1"}).json()["served_by"] == "moved"
+    eventually(lambda: all(c.closed_how for c in one.backend.connections), "old connections are closed", 5)
+
+
+def reaches(proxy, host):
+    try:
+        with Client(proxy.port, host, timeout=2) as client:
+            return client.request("GET", "/internal/health").status == 200
+    except (OSError, Closed):  # refused, or not yet accepted when the listener was closed
+        return False
+
+
+@pytest.mark.parametrize("host", ['""', "0.0.0.0"])
+def test_reload_widens_the_listener(world, one, host):
+    """The old address is in the way of the wider one on the same port; running connections must not pay for it."""
+    proxy = one.start()
+    stream = Stream(one.backend)
+    client, reply = stream.begin(world, proxy)
+    idle = world.client(proxy)
+    assert idle.request("GET", "/internal/health").status == 200
+    assert not reaches(proxy, "127.0.0.2")
+    for wanted, there in ((host, True), ("127.0.0.1", False)):
+        proxy.reload({"a": one.backend}, {"server.host": wanted})
+        eventually(lambda: reaches(proxy, "127.0.0.2") == there, "host = %s is in force" % wanted, 5, 0.05)
+        assert reaches(proxy, "127.0.0.1")
+        assert idle.request("GET", "/internal/health").status == 200
+    assert stream.finish(reply).complete
+    assert client.request("GET", "/internal/health").status == 200
+
+
+def test_reload_to_an_impossible_address(world, one):
+    """An address this machine does not have must not cost the listener that works."""
+    proxy = one.start()
+    proxy.allowed_errors = True
+    for n in (1, 2):
+        proxy.reload({"a": one.backend}, {"server.host": "192.0.2.1"})
+        eventually(lambda: len([e for e in proxy.logs if e["msg"].startswith("reload refused")]) == n, "the reload was refused", 5)
+        assert proxy.post(PATH, {"model": "m1"}).status == 200
+    proxy.reload({"a": one.backend}, {"proxy.load_balancer": "round-robin"})
+    eventually(lambda: proxy.status()["proxy"]["balancer"] == "round-robin", "a good reload works again")
 
 
 BAD = {

@@ -240,6 +240,21 @@ def test_slow_head(launch):
         assert 0.5 < time.monotonic() - started < 6
 
 
+@pytest.mark.parametrize("what", ["head", "body"])
+def test_408_is_readable(launch, what):
+    """A reset right behind a 408 can destroy it on its way: the client reads of a lost connection, not of the reason."""
+    _, proxy = launch({"server.read_header_timeout": "1s", "server.read_timeout": "1s"})
+    raw = request_bytes("POST", PATH, json_headers({"Content-Length": "100"})) + b"{"
+    with proxy.client() as client:
+        client.send(raw if what == "body" else raw[:40])
+        reply = client.read_response("POST", 6)
+        assert reply.status == 408 and reply.get("Connection").lower() == "close"
+        assert client.read_eof(5) == b"" and not client.was_reset
+        for _ in range(3):  # what comes late is swallowed, not answered with a reset
+            assert client.try_send(b"x" * 10)
+            time.sleep(0.02)
+
+
 def test_silent_connection_gets_no_408(launch):
     """A connection on which nothing was sent is closed without a word: browsers open them in advance."""
     _, proxy = launch({"server.read_header_timeout": "1s", "server.read_timeout": "1s"})
@@ -276,6 +291,33 @@ def test_write_timeout(launch):
         client.read_head("POST")
         eventually(lambda: backend.calls[0].conn.closed_how, "the backend connection is closed", 10)
         assert proxy.access(name)["end"] in ("cD", "cL")
+
+
+def test_lost_backend_of_a_client_that_does_not_read(launch):
+    """Reply bytes wait for a client that does not read and their backend is dead: the loop must not spin
+    on the dead connection, and the client's time must run out all the same."""
+    backend, proxy = launch({"server.write_timeout": "2s"})
+    dead = Gate()
+
+    def handler(conn, request):
+        conn.start_chunked("text/plain")
+        conn.sock.settimeout(0.5)
+        try:
+            while True:
+                conn.chunk(b"x" * 30000)
+        except OSError:
+            conn.rst()
+        dead.open()
+    backend.on(CHAT, handler)
+    name = new_id()
+    with proxy.client(rcvbuf=4096) as client:
+        client.start_post(PATH, {"model": "m1"}, {"X-Request-ID": name})
+        dead.wait()
+        before = proxy.cpu_seconds()
+        time.sleep(0.8)
+        assert proxy.cpu_seconds() - before < 0.4, "the loop spins on the dead connection"
+        entry = proxy.access(name, 6)
+        assert entry["end"] == "cD" and entry["duration_ms"] < 6000
 
 
 def test_write_timeout_spares_readers(launch):
@@ -416,6 +458,74 @@ def test_many_concurrent_requests(launch):
         assert client.read_response("POST").json() == {"n": n}
         client.close()
     eventually(lambda: proxy.status()["idle_upstreams"] <= 64, "idle connections per endpoint are bounded", 5)
+
+
+def test_many_heads_in_two_pieces(launch):
+    """Two hundred replies whose heads come in two pieces: every half takes a block, and nobody may wait for
+    a block that is only given back when he goes on himself."""
+    need_fds(1500)
+    backend, proxy = launch(limits={resource.RLIMIT_NOFILE: 2048})
+    go = Gate()
+
+    def handler(conn, request):
+        go.wait(20)
+        body = dump({"n": request.json()["n"]})
+        conn.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Le")
+        time.sleep(0.2)
+        conn.send(b"ngth: %d\r\n\r\n" % len(body) + body)
+    backend.on(CHAT, handler)
+    clients = [Client(proxy.port) for _ in range(200)]
+    for n, client in enumerate(clients):
+        client.start_post(PATH, {"model": "m1", "n": n})
+    backend.wait_calls(200)
+    go.open()
+    for n, client in enumerate(clients):
+        reply = client.read_response("POST")
+        assert reply.complete and reply.json() == {"n": n}
+        client.close()
+
+
+PADDED = request_bytes("GET", "/internal/health", {"X-Pad": "p" * 400})
+CROWDS = {"empty line": (300, b"\r\n", PADDED), "half a head": (400, PADDED[:300], PADDED[300:])}
+
+
+@pytest.mark.parametrize("name", list(CROWDS))
+def test_crowd_with_next_to_nothing_sent(launch, name):
+    """Connections that sent an empty line or half a head must not hold a block each until nobody else is served."""
+    need_fds(1500)
+    count, first, rest = CROWDS[name]
+    _, proxy = launch(limits={resource.RLIMIT_NOFILE: 2048})
+    crowd = [Client(proxy.port) for _ in range(count)]
+    for client in crowd:
+        client.send(first)
+    time.sleep(0.2)
+    with proxy.client() as other:
+        other.send(request_bytes("GET", "/internal/health"))
+        assert other.read_response("GET", 3).status == 200
+        other.start_post(PATH, {"model": "m1"})
+        assert other.read_response("POST", 3).status == 200
+    for client in crowd:  # and what they began can be ended
+        client.send(rest)
+    for client in crowd:
+        assert client.read_response("GET", 5).body == b'{"status":"healthy"}'
+        client.close()
+
+
+def test_pipelined_errors_delay_nobody(world):
+    """A 404 that looks for similar names among a thousand is dear: hundreds at once must not stop the others."""
+    stem = "organisation-%03d/" + "x" * 90
+    backend = world.backend(OpenAIBackend, "a", [stem % (n % 7) + "%06d" % n for n in range(1000)])
+    proxy = world.olla({"a": backend})
+    raw = request_bytes("POST", PATH, json_headers(), dump({"model": stem % 3 + "none"}))
+    crowd = [world.client(proxy) for _ in range(8)]
+    for client in crowd:
+        client.send(raw * 60)
+    with proxy.client() as other:
+        other.send(request_bytes("GET", "/internal/health"))
+        assert other.read_response("GET", 2).status == 200
+    for client in crowd:
+        for _ in range(60):
+            assert client.read_response("POST").status == 404
 
 
 def test_listen_address(world):

@@ -212,6 +212,18 @@ def test_list_larger_than_a_buffer(thousand):
             assert len(client.read_response().json()["data"]) == 900
 
 
+def test_head_of_a_long_list(thousand):
+    """`Content-Length: 0` for a document too long to be counted says that there is none."""
+    _, proxy = thousand
+    with proxy.client() as client:
+        for target in ("/v1/models", "/api/tags", "/version", "/internal/health"):
+            get = client.request("GET", target)
+            head = client.request("HEAD", target)
+            assert (head.status, head.get("Content-Type")) == (200, get.get("Content-Type"))
+            assert get.body and head.get("Content-Length") in (None, "%d" % len(get.body)), head.raw_head
+            assert head.get("Transfer-Encoding") in (None, get.get("Transfer-Encoding"))
+
+
 def test_clients_that_never_read_a_list(thousand):
     """Local answers obey back-pressure too."""
     _, proxy = thousand

@@ -186,11 +186,49 @@ def test_reset_of_a_close_delimited_reply(site):
 
 
 def test_http10_client_sees_a_cut_stream(site):
-    """Close-delimited to the client: the error event is the only sign."""
+    """Close-delimited to the client: the error event for the user, the reset for the program."""
     sent = openai_chunk("Hel")
     gate = cut(site, head(b"text/event-stream"), chunk(sent))
     reply, entry = run(site, gate, len(sent), version="HTTP/1.0")
     assert b'"error"' in reply.body[len(sent):] and entry["end"] == "SD"
+    assert reply.framing == "close" and not reply.complete
+
+
+@pytest.mark.parametrize("framing,how", [("chunked", "fin"), ("chunked", "rst"), ("close", "rst")])
+def test_http10_client_sees_a_cut_reply(site, framing, how):
+    """An HTTP/1.0 client takes the end of the connection for the end of the answer: behind half of one it must be a reset."""
+    body = b'{"a":'
+    if framing == "chunked":
+        gate = cut(site, head(b"application/json"), chunk(body), how)
+    else:
+        gate = cut(site, b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n", body, how)
+    reply, entry = run(site, gate, len(body), version="HTTP/1.0")
+    assert reply.framing == "close" and reply.body == body
+    assert not reply.complete and reply.client.was_reset
+    assert entry["end"] == "SD"
+
+
+def test_http10_client_sees_a_stalled_reply(world):
+    """The same when the backend falls silent instead of closing."""
+    from backend import OpenAIBackend
+    backend = world.backend(OpenAIBackend, "a", ["m1"])
+    backend.on("/v1/chat/completions", lambda c, r: (c.start_chunked("application/json"), c.chunk(b'{"a":'), hold(c, r)))
+    proxy = world.olla({"a": backend}, {"proxy.read_timeout": "1s"})
+    client = world.client(proxy)
+    client.send(request_bytes("POST", PATH, json_headers(), dump({"model": "m1"}), version="HTTP/1.0"))
+    reply = client.read_response("POST")
+    assert reply.body == b'{"a":' and not reply.complete and client.was_reset
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("ctype", [b"text/event-stream", b"application/x-ndjson"])
+def test_events_of_a_given_length_get_no_error(site, ctype, how):
+    """An error event inside a body of announced length fills the gap: what was cut passes for whole."""
+    sent = openai_chunk("Hel") if b"event" in ctype else b'{"n":1}\n'
+    gate = cut(site, head(ctype, b"Content-Length: %d" % (len(sent) + 60)), sent, how)
+    reply, entry = run(site, gate, len(sent))
+    assert not reply.complete and reply.body == sent
+    assert entry["end"] == "SD" and entry["bytes_out"] == len(sent)
 
 
 def test_complete_stream_gets_no_error(site):

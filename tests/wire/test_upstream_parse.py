@@ -47,6 +47,8 @@ GARBLED = {
     "bare-cr-in-head": OK + b"X-Test: a\rSet-Cookie: b\r\nContent-Length: 0\r\n\r\n",
     "head-too-long": OK + b"X-Test: " + b"a" * 20000 + b"\r\nContent-Length: 0\r\n\r\n",
     "too-many-headers": OK + b"".join(b"X-%d: a\r\n" % i for i in range(300)) + b"Content-Length: 0\r\n\r\n",
+    "many-connection-options": OK + b"Connection: x" + b"," * 12000 + b"\r\nContent-Length: 0\r\n\r\n",
+    "many-connection-lines": OK + b"Connection: a, b\r\n" * 60 + b"Content-Length: 0\r\n\r\n",
     "switching-protocols": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nabc",
 }
 
@@ -179,6 +181,21 @@ def test_head_reply_with_length(site):
     client.send(request_bytes("HEAD", "/olla/openai/v1/files"))
     reply = client.read_response("HEAD")
     assert (reply.status, reply.get("Content-Length")) == (200, "1000")
+    client.send(request_bytes("GET", "/internal/health"))
+    assert client.read_response().status == 200
+
+
+@pytest.mark.parametrize("lines,value", [(b"Content-Length: 5, 5\r\n", "5"), (b"Content-Length: 5\r\nContent-Length: 5\r\n", "5"),
+                                         (b"Content-Length: 05\r\n", "5"), (b"Content-Length: 5, 6\r\n", None),
+                                         (b"Content-Length: five\r\n", None)], ids=["list", "lines", "zero", "different", "text"])
+def test_head_reply_with_an_odd_length(site, lines, value):
+    """A length that is copied unread from a HEAD reply is read as another one by the next hop."""
+    for server in site.servers:
+        server.on("/v1/files", lambda c, r: c.send(OK + lines + b"\r\n"))
+    client = site.client()
+    client.send(request_bytes("HEAD", "/olla/openai/v1/files"))
+    reply = client.read_response("HEAD")
+    assert reply.status == 502 or (value and reply.get_all("Content-Length") == [value]), reply.raw_head
     client.send(request_bytes("GET", "/internal/health"))
     assert client.read_response().status == 200
 
