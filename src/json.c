@@ -29,6 +29,11 @@
 
 #define REPLACEMENT 0xfffdu
 
+/* What stands behind a backslash, and for what. The writer leaves the last one as it is. */
+static const char letters[] = "\"\\bfnrt/";
+static const char meanings[] = "\"\\\b\f\n\r\t/";
+#define LETTERS (sizeof letters - 1)
+
 static size_t put_utf8(uint32_t c, char *out)
 {
     if (c < 0x80) {
@@ -46,17 +51,18 @@ static size_t put_utf8(uint32_t c, char *out)
 
 static size_t flush_high(struct json_unescape *u, char *out)
 {
-    if (u->high == 0) {
-        return 0;
-    }
+    const bool waiting = u->high != 0;
+
     u->high = 0;
-    return put_utf8(REPLACEMENT, out);
+    return waiting ? put_utf8(REPLACEMENT, out) : 0;
 }
 
 /* Takes one UTF-16 unit. */
 static size_t put_unit(struct json_unescape *u, uint16_t code, char *out)
 {
-    if (u->high != 0 && (code & 0xfc00u) == 0xdc00u) {
+    const bool low = (code & 0xfc00u) == 0xdc00u;
+
+    if (u->high != 0 && low) {
         const uint32_t c = 0x10000u + ((uint32_t)(u->high & 0x3ffu) << 10 | (code & 0x3ffu));
         u->high = 0;
         return put_utf8(c, out);
@@ -66,75 +72,46 @@ static size_t put_unit(struct json_unescape *u, uint16_t code, char *out)
         u->high = code;
         return n;
     }
-    if (code == 0 || (code & 0xfc00u) == 0xdc00u) {
-        return n + put_utf8(REPLACEMENT, out + n);
-    }
-    return n + put_utf8(code, out + n);
+    return n + put_utf8(code == 0 || low ? REPLACEMENT : code, out + n);
 }
 
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9') {
-        return c - '0';
-    }
-    const char low = str_lower(c);
-    return low >= 'a' && low <= 'f' ? low - 'a' + 10 : -1;
-}
-
-/* The letter behind the backslash. */
+/* The next byte of an escape. */
 static size_t put_escape(struct json_unescape *u, char c, char *out)
 {
-    static const char letter[] = "\"\\/bfnrt";
-    static const char meaning[] = "\"\\/\b\f\n\r\t";
+    static const char digits[] = "0123456789abcdef";
+    const bool letter = u->left == JSON_SLASH;
 
-    if (c == 'u') {
-        u->hex = 4;
-        u->code = 0;
+    if (letter && c == 'u') {
+        u->left--;
         return 0;
     }
-    const char *at = memchr(letter, c, sizeof letter - 1);
+    const char *at = letter ? memchr(letters, c, LETTERS) : memchr(digits, str_lower(c), 16);
+    u->left = letter || !at ? 0 : (uint8_t)(u->left - 1);
     if (!at) {
         u->bad = true;
         return 0;
     }
-    return put_unit(u, (uint16_t)meaning[at - letter], out);
+    u->code = (uint16_t)(letter ? meanings[at - letters] : u->code << 4 | (int)(at - digits));
+    return u->left > 0 ? 0 : put_unit(u, u->code, out);
 }
 
-size_t json_unescape_byte(struct json_unescape *u, char c, char out[8])
+size_t json_unescape(struct json_unescape *u, char c, char out[8])
 {
-    if (u->slash) {
-        u->slash = false;
+    if (u->left > 0) {
         return put_escape(u, c, out);
     }
-    if (u->hex > 0) {
-        const int v = hex_value(c);
-        if (v < 0) {
-            u->bad = true;
-            u->hex = 0;
-            return 0;
-        }
-        u->code = (uint16_t)((u->code & 0xfffu) << 4 | (unsigned)v);
-        u->hex--;
-        return u->hex > 0 ? 0 : put_unit(u, u->code, out);
-    }
     if (c == '\\') {
-        u->slash = true;
+        u->left = JSON_SLASH;
         return 0;
     }
     if (c == '\0') {
         return put_unit(u, 0, out);
     }
-    const size_t n = flush_high(u, out);
-    out[n] = c; /* bytes of UTF-8 sequences pass as they are */
-    return n + 1;
-}
-
-size_t json_unescape_end(struct json_unescape *u, char out[8])
-{
-    if (u->slash || u->hex > 0) {
-        u->bad = true;
+    size_t n = flush_high(u, out);
+    if (c != '"') {
+        out[n++] = c; /* bytes of UTF-8 sequences pass as they are */
     }
-    return flush_high(u, out);
+    return n;
 }
 
 /* ---- slices ----------------------------------------------------------------- */
@@ -160,77 +137,29 @@ struct json_slice json_open(struct str object)
 
 static const jsmntok_t *node_of(const struct json_slice *s, int node, jsmntype_t type)
 {
-    if (s->turn != pool_turn || node < 0 || node >= s->tokens || pool[node].type != type) {
-        return NULL;
-    }
-    return &pool[node];
-}
+    const bool good = s->turn == pool_turn && node >= 0 && node < s->tokens && pool[node].type == type;
 
-static struct str node_text(const struct json_slice *s, const jsmntok_t *t)
-{
-    return (struct str){s->text.p + t->start, (size_t)(t->end - t->start)};
-}
-
-static struct str primitive(const struct json_slice *s, int node)
-{
-    const jsmntok_t *t = node_of(s, node, JSMN_PRIMITIVE);
-    return t ? node_text(s, t) : (struct str){NULL, 0};
-}
-
-/*
- * The next child of `parent` behind node `from`, or -1. Only descendants of
- * `from` lie in between, so walking all children costs one pass.
- */
-static int next_child(const struct json_slice *s, int parent, int from)
-{
-    for (int i = from + 1; i < s->tokens && pool[i].start < pool[parent].end; i++) {
-        if (pool[i].parent == parent) {
-            return i;
-        }
-    }
-    return -1;
-}
-
-enum key_match { KEY_DIFFERS = 0, KEY_SAME_LETTERS, KEY_SAME };
-
-static enum key_match match_key(struct str raw, struct str key)
-{
-    struct json_unescape u = {0, 0, 0, false, false};
-    enum key_match match = KEY_SAME;
-    char out[8];
-    size_t at = 0;
-
-    for (size_t i = 0; i <= raw.n; i++) {
-        const size_t n = i < raw.n ? json_unescape_byte(&u, raw.p[i], out) : json_unescape_end(&u, out);
-        for (size_t k = 0; k < n; k++, at++) {
-            if (at == key.n || str_lower(out[k]) != str_lower(key.p[at])) {
-                return KEY_DIFFERS;
-            }
-            if (out[k] != key.p[at]) {
-                match = KEY_SAME_LETTERS;
-            }
-        }
-    }
-    return at == key.n && !u.bad ? match : KEY_DIFFERS;
+    return good ? &pool[node] : NULL;
 }
 
 int json_get(const struct json_slice *s, int object, const char *key)
 {
     const struct str want = str_of(key);
+    char name[64]; /* no key that is asked for is longer */
     int any_case = -1;
 
     if (!node_of(s, object, JSMN_OBJECT)) {
         return -1;
     }
-    for (int i = next_child(s, object, object); i != -1; i = next_child(s, object, i)) {
-        if (pool[i].type != JSMN_STRING || i + 1 >= s->tokens || pool[i + 1].parent != i) {
-            continue; /* a key without a value */
+    for (int i = object + 1; i + 1 < s->tokens && pool[i].start < pool[object].end; i++) {
+        /* a key of this object that has a value */
+        if (pool[i].parent != object || pool[i + 1].parent != i || !json_string(s, i, name, sizeof name)) {
+            continue;
         }
-        const enum key_match match = match_key(node_text(s, &pool[i]), want);
-        if (match == KEY_SAME) {
+        if (str_eq(str_of(name), want)) {
             return i + 1;
         }
-        if (match == KEY_SAME_LETTERS && any_case == -1) {
+        if (any_case == -1 && str_ieq(str_of(name), want)) {
             any_case = i + 1;
         }
     }
@@ -242,145 +171,92 @@ int json_root(const struct json_slice *s)
     return node_of(s, 0, JSMN_OBJECT) ? 0 : -1;
 }
 
-bool json_is_null(const struct json_slice *s, int node)
-{
-    return node == -1 || str_eq(primitive(s, node), STR("null"));
-}
-
 bool json_string(const struct json_slice *s, int node, char *to, size_t cap)
 {
     const jsmntok_t *t = node_of(s, node, JSMN_STRING);
-    struct json_unescape u = {0, 0, 0, false, false};
+    struct json_unescape u = {0, 0, 0, false};
     char out[8];
     size_t at = 0;
 
-    if (cap == 0) {
-        return false;
-    }
-    to[0] = '\0';
-    if (!t) {
-        return false;
-    }
-    const struct str raw = node_text(s, t);
-    for (size_t i = 0; i <= raw.n; i++) {
-        const size_t n = i < raw.n ? json_unescape_byte(&u, raw.p[i], out) : json_unescape_end(&u, out);
+    for (int i = t ? t->start : 0; t && i <= t->end; i++) { /* with the closing quote */
+        const size_t n = json_unescape(&u, s->text.p[i], out);
         if (u.bad || n >= cap - at) {
-            to[0] = '\0';
-            return false;
+            t = NULL;
+            break;
         }
         memcpy(to + at, out, n);
         at += n;
     }
-    to[at] = '\0';
-    return true;
+    if (cap > 0) {
+        to[t ? at : 0] = '\0';
+    }
+    return t != NULL;
 }
 
 bool json_u64(const struct json_slice *s, int node, uint64_t *out)
 {
-    const struct str digits = primitive(s, node);
-    return digits.n > 0 && str_to_u64(digits, UINT64_MAX, out) == OLLA_OK;
-}
+    const jsmntok_t *t = node_of(s, node, JSMN_PRIMITIVE);
 
-bool json_bool(const struct json_slice *s, int node, bool *out)
-{
-    const struct str word = primitive(s, node);
-    const bool yes = str_eq(word, STR("true"));
-
-    if (!yes && !str_eq(word, STR("false"))) {
-        return false;
-    }
-    *out = yes;
-    return true;
-}
-
-int json_first(const struct json_slice *s, int array)
-{
-    return node_of(s, array, JSMN_ARRAY) ? next_child(s, array, array) : -1;
-}
-
-int json_next(const struct json_slice *s, int array, int item)
-{
-    return item > array && node_of(s, array, JSMN_ARRAY) ? next_child(s, array, item) : -1;
+    return t && str_to_u64((struct str){s->text.p + t->start, (size_t)(t->end - t->start)}, UINT64_MAX, out) == OLLA_OK;
 }
 
 /* ---- writing ------------------------------------------------------------------ */
 
-/* Length of the valid UTF-8 sequence at the start of s, which is not empty; 0 if there is none (Unicode, table 3-7). */
+/* Length of the valid UTF-8 sequence at the start of s, which is not empty; 0 if there is none. */
 static size_t utf8_length(struct str s)
 {
     static const struct {
-        unsigned char from, to;  /* first byte */
-        unsigned char low, high; /* second byte */
-        unsigned char n;
-    } forms[] = {
-        {0x00, 0x7f, 0x00, 0x00, 1}, {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
-        {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
-        {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
-    };
+        unsigned char mask, lead; /* first byte */
+        uint32_t least;           /* less has a shorter form */
+    } forms[] = {{0x80, 0x00, 0}, {0xe0, 0xc0, 0x80}, {0xf0, 0xe0, 0x800}, {0xf8, 0xf0, 0x10000}};
     const unsigned char *p = (const unsigned char *)s.p;
+    size_t n = 0;
 
-    for (size_t i = 0; i < OLLA_COUNT(forms); i++) {
-        if (p[0] < forms[i].from || p[0] > forms[i].to) {
-            continue;
-        }
-        if (forms[i].n > s.n || (forms[i].n > 1 && (p[1] < forms[i].low || p[1] > forms[i].high))) {
+    while (n < OLLA_COUNT(forms) && (p[0] & forms[n].mask) != forms[n].lead) {
+        n++;
+    }
+    if (n >= OLLA_COUNT(forms) || n >= s.n) {
+        return 0;
+    }
+    uint32_t c = p[0] & ~(uint32_t)forms[n].mask;
+    for (size_t i = 1; i <= n; i++) {
+        if ((p[i] & 0xc0) != 0x80) {
             return 0;
         }
-        for (size_t k = 2; k < forms[i].n; k++) {
-            if ((p[k] & 0xc0) != 0x80) {
-                return 0;
-            }
-        }
-        return forms[i].n;
+        c = c << 6 | (p[i] & 0x3f);
     }
-    return 0;
+    const bool surrogate = c >= 0xd800 && c <= 0xdfff;
+    return c >= forms[n].least && c <= 0x10ffff && !surrogate ? n + 1 : 0;
 }
 
-static bool needs_escape(unsigned char c)
+/* false: c stands for itself. */
+static bool put_escaped(struct text *t, char c)
 {
-    return c < 0x20 || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&';
-}
-
-static void put_escaped(struct text *t, char c)
-{
-    static const char raw[] = "\"\\\b\f\n\r\t";
-    static const char letter[] = "\"\\bfnrt";
-    const char *at = memchr(raw, c, sizeof raw - 1);
+    const char *at = memchr(meanings, c, LETTERS - 1);
 
     if (at) {
         text_char(t, '\\');
-        text_char(t, letter[at - raw]);
-    } else {
-        text_addz(t, "\\u");
-        text_hex(t, (unsigned char)c, 4);
+        text_char(t, letters[at - meanings]);
+        return true;
     }
+    if ((unsigned char)c >= 0x20 && c != '<' && c != '>' && c != '&') {
+        return false;
+    }
+    text_addz(t, "\\u");
+    text_hex(t, (unsigned char)c, 4);
+    return true;
 }
 
 void json_text(struct text *t, struct str s)
 {
     text_char(t, '"');
     while (s.n > 0 && !t->full) {
-        size_t plain = 0;
-        size_t n = 0;
-
-        while (plain < s.n && !needs_escape((unsigned char)s.p[plain])) {
-            n = utf8_length(str_skip(s, plain));
-            if (n == 0) {
-                break;
-            }
-            plain += n;
+        size_t n = 1;
+        if (!put_escaped(t, s.p[0])) {
+            n = utf8_length(s);
+            text_add(t, n > 0 ? (struct str){s.p, n} : STR("\xef\xbf\xbd"));
         }
-        text_add(t, (struct str){s.p, plain});
-        s = str_skip(s, plain);
-        if (s.n == 0) {
-            break;
-        }
-        if (needs_escape((unsigned char)s.p[0])) {
-            put_escaped(t, s.p[0]);
-        } else {
-            text_addz(t, "\xef\xbf\xbd");
-        }
-        s = str_skip(s, 1);
+        s = str_skip(s, n > 0 ? n : 1);
     }
     text_char(t, '"');
 }

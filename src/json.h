@@ -1,7 +1,7 @@
 /*
  * json.h - level 2: the three ways this program meets JSON.
  *
- *  - struct json_scan: facts of a request body of any size, fed as it
+ *  - struct json_scan: the model a request body of any size names, fed as it
  *    arrives, in constant memory and without recursion.
  *  - struct json_list: takes the elements of one array out of a long
  *    document, one at a time (model lists).
@@ -9,8 +9,7 @@
  *    OLLA_MAX_TOKENS tokens.
  *  - json_text: the one writer of JSON strings.
  *
- * The bodies are in json.c (slices, writer, unescaping), json_scan.c and
- * json_list.c.
+ * The bodies are in json.c (unescaping, slices, writer) and json_scan.c.
  *
  * May include: olla.h, str.h; only json.c includes jsmn.h.
  */
@@ -21,10 +20,6 @@
 
 /* ---- shared by the json files -------------------------------------------- */
 
-/* What a byte means outside strings. Anything else than these has no place there in JSON. */
-enum json_byte { JSON_BAD = 0, JSON_PLAIN, JSON_BLANK, JSON_PUNCT, JSON_QUOTE, JSON_OPEN, JSON_CLOSE };
-extern const uint8_t json_byte_class[256];
-
 /*
  * Undoes the escapes of a JSON string, byte by byte. Zero-fill to start.
  * U+0000 and halves of surrogate pairs become U+FFFD.
@@ -32,91 +27,100 @@ extern const uint8_t json_byte_class[256];
 struct json_unescape {
     uint16_t high; /* first half of a surrogate pair, waiting for the second */
     uint16_t code;
-    uint8_t hex; /* hex digits still to come */
-    bool slash;
-    bool bad; /* not a JSON escape; stays set */
+    uint8_t left; /* what is missing of an escape: so many hex digits, or JSON_SLASH */
+    bool bad;     /* not a JSON escape; stays set */
 };
 
-/* Takes one raw byte of the string (without its quotes); returns how many bytes it put into out. */
-size_t json_unescape_byte(struct json_unescape *u, char c, char out[8]);
-/* The same at the end of the string: what was held back; sets .bad if an escape is unfinished. */
-size_t json_unescape_end(struct json_unescape *u, char out[8]);
-
-/* ---- request facts -------------------------------------------------------- */
-
-enum json_stream { JSON_STREAM_UNSAID = 0, JSON_STREAM_FALSE, JSON_STREAM_TRUE };
+#define JSON_SLASH 5 /* all that follows a backslash */
 
 /*
- * Facts from the top level of one JSON object. Keys are compared without
- * regard to case, because backends do. Zero-fill to start.
+ * Takes one raw byte of the string, at last its closing quote (which gives
+ * what was held back); returns how many bytes it put into out.
+ */
+size_t json_unescape(struct json_unescape *u, char c, char out[8]);
+
+/* Where a reader of the top level of one JSON object is; what lies below is only counted. Private to json_scan.c. */
+enum json_state {
+    JSON_START = 0, /* nothing seen yet; a byte order mark may come */
+    JSON_MARK_2,
+    JSON_MARK_3,
+    JSON_OPEN,  /* before the '{' */
+    JSON_KEY,   /* before a key, or before the '}' */
+    JSON_COLON, /* in or behind a key */
+    JSON_VALUE, /* before a value */
+    JSON_AFTER, /* in or behind a value */
+    JSON_DONE
+};
+
+struct json_top {
+    uint32_t depth; /* brackets open below the top level */
+    uint8_t state;
+    bool broken; /* not a JSON object; nothing is looked at any more */
+    bool in_string;
+    bool escaped; /* in a string nobody wants: the last byte seen was an unpaired backslash */
+    bool capture; /* the current string is wanted: a key, or a value that was asked for; false once it is too long */
+    struct json_unescape unescape;
+    uint16_t n;
+    char text[OLLA_MODEL_NAME]; /* the string captured last, unescaped */
+};
+
+/* ---- the model of a request ------------------------------------------------ */
+
+/*
+ * What the top level of one JSON object says of the model. Keys are compared
+ * without regard to case, because backends do. Zero-fill to start.
  */
 struct json_scan {
+    /*
+     * Input: a string under "name" is the model too, as in Ollama's older
+     * management calls. Of "model" and "name" one may be empty.
+     */
+    bool take_name;
+
     /* results */
     char model[OLLA_MODEL_NAME]; /* unescaped, trimmed, control bytes as '?', NUL-terminated; "" = none */
     bool model_too_long;         /* a model was named, but it does not fit */
-    bool model_twice;            /* two top-level model keys, of any type: ambiguous, the caller refuses */
-    bool complete;               /* the object has been closed and only blanks followed */
-    bool broken;                 /* not a JSON object; facts so far may be wrong, the rest is not looked at */
-    enum json_stream stream;
-    uint64_t model_from; /* byte range of the (first) model's value with its quotes, in the body; */
-    uint64_t model_to;   /* 0 = no model with a string value, not even an empty one */
+    bool model_twice;            /* a key twice, with any values, or "model" and "name" differ: the caller refuses */
+    uint64_t model_from;         /* byte range of the model's value with its quotes, in the body; */
+    uint64_t model_to;           /* 0 = no model with a string value, not even an empty one */
 
-    /* state, private to json.c */
+    /* state, private to json_scan.c */
     uint64_t at;       /* bytes seen */
     uint64_t quote_at; /* where the model's value began */
-    uint32_t depth;
-    uint8_t state;
-    uint8_t key; /* which key the coming value belongs to */
-    bool in_string;
-    bool escaped;    /* the last byte seen was an unpaired backslash */
-    bool capture;    /* the current string is wanted */
-    bool model_seen; /* a top-level model key has come */
-    bool overflow;   /* ... but is longer than anything wanted */
-    struct json_unescape unescape;
-    uint16_t cap_n;
-    char cap[OLLA_MODEL_NAME]; /* unescaped bytes of a depth-1 key or of the model's value, or a literal */
+    uint8_t seen;      /* which keys have come */
+    struct json_top top;
 };
 
-/* Feeds the next n bytes of the body. Never fails; see .broken. A byte order mark at the start is skipped. */
+/* Feeds the next n bytes of the body. Never fails. A byte order mark at the start is skipped. */
 void json_scan_feed(struct json_scan *s, const char *p, size_t n);
 
 /* ---- elements of a long array ---------------------------------------------- */
 
 /*
- * Finds the array that is the value of one of two top-level keys ("models",
- * "data"; the document itself may be the array when both are NULL) and
- * collects its elements, objects, one by one into out[cap]. Keys are compared
- * without regard to case. When both arrays are there, the elements of both
- * come, in the order of the document: .second tells of which, and a caller
- * that wants only the first stops at .array_done.
+ * Finds the first array that is the value of one of two top-level keys
+ * ("models", "data"; at most 7 letters; key_b may be NULL) and collects its elements that are
+ * objects, one by one, into out[cap]. What follows the array is not looked at.
  */
 struct json_list {
     const char *key_a, *key_b;
     char *out;
     size_t cap;
-    size_t n;         /* bytes of the element being collected */
+    size_t n;         /* bytes of the element being collected; beyond cap they are only counted */
     uint32_t skipped; /* elements longer than cap */
     bool found;       /* the array was seen */
     bool array_done;  /* ... and its end */
-    bool complete;    /* the document has ended and only blanks followed; also true for `null` */
-    bool broken;      /* not JSON, or not the kind of document asked for */
-    bool second;      /* the array is the value of key_b */
 
-    /* state, private to json_list.c */
-    uint32_t depth;
-    uint8_t state;
-    bool in_string, escaped, overflow, is_key, in_array, collect;
-    struct json_unescape unescape;
-    uint16_t key_n;
-    char key[16];
+    /* state, private to json_scan.c */
+    bool collect;
+    struct json_top top;
 };
 
 void json_list_start(struct json_list *l, const char *key_a, const char *key_b, char *out, size_t cap);
 
 /*
- * Feeds bytes from *p; stops after each complete element. Returns 1 when
- * out[0..n) holds one (call again with what is left), 0 when the input is
- * used up, OLLA_ERR when it is not JSON. *used tells the bytes taken.
+ * Feeds n bytes; stops after each complete element. Returns 1 when out[0..n)
+ * holds one (call again with what is left), 0 when the input is used up,
+ * OLLA_ERR when it is not JSON. *used tells the bytes taken.
  */
 int json_list_feed(struct json_list *l, const char *p, size_t n, size_t *used);
 
@@ -133,16 +137,11 @@ struct json_slice json_open(struct str object);
 
 /* A node: index of a token, or -1. json_get takes a key of an object (exact case first, then any case). */
 int json_get(const struct json_slice *s, int object, const char *key);
-int json_root(const struct json_slice *s);               /* 0 or -1 */
-bool json_is_null(const struct json_slice *s, int node); /* also true for -1 */
+int json_root(const struct json_slice *s); /* 0 or -1 */
 /* A string's content, unescaped into to[cap], NUL-terminated. false (and "") if absent, no string, or too long. */
 bool json_string(const struct json_slice *s, int node, char *to, size_t cap);
 /* A non-negative integer; a number with fraction or exponent is refused. */
 bool json_u64(const struct json_slice *s, int node, uint64_t *out);
-bool json_bool(const struct json_slice *s, int node, bool *out);
-/* Items of an array: first and next node, -1 at the end. */
-int json_first(const struct json_slice *s, int array);
-int json_next(const struct json_slice *s, int array, int item);
 
 /* ---- writing ------------------------------------------------------------------ */
 

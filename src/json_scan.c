@@ -1,14 +1,16 @@
 /*
- * json_scan.c - facts of a request body: which model, stream or not.
+ * json_scan.c - reads documents that are never held as a whole: the model a
+ * request body names, and the elements of a backend's model list.
  *
  * A body may be 100 MB, nearly all of it one base64 string, so the inside of
- * strings is crossed with memchr and only the keys and scalars of the top
- * level are looked at byte by byte. Nesting is a counter, never a stack.
+ * strings is crossed with memchr and only the top level is looked at byte by
+ * byte. Nesting is a counter, never a stack.
  *
- * Invariants: the result does not depend on how the body is cut into feeds;
- * nothing is kept of the body but `cap`; once `broken`, nothing changes any
- * more except `at`. This is no validator: what a backend will refuse anyway
- * may pass, what could make two parsers see different facts may not.
+ * Invariants: the result does not depend on how the document is cut into
+ * feeds; nothing is kept of it but one captured string and the element being
+ * collected; once `broken`, no result changes any more. This is no validator:
+ * what the reader behind will refuse anyway may pass, what could make two
+ * parsers see different facts may not.
  *
  * May include: olla.h, str.h, json.h.
  */
@@ -16,96 +18,69 @@
 
 #include <string.h>
 
-enum scan_state {
-    SCAN_START = 0, /* nothing seen yet; a byte order mark may come */
-    SCAN_BOM_2,
-    SCAN_BOM_3,
-    SCAN_OPEN,     /* before the '{' */
-    SCAN_KEY,      /* before a key, or before the '}' */
-    SCAN_KEY_TEXT, /* in a key */
-    SCAN_COLON,
-    SCAN_VALUE,  /* before or, with in_string or depth > 1, in a value */
-    SCAN_SCALAR, /* in a number or literal */
-    SCAN_AFTER,  /* behind a value */
-    SCAN_DONE
-};
+#define KEY_MAX 8 /* every key that is wanted is shorter */
 
-enum scan_key { KEY_OTHER = 0, KEY_MODEL, KEY_STREAM };
-
-static const struct {
-    struct str name;
-    uint8_t key;
-} wanted[] = {
-    {{"model", 5}, KEY_MODEL},
-    {{"stream", 6}, KEY_STREAM},
-};
-
-#define WANTED_MAX 6 /* length of the longest of them */
-
-#define P JSON_PLAIN
-const uint8_t json_byte_class[256] = {
-    [' '] = JSON_BLANK, ['\t'] = JSON_BLANK, ['\r'] = JSON_BLANK, ['\n'] = JSON_BLANK, [','] = JSON_PUNCT,
-    [':'] = JSON_PUNCT, ['"'] = JSON_QUOTE,  ['{'] = JSON_OPEN,   ['['] = JSON_OPEN,   ['}'] = JSON_CLOSE,
-    [']'] = JSON_CLOSE, ['+'] = P,           ['-'] = P,           ['.'] = P,           ['0'] = P,
-    ['1'] = P,          ['2'] = P,           ['3'] = P,           ['4'] = P,           ['5'] = P,
-    ['6'] = P,          ['7'] = P,           ['8'] = P,           ['9'] = P,           ['A'] = P,
-    ['B'] = P,          ['C'] = P,           ['D'] = P,           ['E'] = P,           ['F'] = P,
-    ['G'] = P,          ['H'] = P,           ['I'] = P,           ['J'] = P,           ['K'] = P,
-    ['L'] = P,          ['M'] = P,           ['N'] = P,           ['O'] = P,           ['P'] = P,
-    ['Q'] = P,          ['R'] = P,           ['S'] = P,           ['T'] = P,           ['U'] = P,
-    ['V'] = P,          ['W'] = P,           ['X'] = P,           ['Y'] = P,           ['Z'] = P,
-    ['a'] = P,          ['b'] = P,           ['c'] = P,           ['d'] = P,           ['e'] = P,
-    ['f'] = P,          ['g'] = P,           ['h'] = P,           ['i'] = P,           ['j'] = P,
-    ['k'] = P,          ['l'] = P,           ['m'] = P,           ['n'] = P,           ['o'] = P,
-    ['p'] = P,          ['q'] = P,           ['r'] = P,           ['s'] = P,           ['t'] = P,
-    ['u'] = P,          ['v'] = P,           ['w'] = P,           ['x'] = P,           ['y'] = P,
-    ['z'] = P,
-};
-#undef P
-
-static bool is_blank(char c)
+/*
+ * What a byte means outside strings: 'a' in a number or literal, '_' blank,
+ * ',' between values, '"', '{' opens, '}' closes, '!' has no place in JSON.
+ */
+static char class_of(char c)
 {
-    return json_byte_class[(unsigned char)c] == JSON_BLANK;
+    static const char classes[] = "!!!!!!!!!__!!_!!!!!!!!!!!!!!!!!!"  /* tab, LF, CR */
+                                  "_!\"!!!!!!!!a,aa!aaaaaaaaaa,!!!!!" /* space " + , - . 0-9 : */
+                                  "!aaaaaaaaaaaaaaaaaaaaaaaaaa{!}!!"  /* A-Z [ ] */
+                                  "!aaaaaaaaaaaaaaaaaaaaaaaaaa{!}!!"; /* a-z { } */
+    const unsigned char at = (unsigned char)c;
+
+    return at < 0x80 ? classes[at] : '!';
 }
 
 /* ---- strings ---------------------------------------------------------------- */
 
-static void begin_string(struct json_scan *s, bool capture)
+static void begin_capture(struct json_top *t)
 {
-    s->in_string = true;
-    s->escaped = false;
-    s->capture = capture;
-    s->overflow = false;
-    s->cap_n = 0;
-    memset(&s->unescape, 0, sizeof s->unescape);
+    t->in_string = true;
+    t->capture = true;
+    t->n = 0;
+    memset(&t->unescape, 0, sizeof t->unescape);
 }
 
-static void keep(struct json_scan *s, const char *p, size_t n)
+static void keep(struct json_top *t, const char *p, size_t n)
 {
-    const bool value = s->state == SCAN_VALUE;
-    const size_t limit = value ? sizeof s->cap - 1 : WANTED_MAX;
+    const size_t room = t->state == JSON_COLON ? KEY_MAX : sizeof t->text - 1;
 
-    for (size_t i = 0; i < n && s->capture; i++) {
-        if (value && s->cap_n == 0 && is_blank(p[i])) {
-            continue; /* trimmed here, so that blanks in front do not use up the room */
+    for (size_t i = 0; i < n && t->capture; i++) {
+        if (t->state == JSON_AFTER && t->n == 0 && class_of(p[i]) == '_') {
+            continue; /* trimmed here, so that blanks in front of a value do not use up the room */
         }
-        if (s->cap_n == limit) {
-            s->overflow = true;
-            s->capture = false;
-        } else {
-            s->cap[s->cap_n++] = p[i];
+        t->capture = t->n < room;
+        if (t->capture) {
+            t->text[t->n++] = p[i];
         }
     }
 }
 
-/* Crosses a string nobody wants, from inside it. */
-static const char *skip_string(struct json_scan *s, const char *p, const char *end)
+/* Takes a wanted string, from inside it; returns early when it turns out not to be wanted. */
+static const char *take_string(struct json_top *t, const char *p, const char *end)
 {
-    if (s->escaped && p < end) {
-        s->escaped = false;
+    char out[8];
+
+    while (p < end && t->in_string && t->capture && !t->broken) {
+        t->in_string = *p != '"' || t->unescape.left == JSON_SLASH;
+        keep(t, out, json_unescape(&t->unescape, *p++, out));
+        t->broken = t->unescape.bad; /* parsers differ in what they make of it */
+    }
+    return p;
+}
+
+/* Crosses a string nobody wants. */
+static const char *skip_string(struct json_top *t, const char *p, const char *end)
+{
+    if (t->escaped && p < end) {
+        t->escaped = false;
         p++;
     }
-    for (;;) {
+    while (t->in_string && p < end) {
         const char *quote = memchr(p, '"', (size_t)(end - p));
         const char *stop = quote ? quote : end;
         const char *run = stop;
@@ -114,239 +89,224 @@ static const char *skip_string(struct json_scan *s, const char *p, const char *e
             run--;
         }
         const bool odd = ((stop - run) & 1) != 0;
-        if (!quote) {
-            s->escaped = odd;
-            return end;
-        }
-        p = quote + 1;
-        if (!odd) {
-            s->in_string = false;
-            return p;
-        }
-    }
-}
-
-/* The same for a wanted one; returns early when it turns out not to be wanted. */
-static const char *take_string(struct json_scan *s, const char *p, const char *end)
-{
-    char out[8];
-
-    while (p < end && s->capture) {
-        const char c = *p++;
-        if (s->escaped) {
-            s->escaped = false;
-        } else if (c == '\\') {
-            s->escaped = true;
-        } else if (c == '"') {
-            s->in_string = false;
-            break;
-        }
-        keep(s, out, json_unescape_byte(&s->unescape, c, out));
+        t->escaped = odd && !quote;
+        t->in_string = odd || !quote;
+        p = quote ? quote + 1 : end;
     }
     return p;
 }
 
-static void end_model(struct json_scan *s)
+/* ---- the top level ------------------------------------------------------------ */
+
+/* One byte below the top level and outside strings: only quotes and brackets matter there. */
+static void nested_byte(struct json_top *t, char c)
 {
-    if (s->model_to != 0) {
-        return;
+    const char class = class_of(c);
+
+    t->in_string = class == '"';
+    t->depth += class == '{';
+    t->depth -= class == '}';
+    t->broken = class == '!' || t->depth == UINT32_MAX;
+}
+
+/* To the end of the string and of all brackets deeper than `depth`. */
+static const char *cross(struct json_top *t, uint32_t depth, const char *p, const char *end)
+{
+    while (p < end && !t->broken && (t->in_string || t->depth > depth)) {
+        if (t->in_string) {
+            p = skip_string(t, p, end);
+        } else {
+            nested_byte(t, *p++);
+        }
     }
-    s->model_from = s->quote_at;
-    s->model_to = s->at;
-    if (s->overflow) {
-        s->model_too_long = true;
-        return;
+    return p;
+}
+
+/* One byte outside strings. true: it is the first one of a value, whose key is in `text`. */
+static bool top_byte(struct json_top *t, char c)
+{
+    static const struct {
+        uint8_t state;
+        char c;
+        uint8_t next;
+    } steps[] = {
+        {JSON_START, '\xef', JSON_MARK_2}, {JSON_MARK_2, '\xbb', JSON_MARK_3}, {JSON_MARK_3, '\xbf', JSON_OPEN},
+        {JSON_START, '{', JSON_KEY},       {JSON_OPEN, '{', JSON_KEY},         {JSON_KEY, '"', JSON_COLON},
+        {JSON_KEY, '}', JSON_DONE},        {JSON_COLON, ':', JSON_VALUE},      {JSON_AFTER, ',', JSON_KEY},
+        {JSON_AFTER, '}', JSON_DONE},
+    };
+    const char class = class_of(c);
+
+    if (class == '_' || (class == 'a' && t->state == JSON_AFTER)) {
+        t->state = t->state == JSON_START ? JSON_OPEN : t->state;
+        return false;
     }
-    const struct str name = str_trim((struct str){s->cap, s->cap_n});
+    if (t->state == JSON_VALUE) {
+        t->state = JSON_AFTER;
+        t->in_string = class == '"';
+        t->depth = class == '{';
+        t->broken = class != '"' && class != '{' && class != 'a';
+        return !t->broken;
+    }
+    for (size_t i = 0; i < OLLA_COUNT(steps); i++) {
+        if (steps[i].state == t->state && steps[i].c == c) {
+            t->state = steps[i].next;
+            if (c == '"') {
+                begin_capture(t);
+            }
+            return false;
+        }
+    }
+    t->broken = true;
+    return false;
+}
+
+enum event {
+    EVENT_NONE = 0, /* the input is used up, or broken */
+    EVENT_VALUE,    /* the byte before *p is the first one of a value */
+    EVENT_TEXT      /* a captured value has ended before *p, or does not fit */
+};
+
+static enum event next_event(struct json_top *t, const char **p, const char *end)
+{
+    while (*p < end && !t->broken) {
+        if (t->in_string && t->capture) {
+            *p = take_string(t, *p, end);
+            if (t->state == JSON_AFTER && !t->broken && !(t->in_string && t->capture)) {
+                return EVENT_TEXT;
+            }
+        } else if (t->in_string || t->depth > 0) {
+            *p = cross(t, 0, *p, end);
+        } else if (top_byte(t, *(*p)++)) {
+            t->capture = false;
+            return EVENT_VALUE;
+        }
+    }
+    return EVENT_NONE;
+}
+
+static bool key_is(const struct json_top *t, const char *key)
+{
+    return key && str_ieq((struct str){t->text, t->n}, str_of(key));
+}
+
+/* ---- the model of a request ------------------------------------------------------ */
+
+enum { SEEN_MODEL = 1, SEEN_NAME = 2 };
+
+/* A value begins with c, which is the byte before `at`. */
+static void begin_value(struct json_scan *s, char c, uint64_t at)
+{
+    const bool name = s->take_name && c == '"' && key_is(&s->top, "name");
+    const uint8_t key = name ? SEEN_NAME : key_is(&s->top, "model") ? SEEN_MODEL : 0;
+
+    /* Twice whatever the values are: parsers differ in which of the two they take. */
+    s->model_twice = s->model_twice || (s->seen & key) != 0;
+    s->seen |= key;
+    if (key != 0 && c == '"') {
+        s->quote_at = at - 1;
+        begin_capture(&s->top);
+    }
+}
+
+static void end_model(struct json_scan *s, uint64_t at)
+{
+    char *text = s->top.text;
+    const struct str name = str_trim((struct str){text, s->top.n}); /* begins where text does */
+
     for (size_t i = 0; i < name.n; i++) {
-        const unsigned char c = (unsigned char)name.p[i];
-        s->model[i] = (c < 0x20 || c == 0x7f) ? '?' : (char)c; /* it will stand in headers and log lines */
+        const unsigned char c = (unsigned char)text[i];
+        text[i] = (c < 0x20 || c == 0x7f) ? '?' : (char)c; /* it will stand in headers and log lines */
     }
-    s->model[name.n] = '\0';
-}
-
-/* A top-level string has ended, `at` is behind its quote. */
-static void end_string(struct json_scan *s)
-{
-    const bool key = s->state == SCAN_KEY_TEXT;
-
-    if (s->capture) {
-        char out[8];
-        keep(s, out, json_unescape_end(&s->unescape, out));
-        if (s->unescape.bad) {
-            s->broken = true; /* parsers differ in what they make of it */
+    if (s->model_to != 0 || s->model_too_long) { /* one has come before; an empty one names nothing */
+        if (s->model_twice || name.n == 0) {
+            return;
+        }
+        if (s->model[0] != '\0' || s->model_too_long) {
+            s->model_twice = !s->top.capture || !str_eq(name, str_of(s->model));
             return;
         }
     }
-    if (!key) {
-        if (s->key == KEY_MODEL) {
-            end_model(s);
-        }
-        s->state = SCAN_AFTER;
-        return;
-    }
-    s->key = KEY_OTHER;
-    for (size_t i = 0; !s->overflow && i < OLLA_COUNT(wanted); i++) {
-        if (str_ieq((struct str){s->cap, s->cap_n}, wanted[i].name)) {
-            s->key = wanted[i].key;
-        }
-    }
-    if (s->key == KEY_MODEL) {
-        /* Whatever the values are: parsers differ in which of the two they take. */
-        s->model_twice = s->model_twice || s->model_seen;
-        s->model_seen = true;
-    }
-    s->state = SCAN_COLON;
-}
-
-/* ---- outside strings ---------------------------------------------------------- */
-
-/* Below the top level nothing matters but strings and brackets. */
-static const char *skip_nested(struct json_scan *s, const char *p, const char *end)
-{
-    while (p < end) {
-        switch (json_byte_class[(unsigned char)*p++]) {
-        case JSON_QUOTE:
-            s->in_string = true;
-            p = skip_string(s, p, end);
-            break;
-        case JSON_OPEN:
-            if (++s->depth == UINT32_MAX) {
-                s->broken = true;
-                return p;
-            }
-            break;
-        case JSON_CLOSE:
-            if (--s->depth == 1) {
-                s->state = SCAN_AFTER;
-                return p;
-            }
-            break;
-        case JSON_BAD:
-            s->broken = true;
-            return p;
-        default:
-            break;
-        }
-    }
-    return p;
-}
-
-static void end_scalar(struct json_scan *s)
-{
-    const struct str word = {s->cap, s->cap_n};
-
-    if (s->key == KEY_STREAM && str_eq(word, STR("true"))) {
-        s->stream = JSON_STREAM_TRUE;
-    } else if (s->key == KEY_STREAM && str_eq(word, STR("false"))) {
-        s->stream = JSON_STREAM_FALSE;
-    }
-    s->state = SCAN_AFTER;
-}
-
-static void keep_scalar(struct json_scan *s, char c)
-{
-    if (s->cap_n < WANTED_MAX) { /* long enough to differ from every literal */
-        s->cap[s->cap_n++] = c;
-    }
-}
-
-/* The first byte of a top-level value. */
-static void begin_value(struct json_scan *s, char c)
-{
-    switch (json_byte_class[(unsigned char)c]) {
-    case JSON_QUOTE:
-        s->quote_at = s->at;
-        begin_string(s, s->key == KEY_MODEL);
-        break;
-    case JSON_OPEN:
-        s->depth = 2;
-        break;
-    case JSON_PLAIN:
-        s->state = SCAN_SCALAR;
-        s->cap_n = 0;
-        keep_scalar(s, c);
-        break;
-    default:
-        s->broken = true;
-        break;
-    }
-}
-
-static void close_object(struct json_scan *s)
-{
-    s->depth = 0;
-    s->state = SCAN_DONE;
-    s->complete = true;
-}
-
-/* What may stand between the values of the top level; c is no blank. */
-static void top_byte(struct json_scan *s, char c)
-{
-    if (s->state == SCAN_OPEN && c == '{') {
-        s->depth = 1;
-        s->state = SCAN_KEY;
-    } else if (s->state == SCAN_KEY && c == '"') {
-        s->state = SCAN_KEY_TEXT;
-        begin_string(s, true);
-    } else if (s->state == SCAN_COLON && c == ':') {
-        s->state = SCAN_VALUE;
-    } else if (s->state == SCAN_VALUE) {
-        begin_value(s, c);
-    } else if (s->state == SCAN_AFTER && c == ',') {
-        s->state = SCAN_KEY;
-    } else if ((s->state == SCAN_KEY || s->state == SCAN_AFTER) && c == '}') {
-        close_object(s);
-    } else {
-        s->complete = false;
-        s->broken = true;
-    }
-}
-
-/* One byte of the top level outside strings; `at` is its position. */
-static void scan_top(struct json_scan *s, char c)
-{
-    const uint8_t class = json_byte_class[(unsigned char)c];
-
-    if (s->state == SCAN_START) {
-        s->state = (c == '\xef') ? SCAN_BOM_2 : SCAN_OPEN;
-        if (s->state == SCAN_BOM_2) {
-            return;
-        }
-    } else if (s->state == SCAN_BOM_2 || s->state == SCAN_BOM_3) {
-        s->broken = c != (s->state == SCAN_BOM_2 ? '\xbb' : '\xbf');
-        s->state++;
-        return;
-    } else if (s->state == SCAN_SCALAR) {
-        if (class == JSON_PLAIN) {
-            keep_scalar(s, c);
-            return;
-        }
-        end_scalar(s);
-    }
-    if (class != JSON_BLANK) {
-        top_byte(s, c);
+    s->model_too_long = !s->top.capture;
+    if (!s->model_too_long) {
+        str_copy(s->model, sizeof s->model, name);
+        s->model_from = s->quote_at;
+        s->model_to = at;
     }
 }
 
 void json_scan_feed(struct json_scan *s, const char *p, size_t n)
 {
     const char *const end = p + n;
-    const uint64_t after = s->at + n;
+    enum event event;
 
-    while (p < end && !s->broken) {
-        if (s->in_string) {
-            p = s->capture ? take_string(s, p, end) : skip_string(s, p, end);
-            if (!s->in_string && s->depth == 1) {
-                s->at = after - (uint64_t)(end - p);
-                end_string(s);
-            }
-        } else if (s->depth > 1) {
-            p = skip_nested(s, p, end);
+    s->at += n;
+    while ((event = next_event(&s->top, &p, end)) != EVENT_NONE) {
+        const uint64_t at = s->at - (uint64_t)(end - p);
+        if (event == EVENT_VALUE) {
+            begin_value(s, p[-1], at);
         } else {
-            s->at = after - (uint64_t)(end - p);
-            scan_top(s, *p++);
+            end_model(s, at);
         }
     }
-    s->at = after;
+}
+
+/* ---- elements of a long array ---------------------------------------------------- */
+
+void json_list_start(struct json_list *l, const char *key_a, const char *key_b, char *out, size_t cap)
+{
+    *l = (struct json_list){.key_a = key_a, .key_b = key_b, .out = out, .cap = cap};
+}
+
+/* Between the elements, at depth 1. */
+static void array_byte(struct json_list *l, char c)
+{
+    nested_byte(&l->top, c);
+    l->top.broken = l->top.broken || c == '}';
+    l->array_done = c == ']';
+    l->collect = c == '{';
+    if (l->collect) {
+        l->n = 0;
+    }
+}
+
+/* The next n bytes of an element. true: it is complete, and fits. */
+static bool collect(struct json_list *l, const char *p, size_t n)
+{
+    if (l->n + n <= l->cap) {
+        memcpy(l->out + l->n, p, n);
+    }
+    l->n += n;
+    if (l->top.in_string || l->top.depth > 1) {
+        return false;
+    }
+    l->collect = false;
+    l->top.broken = p[n - 1] != '}';
+    l->skipped += l->n > l->cap;
+    return !l->top.broken && l->n <= l->cap;
+}
+
+int json_list_feed(struct json_list *l, const char *p, size_t n, size_t *used)
+{
+    struct json_top *const t = &l->top;
+    const char *const end = p + n;
+
+    *used = n;
+    while (p < end && !t->broken && !l->array_done) {
+        const char *from = p;
+
+        if (!l->found) {
+            l->found = next_event(t, &p, end) == EVENT_VALUE && p[-1] == '[' &&
+                       (key_is(t, l->key_a) || key_is(t, l->key_b));
+        } else if (t->in_string || t->depth > 1) {
+            p = cross(t, 1, p, end);
+        } else {
+            array_byte(l, *p++);
+        }
+        if (l->collect && collect(l, from, (size_t)(p - from))) {
+            *used = n - (size_t)(end - p);
+            return 1;
+        }
+    }
+    return t->broken ? OLLA_ERR : 0;
 }
