@@ -12,24 +12,12 @@
 #include <errno.h>
 #include <sys/socket.h>
 
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0 /* SIGPIPE is ignored anyway once plat_signals_open has run */
-#endif
-
-/* The two names may be one number or two. */
-#if EAGAIN == EWOULDBLOCK
-#define IS_AGAIN(err) ((err) == EAGAIN)
-#else
-#define IS_AGAIN(err) ((err) == EAGAIN || (err) == EWOULDBLOCK)
-#endif
-
 /* These keep the reason for plat_error() and return OLLA_ERR. */
-int plat_fail(void);                   /* errno is the reason */
-int plat_fail_with(int err);           /* an errno value is */
-int plat_fail_words(const char *text); /* a constant text is; the kind is PLAT_FAIL_OTHER */
-int plat_fail_closing(int fd);         /* errno is; closes fd */
+int plat_fail(int err);                /* an errno value */
+int plat_fail_words(const char *text); /* constant text; the kind is PLAT_FAIL_OTHER */
+int plat_fail_closing(int fd);         /* errno; closes fd */
 
-/* After a read or write that returned -1: OLLA_AGAIN, or OLLA_ERR as above. */
+/* After a read or write that returned -1: OLLA_AGAIN, also when it was interrupted, or OLLA_ERR as above. */
 int plat_again_or_fail(void);
 
 /* Makes fd non-blocking and close-on-exec; on false errno tells why. */

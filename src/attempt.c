@@ -129,20 +129,24 @@ static void note_spelling(struct exchange *x, const struct route_query *q)
     }
 }
 
-/* The discovery strategy: every list is read anew, and the request waits for that. */
-static bool refresh(struct exchange *x)
+/*
+ * True while the answer may still change: endpoints have not been probed yet (start, reload), or, for the
+ * discovery strategy, lists are read anew. A request waits once for each, and not for ever.
+ */
+static bool wait_for_news(struct exchange *x, const struct route_choice *c)
 {
-    struct endpoint *e;
-    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        if (e->state == ENDPOINT_HEALTHY && !e->discovering) {
-            e->next_discovery = net_now();
-            e->discovered = false;
-        }
+    uint64_t now = net_now();
+
+    if (c->refresh) {
+        x->refreshed = true;
+        x->hold_until = now + (uint64_t)conf_now->model_registry.routing_strategy.options.discovery_timeout;
+        endpoint_ask_lists(x->started);
     }
-    x->refreshed = true;
-    x->hold_until = net_now() + (uint64_t)conf_now->model_registry.routing_strategy.options.discovery_timeout;
-    x->c->starved = true; /* look again soon */
-    return false;
+    bool found = c->e && str_eq(str_of(c->decision), STR("routed"));
+    bool lists = x->refreshed && !found && now < x->hold_until && endpoint_lists_pending();
+    bool start = !x->refreshed && !c->e && c->starting && now < x->started + EXCHANGE_HOLD_MS;
+    x->waiting = lists || start;
+    return x->waiting;
 }
 
 static struct target *main_target(const struct exchange *x)
@@ -156,14 +160,16 @@ static bool choose(struct exchange *x)
     struct route_query q = query(x);
     struct route_choice choice = route_choose(&q);
 
-    if (!choice.e && choice.refresh && !choice.starting) {
-        return refresh(x);
-    }
-    if (!choice.e && choice.starting && net_now() < (x->hold_until ? x->hold_until : x->started + EXCHANGE_HOLD_MS)) {
-        x->c->starved = true; /* the answer is on its way: look again soon */
+    if (wait_for_news(x, &choice)) {
         return false;
     }
+    if (choice.refresh) { /* there was nobody to ask: decide now */
+        q.refreshed = true;
+        choice = route_choose(&q);
+    }
     if (!choice.e) {
+        choice.starting = choice.starting && !x->refreshed;
+        choice.status = choice.starting ? 503 : choice.status;
         reject(x, &choice);
         return true;
     }

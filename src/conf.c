@@ -299,6 +299,7 @@ void conf_on_section(struct conf_loader *ld, struct str name)
 static void add_builtin_endpoint(struct conf_loader *ld)
 {
     ld->line = 0;
+    ld->section = CONF_IN_SETTINGS;
     begin_endpoint(ld, STR("localhost"));
     conf_on_setting(ld, STR(""), STR("url"), STR("http://localhost:11434"));
     conf_on_setting(ld, STR(""), STR("type"), STR("ollama"));

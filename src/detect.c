@@ -12,9 +12,14 @@ static const struct {
     const char *type;  /* when a list is there */
     const char *needs; /* ... if its first entry has this member with a text in it; NULL = always */
 } steps[] = {
+    /* clang-format off */
     {"/api/tags", "models", "ollama", "digest"}, /* llama.cpp has an imitation without digests */
-    {"/api/v0/models", "data", "lm-studio", NULL},    {"/v1/models", "data", NULL, NULL}, /* owned_by tells */
-    {"/api/v1/models", "data", "lemonade", "recipe"}, {"/engines/v1/models", "data", "docker-model-runner", NULL},
+    {"/api/v0/models", "data", "lm-studio", NULL},
+    {"/v1/models", "data", NULL, NULL},          /* owned_by tells */
+    {"/api/v1/models", "data", "lemonade", "recipe"},
+    {"/engines/v1/models", "data", "docker-model-runner", NULL},
+    {NULL, "data", NULL, NULL},                  /* model_url, where one was configured */
+    /* clang-format on */
 };
 
 static bool detect_body(struct probe *p, const char *bytes, size_t n)
@@ -77,10 +82,13 @@ static void detect_done(struct probe *p, enum probe_result result)
     }
     const struct profile *type = result == PROBE_ANSWERED ? verdict(p) : NULL;
     if (type) {
-        e->probed = true;
         e->detect_step = 0;
         endpoint_detected(e, type);
-    } else if (++e->detect_step < OLLA_COUNT(steps)) {
+    } else if (result == PROBE_ANSWERED && (p->status == 401 || p->status == 403)) {
+        e->probed = true;
+        e->detect_step = 0;
+        endpoint_set_state(e, ENDPOINT_CONFIG_ERROR, "refuses its model list: it wants credentials");
+    } else if (++e->detect_step < OLLA_COUNT(steps) && (steps[e->detect_step].path || e->own_models)) {
         e->next_check = net_now(); /* the next step follows at once */
     } else {
         e->probed = true;
@@ -94,6 +102,9 @@ static const struct probe_ops detect_ops = {"Discovery", detect_body, detect_don
 bool detect_start(struct endpoint *e)
 {
     struct text t = text_in(e->detect_path, sizeof(e->detect_path));
+    if (!steps[e->detect_step].path) {
+        return probe_start(e, endpoint_target(e, TARGET_MODELS), e->models_path, e->check_timeout, &detect_ops);
+    }
     text_addz(&t, e->base);
     text_addz(&t, steps[e->detect_step].path);
     text_z(&t);

@@ -215,6 +215,9 @@ static void list_done(struct probe *p, enum probe_result result)
                                                         : lost[result]);
     e->discovered = true;
     e->list_failed = !ok;
+    if (!ok && result == PROBE_ANSWERED) {
+        endpoint_undetect(e); /* perhaps another server has taken its place */
+    }
     uint64_t interval = (uint64_t)conf_now->discovery.model_discovery.interval;
     e->next_discovery = net_now() + (!ok && interval > RETRY_MS ? RETRY_MS : interval);
     if (ok) {
@@ -242,6 +245,7 @@ uint64_t discover_tick(void)
             if (active < conf_now->discovery.model_discovery.concurrent_workers) {
                 active++;
                 e->discovering = true;
+                e->list_started = now;
                 model_list_begin(e);
                 if (!probe_start(e, to, e->models_path, conf_now->discovery.model_discovery.timeout, &list_ops)) {
                     active--;

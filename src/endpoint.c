@@ -295,6 +295,9 @@ void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const cha
         e->backoff = e->backoff * 2 > BACKOFF_MAX ? BACKOFF_MAX : e->backoff * 2;
         e->failures++;
     }
+    if (state != ENDPOINT_HEALTHY) {
+        endpoint_undetect(e); /* another server may come back there */
+    }
     if (state == was) {
         return;
     }
@@ -305,9 +308,6 @@ void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const cha
         log_z("to", endpoint_state_name(state));
         log_z("reason", why);
         log_end();
-    }
-    if (state == ENDPOINT_OFFLINE && e->is_auto) {
-        e->profile = profile_by_type(STR("auto")); /* another server may come back there */
     }
     if (state == ENDPOINT_HEALTHY) {
         e->next_discovery = now; /* the list may have changed while it was away */
@@ -324,17 +324,46 @@ static void join(char *to, size_t cap, const char *base, const char *path)
 
 void endpoint_detected(struct endpoint *e, const struct profile *p)
 {
-    if (e->profile != p) {
+    if (e->detected != p) {
         log_line(LOG_INFO, "endpoint type detected", "endpoint", str_of(e->name), "type", str_of(p->name));
     }
-    e->profile = p;
+    e->profile = e->detected = p;
+    e->next_check = net_now();
     if (!e->own_health) {
         join(e->health_path, sizeof(e->health_path), e->base, p->health_path);
     }
     if (!e->own_models) {
         join(e->models_path, sizeof(e->models_path), e->base, p->models_path);
     }
-    endpoint_set_state(e, ENDPOINT_HEALTHY, "answers");
+}
+
+void endpoint_undetect(struct endpoint *e)
+{
+    if (e->is_auto) {
+        e->profile = profile_by_type(STR("auto"));
+        e->detect_step = 0;
+    }
+}
+
+void endpoint_ask_lists(uint64_t since)
+{
+    for (int i = 0; i < count; i++) {
+        struct endpoint *e = ordered[i];
+        if (e->state == ENDPOINT_HEALTHY && !e->discovering && e->list_started < since) {
+            e->next_discovery = net_now();
+        }
+    }
+}
+
+bool endpoint_lists_pending(void)
+{
+    for (int i = 0; i < count; i++) {
+        struct endpoint *e = ordered[i];
+        if (e->enabled && e->state == ENDPOINT_HEALTHY && (e->discovering || e->next_discovery <= net_now())) {
+            return true;
+        }
+    }
+    return false;
 }
 
 bool endpoint_any_pending(void)

@@ -74,7 +74,8 @@ struct endpoint {
     const char *why; /* static text: the reason of the state */
     bool probed;     /* the first probe has ended */
     bool probing;
-    unsigned detect_step; /* of an auto endpoint */
+    unsigned detect_step;           /* of an auto endpoint */
+    const struct profile *detected; /* what was found last, for the log */
     char detect_path[160];
     unsigned failures;   /* consecutive */
     unsigned backoff;    /* multiplier of the interval */
@@ -88,6 +89,7 @@ struct endpoint {
     bool list_failed; /* the last list could not be read; said once */
     unsigned models;
     uint64_t next_discovery;
+    uint64_t list_started;   /* when the last list was asked for */
     uint64_t last_discovery; /* successful, 0 = never */
 
     /* traffic */
@@ -132,6 +134,10 @@ void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const cha
 /* True until every enabled endpoint has been probed, and asked for its models, once. */
 bool endpoint_any_pending(void);
 
+/* The discovery strategy: asks every healthy endpoint for its list that was not asked since `since`. */
+void endpoint_ask_lists(uint64_t since);
+bool endpoint_lists_pending(void); /* some list is asked for or about to be */
+
 /* An exchange begins and ends using e. ok: it was served; ms: from arrival to the end. */
 void endpoint_begin(struct endpoint *e);
 void endpoint_end(struct endpoint *e, bool ok, uint64_t ms, uint64_t bytes);
@@ -141,8 +147,10 @@ void endpoint_unused(struct endpoint *e); /* ends a use that never reached it: c
 /* Called by the request path after a refused or lost connection: offline at once, probed soon. */
 void endpoint_failed(struct endpoint *e, const char *why);
 
-/* The type of an auto endpoint is known now; it is healthy. */
+/* The type of an auto endpoint is known now; the health check of that type follows at once. */
 void endpoint_detected(struct endpoint *e, const struct profile *p);
+/* It is to be found out (again). */
+void endpoint_undetect(struct endpoint *e);
 
 /* Name resolution: sends due questions; takes answers. Returns when it wants to be called again. */
 uint64_t endpoint_resolve(void);

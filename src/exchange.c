@@ -310,7 +310,7 @@ static void set_deadline(struct exchange *x)
         x->moved = false;
     }
     uint64_t at = x->deadline;
-    if (x->c->starved && (at == 0 || at > now + STARVED_MS)) {
+    if ((x->c->starved || x->waiting) && (at == 0 || at > now + STARVED_MS)) {
         at = now + STARVED_MS;
     }
     net_deadline(&x->c->s, at);
@@ -318,7 +318,7 @@ static void set_deadline(struct exchange *x)
 
 bool exchange_run(struct exchange *x)
 {
-    x->c->starved = false;
+    x->c->starved = x->waiting = false;
     for (;;) {
         enum exchange_state was = x->state;
         bool more = x->state != X_DONE && step(x);

@@ -118,6 +118,7 @@ struct exchange {
     const char *strategy, *decision, *reason; /* routing headers, NULL = none */
     char alias_reason[OLLA_MODEL_NAME + 48];
     uint64_t hold_until;                /* ... and so long it waits for them */
+    bool waiting;                       /* for news of the endpoints: looks again soon */
     bool refreshed;                     /* the model lists were read anew for this request */
     char spelling[OLLA_MODEL_NAME + 8]; /* text that replaces the model's value for this endpoint, "" = as sent;
                                          local pages keep their cursor here */

@@ -1,11 +1,10 @@
 /*
- * http.c - message heads: finding their end and checking them.
+ * http.c - message heads: finding their end, checking them, walking their lines.
  *
  * Invariants: no byte outside the given slice is read; a head that passes holds no
  * control byte except HTAB in values and the CRLF of its lines; every field has a
  * token for a name; at most one way to find the end of the body was announced.
- * Walking the lines of a checked head is in http_field.c, bodies are in http_body.c,
- * paths and small tables in http_path.c.
+ * Bodies are in http_body.c, paths and small tables in http_path.c.
  *
  * May include: http.h, str.h, standard C headers.
  */
@@ -14,33 +13,25 @@
 #include <string.h>
 
 #define KEEP_ALIVE_MAX_S 86400u
+#define MAX_OPTIONS      32
 
 /* Everything the header lines say about the message, gathered in one walk. */
-#define MAX_OPTIONS 32
-
-struct head_facts {
+struct facts {
+    struct http_error *err;
     bool response;
     bool close;
     bool keep_alive;
-    bool upgrade;   /* Connection: upgrade */
-    bool websocket; /* Upgrade: websocket */
     bool expect;
-    bool has_host;
     bool has_length;
-    bool has_coding;
     bool chunked;
     bool other_coding; /* one that is not implemented */
     unsigned options;  /* in Connection fields */
-    bool never_reuse;  /* Keep-Alive: timeout=0 */
     unsigned keep_alive_s;
     uint64_t length;
     struct str host;
     struct str content_type;
-    struct str connection;
     struct str hop;
 };
-
-typedef int take_fn(struct head_facts *f, const struct http_field *field, struct http_error *err);
 
 static int refuse(struct http_error *err, int status, const char *why)
 {
@@ -51,14 +42,15 @@ static int refuse(struct http_error *err, int status, const char *why)
 
 /* ---- bytes ---------------------------------------------------------------- */
 
-static bool all_of(struct str s, uint8_t class)
+/* Length of the token (RFC 9110, 5.6.2) at the start of s. */
+static size_t token_length(struct str s)
 {
-    for (size_t i = 0; i < s.n; i++) {
-        if (!(http_class[(unsigned char)s.p[i]] & class)) {
-            return false;
-        }
+    size_t n = 0;
+
+    while (n < s.n && (http_class[(unsigned char)s.p[n]] & HTTP_IS_TOKEN)) {
+        n++;
     }
-    return true;
+    return n;
 }
 
 static bool is_digit(char c)
@@ -66,50 +58,28 @@ static bool is_digit(char c)
     return c >= '0' && c <= '9';
 }
 
-static bool is_blank(char c)
+/* True if none of eight bytes is below 0x20 or 0x7f; a HTAB among them may make it false, too. */
+static bool eight_plain(const char *p)
 {
-    return c == ' ' || c == '\t';
+    const uint64_t ones = UINT64_C(0x0101010101010101);
+    uint64_t x, del;
+
+    /* The top bit of a byte of either term is set if the byte is such a one. */
+    memcpy(&x, p, sizeof(x));
+    del = x ^ (ones * 0x7f);
+    return !((((x - ones * 0x20) & ~x) | ((del - ones) & ~del)) & (ones * 0x80));
 }
 
 /* A control byte other than HTAB. */
-static bool is_control(char c)
-{
-    return ((unsigned char)c < 0x20 && c != '\t') || c == 0x7f;
-}
-
 static bool has_control(struct str s)
 {
-    const uint64_t ones = UINT64_C(0x0101010101010101);
     size_t i = 0;
 
-    /* Eight bytes at a time: the top bit of a byte is set if it is below 0x20 or equal to
-     * 0x7f. It may be set wrongly above such a byte, and for HTAB: then the bytes decide. */
-    for (; s.n - i >= sizeof(uint64_t); i += sizeof(uint64_t)) {
-        uint64_t x;
-        memcpy(&x, s.p + i, sizeof(x));
-        uint64_t del = x ^ (ones * 0x7f);
-        uint64_t hits = ((x - ones * 0x20) & ~x) | ((del - ones) & ~del);
-        if (!(hits & (ones * 0x80))) {
-            continue;
-        }
-        for (size_t k = i; k < i + sizeof(x); k++) {
-            if (is_control(s.p[k])) {
-                return true;
-            }
-        }
+    while (s.n - i >= sizeof(uint64_t) && eight_plain(s.p + i)) {
+        i += sizeof(uint64_t);
     }
     for (; i < s.n; i++) {
-        if (is_control(s.p[i])) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool contains_ignoring_case(struct str s, struct str part)
-{
-    for (; s.n >= part.n; s = str_skip(s, 1)) {
-        if (str_istarts(s, part)) {
+        if (((unsigned char)s.p[i] < 0x20 && s.p[i] != '\t') || s.p[i] == 0x7f) {
             return true;
         }
     }
@@ -181,115 +151,81 @@ static bool take_line(struct str *rest, struct str *line)
 /* host[:port] with a name, an IPv4 address or a bracketed IPv6 address; the port may be empty. */
 static bool is_host(struct str s)
 {
-    size_t end;
-
-    if (s.n > 0 && s.p[0] == '[') {
-        end = str_find(s, ']');
-        if (end == s.n || end < 3) {
-            return false;
-        }
-        for (size_t i = 1; i < end; i++) {
-            if (http_hex_value(s.p[i]) < 0 && s.p[i] != ':' && s.p[i] != '.') {
-                return false;
-            }
-        }
-        end++;
-    } else {
-        end = str_find(s, ':');
-        if (!all_of((struct str){s.p, end}, HTTP_IS_HOST)) {
-            return false;
-        }
-    }
-    struct str port = str_skip(s, end);
-    if (port.n == 0) {
-        return true;
-    }
+    bool bracket = s.n > 0 && s.p[0] == '[';
+    size_t n = bracket ? 1 : 0;
     uint64_t number;
-    return port.p[0] == ':' && (port.n == 1 || str_to_u64(str_skip(port, 1), 65535, &number) == OLLA_OK);
+
+    while (n < s.n && (bracket ? http_hex_value(s.p[n]) >= 0 || s.p[n] == ':' || s.p[n] == '.'
+                               : http_class[(unsigned char)s.p[n]] & HTTP_IS_HOST)) {
+        n++;
+    }
+    if (bracket && (n < 3 || n == s.n || s.p[n++] != ']')) {
+        return false;
+    }
+    struct str port = str_skip(s, n);
+    return port.n == 0 ||
+           (port.p[0] == ':' && (port.n == 1 || str_to_u64(str_skip(port, 1), 65535, &number) == OLLA_OK));
 }
 
-static int take_host(struct head_facts *f, const struct http_field *field, struct http_error *err)
+static int take_host(struct facts *f, const struct http_field *field)
 {
     if (f->response) {
         return OLLA_OK;
     }
-    if (f->has_host) {
-        return refuse(err, 400, "more than one Host header");
+    if (f->host.p) {
+        return refuse(f->err, 400, "more than one Host header");
     }
-    if (!is_host(field->value)) {
-        return refuse(err, 400, "malformed Host header");
-    }
-    f->has_host = true;
     f->host = field->value;
-    return OLLA_OK;
+    return is_host(f->host) ? OLLA_OK : refuse(f->err, 400, "malformed Host header");
 }
 
-static int add_length(struct head_facts *f, struct str number, struct http_error *err)
+static int take_length(struct facts *f, const struct http_field *field)
 {
-    uint64_t length;
-
-    if (str_to_u64(number, INT64_MAX, &length) != OLLA_OK) {
-        return refuse(err, 400, "malformed Content-Length header");
-    }
-    if (f->has_length && (!f->response || length != f->length)) {
-        return refuse(err, 400, "conflicting or repeated Content-Length header");
-    }
-    f->has_length = true;
-    f->length = length;
-    return OLLA_OK;
-}
-
-static int take_length(struct head_facts *f, const struct http_field *field, struct http_error *err)
-{
-    if (!f->response) {
-        return add_length(f, field->value, err);
-    }
     /* A list of equal numbers comes from servers that joined two headers: harmless in a response. */
     for (struct str rest = field->value; rest.p;) {
-        if (add_length(f, str_split(&rest, ','), err) != OLLA_OK) {
-            return OLLA_ERR;
+        uint64_t length;
+        if (str_to_u64(str_split(&rest, ','), INT64_MAX, &length) != OLLA_OK || (rest.p && !f->response)) {
+            return refuse(f->err, 400, "malformed Content-Length header");
         }
+        if (f->has_length && (!f->response || length != f->length)) {
+            return refuse(f->err, 400, "conflicting or repeated Content-Length header");
+        }
+        f->has_length = true;
+        f->length = length;
     }
     return OLLA_OK;
 }
 
-static int take_coding(struct head_facts *f, const struct http_field *field, struct http_error *err)
+static int take_coding(struct facts *f, const struct http_field *field)
 {
     for (struct str rest = field->value; rest.p;) {
         struct str item = str_split(&rest, ',');
         if (item.n == 0) {
-            return refuse(err, 400, "malformed Transfer-Encoding header");
+            return refuse(f->err, 400, "malformed Transfer-Encoding header");
         }
         if (f->chunked) {
-            return refuse(err, 400, "Transfer-Encoding: chunked must be the last coding and stand only once");
+            return refuse(f->err, 400, "Transfer-Encoding: chunked must be the last coding and stand only once");
         }
-        f->has_coding = true;
-        if (str_ieq(item, STR("chunked"))) {
-            f->chunked = true;
-        } else {
-            f->other_coding = true;
-        }
+        f->chunked = str_ieq(item, STR("chunked"));
+        f->other_coding = f->other_coding || !f->chunked;
     }
     return OLLA_OK;
 }
 
-static int take_connection(struct head_facts *f, const struct http_field *field, struct http_error *err)
+static bool always_hop_by_hop(struct str name);
+
+static int take_connection(struct facts *f, const struct http_field *field)
 {
-    if (!f->connection.p) {
-        f->connection = field->value;
-    }
     for (struct str rest = field->value; rest.p;) {
         struct str item = str_split(&rest, ',');
         if (++f->options > MAX_OPTIONS) {
-            return refuse(err, 400, "too many connection options"); /* each is compared with each field */
+            return refuse(f->err, 400, "too many connection options"); /* each is compared with each field */
         }
         if (str_ieq(item, STR("close"))) {
             f->close = true;
         } else if (str_ieq(item, STR("keep-alive"))) {
             f->keep_alive = true;
-        } else if (str_ieq(item, STR("upgrade"))) {
-            f->upgrade = true;
-        } else if (item.n > 0 && !http_always_hop_by_hop(item)) {
+        } else if (item.n > 0 && !always_hop_by_hop(item)) {
             const char *start = f->hop.p ? f->hop.p : field->line.p;
             f->hop = (struct str){start, (size_t)(field->line.p - start) + field->line.n};
         }
@@ -297,140 +233,143 @@ static int take_connection(struct head_facts *f, const struct http_field *field,
     return OLLA_OK;
 }
 
-static int take_upgrade(struct head_facts *f, const struct http_field *field, struct http_error *err)
+static int take_expect(struct facts *f, const struct http_field *field)
 {
-    (void)err;
-    f->websocket = f->websocket || str_list_has(field->value, STR("websocket"));
-    return OLLA_OK;
-}
-
-static int take_expect(struct head_facts *f, const struct http_field *field, struct http_error *err)
-{
-    (void)err;
     f->expect = f->expect || str_ieq(field->value, STR("100-continue"));
     return OLLA_OK;
 }
 
-static int take_content_type(struct head_facts *f, const struct http_field *field, struct http_error *err)
+static int take_content_type(struct facts *f, const struct http_field *field)
 {
-    (void)err;
-    if (!f->content_type.p) {
-        f->content_type = field->value;
-    }
+    f->content_type = f->content_type.p ? f->content_type : field->value;
     return OLLA_OK;
 }
 
-static int take_keep_alive(struct head_facts *f, const struct http_field *field, struct http_error *err)
+static int take_keep_alive(struct facts *f, const struct http_field *field)
 {
-    (void)err;
     for (struct str rest = field->value; rest.p;) {
         struct str item = str_split(&rest, ',');
         uint64_t s;
         if (str_istarts(item, STR("timeout=")) &&
             str_to_u64(str_skip(item, sizeof("timeout=") - 1), UINT64_MAX, &s) == OLLA_OK) {
             f->keep_alive_s = s < KEEP_ALIVE_MAX_S ? (unsigned)s : KEEP_ALIVE_MAX_S;
-            f->never_reuse = s == 0;
+            f->close = f->close || s == 0;
         }
     }
     return OLLA_OK;
 }
 
-#define KNOWN(lit, fn)           \
-    {                            \
-        lit, sizeof(lit) - 1, fn \
+#define NAME(lit)            \
+    {                        \
+        lit, sizeof(lit) - 1 \
     }
 
+/* "close" is a connection option, and for that reason no field may have this name. Having it
+ * here makes a plain "Connection: close" one that names no field. */
 static const struct known_field {
-    const char *name;
-    size_t n;
-    take_fn *take;
+    struct str name;
+    bool hop; /* hop-by-hop, whatever Connection says */
+    int (*take)(struct facts *f, const struct http_field *field);
 } known_fields[] = {
-    KNOWN("host", take_host),
-    KNOWN("connection", take_connection),
-    KNOWN("content-length", take_length),
-    KNOWN("content-type", take_content_type),
-    KNOWN("transfer-encoding", take_coding),
-    KNOWN("expect", take_expect),
-    KNOWN("upgrade", take_upgrade),
-    KNOWN("keep-alive", take_keep_alive),
+    {NAME("host"), false, take_host},
+    {NAME("connection"), true, take_connection},
+    {NAME("content-length"), false, take_length},
+    {NAME("content-type"), false, take_content_type},
+    {NAME("transfer-encoding"), true, take_coding},
+    {NAME("expect"), false, take_expect},
+    {NAME("keep-alive"), true, take_keep_alive},
+    {NAME("te"), true, NULL},
+    {NAME("close"), true, NULL},
+    {NAME("trailer"), true, NULL},
+    {NAME("upgrade"), true, NULL},
+    {NAME("http2-settings"), true, NULL},
+    {NAME("proxy-connection"), true, NULL},
+    {NAME("proxy-authenticate"), true, NULL},
+    {NAME("proxy-authorization"), true, NULL},
 };
 
-static int take_field(struct head_facts *f, const struct http_field *field, struct http_error *err)
-{
-    char first = str_lower(field->name.p[0]);
+#define INITIAL(c) (1u << ((c) - 'a'))
+/* Most names begin with none of these letters, and end here. */
+#define KNOWN_INITIALS \
+    (INITIAL('c') | INITIAL('e') | INITIAL('h') | INITIAL('k') | INITIAL('p') | INITIAL('t') | INITIAL('u'))
 
-    for (size_t i = 0; i < OLLA_COUNT(known_fields); i++) {
-        const struct known_field *k = &known_fields[i];
-        if (k->n == field->name.n && k->name[0] == first && str_ieq(field->name, (struct str){k->name, k->n})) {
-            return k->take(f, field, err);
+static const struct known_field *find_known(struct str name)
+{
+    char first = name.n > 0 ? str_lower(name.p[0]) : '\0';
+
+    if (first < 'a' || first > 'z' || !(KNOWN_INITIALS >> (first - 'a') & 1u)) {
+        return NULL;
+    }
+    for (const struct known_field *k = known_fields; k < known_fields + OLLA_COUNT(known_fields); k++) {
+        if (k->name.n == name.n && k->name.p[0] == first) { /* no two rows have both in common */
+            return str_ieq(k->name, name) ? k : NULL;
         }
     }
-    return OLLA_OK;
+    return NULL;
+}
+
+static bool always_hop_by_hop(struct str name)
+{
+    const struct known_field *k = find_known(name);
+    return k && k->hop;
 }
 
 /* ---- all header lines -------------------------------------------------------- */
 
-static int check_field(struct str line, struct http_field *out, struct http_error *err)
+static int check_field(struct facts *f, struct str line)
 {
-    size_t n = 0;
-    while (n < line.n && (http_class[(unsigned char)line.p[n]] & HTTP_IS_TOKEN)) {
-        n++;
-    }
-    if (n == 0 && is_blank(line.p[0])) {
-        return refuse(err, 400, "folded header lines are not supported");
+    size_t n = token_length(line);
+    if (n == 0 && (line.p[0] == ' ' || line.p[0] == '\t')) {
+        return refuse(f->err, 400, "folded header lines are not supported");
     }
     if (n == 0 || n == line.n || line.p[n] != ':') {
-        return refuse(err, 400, "invalid header name");
+        return refuse(f->err, 400, "invalid header name");
     }
     /* Before trimming: the check must see every byte up to the CRLF. */
     struct str value = str_skip(line, n + 1);
     if (has_control(value)) {
-        return refuse(err, 400, "invalid header value");
+        return refuse(f->err, 400, "invalid header value");
     }
-    out->name = (struct str){line.p, n};
-    out->value = str_trim(value);
-    out->line = (struct str){line.p, line.n + 2};
-    return OLLA_OK;
+    const struct known_field *k = find_known((struct str){line.p, n});
+    if (!k || !k->take) {
+        return OLLA_OK;
+    }
+    return k->take(f, &(struct http_field){{line.p, n}, str_trim(value), {line.p, line.n + 2}});
 }
 
 /* rest: all behind the first line. Fills f; *fields gets the lines without the empty one. */
-static int check_fields(struct str rest, struct str *fields, struct head_facts *f, struct http_error *err)
+static int check_fields(struct facts *f, struct str rest, int minor, struct str *fields)
 {
     const char *start = rest.p;
     struct str line;
 
-    for (unsigned count = 0; take_line(&rest, &line); count++) {
-        struct http_field field;
+    for (unsigned count = 0;; count++) {
+        if (!take_line(&rest, &line)) {
+            return refuse(f->err, 400, "malformed line in the head");
+        }
         if (line.n == 0) {
-            *fields = (struct str){start, (size_t)(line.p - start)};
-            return rest.n == 0 ? OLLA_OK : refuse(err, 400, "bytes behind the head");
+            break;
         }
         if (count == OLLA_MAX_HEADERS) {
-            return refuse(err, 431, "too many header lines");
+            return refuse(f->err, 431, "too many header lines");
         }
-        if (check_field(line, &field, err) != OLLA_OK || take_field(f, &field, err) != OLLA_OK) {
+        if (check_field(f, line) != OLLA_OK) {
             return OLLA_ERR;
         }
     }
-    return refuse(err, 400, "malformed line in the head");
-}
-
-/* What requests and responses have in common: who may announce a body, and how. */
-static int check_framing(const struct head_facts *f, int minor, struct http_error *err)
-{
-    if (!f->has_coding) {
-        return OLLA_OK;
+    *fields = (struct str){start, (size_t)(line.p - start)};
+    f->keep_alive = !f->close && (minor > 0 || f->keep_alive);
+    if (rest.n > 0) {
+        return refuse(f->err, 400, "bytes behind the head");
     }
-    if (f->has_length) {
-        return refuse(err, 400, "both Content-Length and Transfer-Encoding headers");
+    bool coded = f->chunked || f->other_coding;
+    if (coded && f->has_length) {
+        return refuse(f->err, 400, "both Content-Length and Transfer-Encoding headers");
     }
-    if (minor == 0) {
-        return refuse(err, 400, "Transfer-Encoding in an HTTP/1.0 message");
+    if (coded && minor == 0) {
+        return refuse(f->err, 400, "Transfer-Encoding in an HTTP/1.0 message");
     }
-    if (f->other_coding) {
-        return refuse(err, 501, "unsupported Transfer-Encoding");
-    }
-    return OLLA_OK;
+    return f->other_coding ? refuse(f->err, 501, "unsupported Transfer-Encoding") : OLLA_OK;
 }
 
 /* ---- requests ------------------------------------------------------------------ */
@@ -444,7 +383,7 @@ static int check_version(struct str version, int *minor, struct http_error *err)
     if (version.p[5] != '1') {
         return refuse(err, 505, "unsupported protocol version");
     }
-    *minor = version.p[7] == '0' ? 0 : 1;
+    *minor = version.p[7] != '0';
     return OLLA_OK;
 }
 
@@ -452,16 +391,11 @@ static void split_target(struct http_request *out, struct str rest)
 {
     size_t n = str_find(rest, '?');
     out->path = n > 0 ? (struct str){rest.p, n} : STR("/");
-    out->query = str_skip(rest, n);
-    if (out->query.n == 1) {
-        out->query.n = 0;
-    }
+    out->query = str_skip(rest, n + 1 == rest.n ? rest.n : n);
 }
 
-static int check_target(struct http_request *out, struct http_error *err)
+static int check_target(struct str target, struct http_request *out, struct http_error *err)
 {
-    struct str target = out->target;
-
     if (target.n == 0 || has_control(target) || memchr(target.p, '\t', target.n)) {
         return refuse(err, 400, "malformed request target");
     }
@@ -498,49 +432,42 @@ static int check_target(struct http_request *out, struct http_error *err)
 
 static int check_request_line(struct str line, struct http_request *out, struct http_error *err)
 {
-    size_t method_n = str_find(line, ' ');
+    size_t method_n = token_length(line);
     struct str rest = str_skip(line, method_n + 1);
     size_t target_n = str_find(rest, ' ');
 
     out->method = (struct str){line.p, method_n};
-    out->target = (struct str){rest.p, target_n};
-    if (method_n == 0 || !all_of(out->method, HTTP_IS_TOKEN)) {
+    if (method_n == 0 || method_n == line.n || line.p[method_n] != ' ') {
         return refuse(err, 400, "malformed method");
     }
     if (check_version(str_skip(rest, target_n + 1), &out->minor, err) != OLLA_OK) {
         return OLLA_ERR;
     }
-    return check_target(out, err);
+    return check_target((struct str){rest.p, target_n}, out, err);
 }
 
 int http_parse_request(struct str head, struct http_request *out, struct http_error *err)
 {
-    struct head_facts f = {.response = false};
-    struct str rest = head;
+    struct facts f = {.err = err};
     struct str line;
 
     memset(out, 0, sizeof(*out));
-    if (!take_line(&rest, &line)) {
+    if (!take_line(&head, &line)) {
         return refuse(err, 400, "malformed request line");
     }
-    if (check_request_line(line, out, err) != OLLA_OK || check_fields(rest, &out->fields, &f, err) != OLLA_OK ||
-        check_framing(&f, out->minor, err) != OLLA_OK) {
+    if (check_request_line(line, out, err) != OLLA_OK || check_fields(&f, head, out->minor, &out->fields) != OLLA_OK) {
         return OLLA_ERR;
     }
-    if (!f.has_host && out->minor > 0) {
+    if (!f.host.p && out->minor > 0) {
         return refuse(err, 400, "missing required Host header");
     }
-    if (!out->host.p) {
-        out->host = f.host;
-    }
-    out->keep_alive = !f.close && (out->minor > 0 || f.keep_alive);
+    out->host = out->host.p ? out->host : f.host;
+    out->keep_alive = f.keep_alive;
     out->expect_continue = f.expect && out->minor > 0;
-    out->upgrade_websocket = f.upgrade && f.websocket && out->minor > 0;
-    out->json = contains_ignoring_case(f.content_type, STR("application/json"));
+    out->json = str_matches(f.content_type, STR("*application/json*"));
     out->framing = f.chunked ? HTTP_CHUNKED : f.has_length ? HTTP_LENGTH : HTTP_NO_BODY;
     out->length = f.length;
     out->has_body = f.chunked || f.length > 0;
-    out->connection = f.connection;
     out->hop_fields = f.hop;
     return OLLA_OK;
 }
@@ -549,55 +476,87 @@ int http_parse_request(struct str head, struct http_request *out, struct http_er
 
 static int check_status_line(struct str line, struct http_response *out, struct http_error *err)
 {
+    uint64_t status;
+
     if (line.n < 12 || check_version((struct str){line.p, 8}, &out->minor, err) != OLLA_OK || line.p[8] != ' ' ||
-        line.p[9] == '0' || (line.n > 12 && line.p[12] != ' ')) {
+        line.p[9] == '0' || str_to_u64((struct str){line.p + 9, 3}, 999, &status) != OLLA_OK ||
+        (line.n > 12 && line.p[12] != ' ')) {
         return refuse(err, 502, "malformed status line");
     }
-    for (size_t i = 9; i < 12; i++) {
-        if (!is_digit(line.p[i])) {
-            return refuse(err, 502, "malformed status line");
-        }
-        out->status = out->status * 10 + (line.p[i] - '0');
-    }
+    out->status = (int)status;
     out->reason = str_skip(line, 13);
-    if (has_control(out->reason)) {
-        return refuse(err, 502, "malformed status line");
-    }
-    return OLLA_OK;
+    return has_control(out->reason) ? refuse(err, 502, "malformed status line") : OLLA_OK;
 }
 
 int http_parse_response(struct str head, struct str method, struct http_response *out, struct http_error *err)
 {
-    struct head_facts f = {.response = true};
-    struct str rest = head;
+    struct facts f = {.err = err, .response = true};
     struct str line;
 
     memset(out, 0, sizeof(*out));
-    if (!take_line(&rest, &line)) {
+    if (!take_line(&head, &line)) {
         return refuse(err, 502, "malformed status line");
     }
-    if (check_status_line(line, out, err) != OLLA_OK || check_fields(rest, &out->fields, &f, err) != OLLA_OK ||
-        check_framing(&f, out->minor, err) != OLLA_OK) {
+    if (check_status_line(line, out, err) != OLLA_OK || check_fields(&f, head, out->minor, &out->fields) != OLLA_OK) {
         err->status = 502;
         return OLLA_ERR;
     }
     bool empty = out->status < 200 || out->status == 204;
-    out->keep_alive = !f.close && !f.never_reuse && (out->minor > 0 || f.keep_alive) && out->status != 101;
+    if (empty || out->status == 304 || str_eq(method, STR("HEAD"))) {
+        out->framing = HTTP_NO_BODY;
+    } else {
+        out->framing = f.chunked ? HTTP_CHUNKED : f.has_length ? HTTP_LENGTH : HTTP_TO_CLOSE;
+    }
+    /* If it promised a body where none can be, whatever comes next cannot be trusted. */
+    bool trusted = !(empty && (f.chunked || f.length > 0));
+    out->keep_alive = f.keep_alive && trusted && out->framing != HTTP_TO_CLOSE && out->status != 101;
     out->keep_alive_s = f.keep_alive_s;
     out->content_type = f.content_type;
     out->hop_fields = f.hop;
     out->length = f.length;
-    if (empty || out->status == 304 || str_eq(method, STR("HEAD"))) {
-        out->framing = HTTP_NO_BODY;
-        /* It promised a body where none can be: whatever comes next cannot be trusted. */
-        out->keep_alive = out->keep_alive && !(empty && (f.chunked || f.length > 0));
-    } else if (f.chunked) {
-        out->framing = HTTP_CHUNKED;
-    } else if (f.has_length) {
-        out->framing = HTTP_LENGTH;
-    } else {
-        out->framing = HTTP_TO_CLOSE;
-        out->keep_alive = false;
-    }
     return OLLA_OK;
+}
+
+/* ---- walking the lines -------------------------------------------------------------- */
+
+bool http_next_field(struct str *rest, struct http_field *out)
+{
+    if (rest->n == 0) {
+        return false;
+    }
+    const char *lf = memchr(rest->p, '\n', rest->n);
+    out->line = (struct str){rest->p, lf ? (size_t)(lf - rest->p) + 1 : rest->n};
+    *rest = str_skip(*rest, out->line.n);
+
+    size_t colon = str_find(out->line, ':');
+    out->name = (struct str){out->line.p, colon};
+    out->value = str_trim(str_skip(out->line, colon + 1));
+    return true;
+}
+
+struct str http_get(struct str fields, struct str name)
+{
+    struct http_field f;
+
+    while (http_next_field(&fields, &f)) {
+        if (str_ieq(f.name, name)) {
+            return f.value;
+        }
+    }
+    return (struct str){NULL, 0};
+}
+
+bool http_hop_by_hop(struct str fields, struct str name)
+{
+    struct http_field f;
+
+    if (always_hop_by_hop(name)) {
+        return true;
+    }
+    while (http_next_field(&fields, &f)) {
+        if (str_ieq(f.name, STR("connection")) && str_list_has(f.value, name)) {
+            return true;
+        }
+    }
+    return false;
 }

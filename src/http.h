@@ -7,7 +7,7 @@
  * the small structs the caller owns.
  *
  * Strict where request smuggling lives: a message that two parsers could
- * read differently is refused (c-style.md 2.5, issue of RFC 9112, 11).
+ * read differently is refused (RFC 9112, 11).
  *
  * May include: olla.h, str.h.
  */
@@ -29,7 +29,7 @@ struct http_error {
     const char *why; /* static text, no trailing dot */
 };
 
-/* ---- finding the end of a head ------------------------------------------ */
+/* ---- heads ---------------------------------------------------------------- */
 
 /*
  * Looks for the empty line, starting at *scanned (0 for a new head), which it
@@ -47,31 +47,21 @@ long http_find_end(struct str in, size_t *scanned, struct http_error *err);
  */
 size_t http_skip_blank_lines(struct str in);
 
-/* ---- requests ------------------------------------------------------------ */
-
 struct http_request {
     struct str method;
-    struct str target;      /* as sent */
-    struct str path;        /* of the target, absolute form stripped, without the query; starts with '/', or is "*" */
-    struct str query;       /* with its '?', or empty; a bare '?' is dropped */
-    struct str host;        /* the authority of an absolute-form target, else the Host header; may be empty */
-    int minor;              /* HTTP/1.minor: 0 or 1 */
-    bool keep_alive;        /* what the client wants */
-    bool expect_continue;   /* Expect: 100-continue, HTTP/1.1 only */
-    bool upgrade_websocket; /* Connection: upgrade with Upgrade: websocket */
-    bool json;              /* Content-Type contains application/json */
-    bool has_body;          /* false with Content-Length: 0 too */
+    struct str path;      /* of the target, absolute form stripped, without the query; starts with '/', or is "*" */
+    struct str query;     /* with its '?', or empty; a bare '?' is dropped */
+    struct str host;      /* the authority of an absolute-form target, else the Host header; may be empty */
+    int minor;            /* HTTP/1.minor: 0 or 1 */
+    bool keep_alive;      /* what the client wants */
+    bool expect_continue; /* Expect: 100-continue, HTTP/1.1 only */
+    bool json;            /* Content-Type contains application/json */
+    bool has_body;        /* false with Content-Length: 0 too */
     enum http_framing framing;
     uint64_t length;       /* with HTTP_LENGTH */
-    struct str connection; /* value of the first Connection field */
     struct str fields;     /* the header lines, for http_next_field */
     struct str hop_fields; /* the part of fields whose Connection lines name further fields; mostly empty */
 };
-
-/* Checks a whole head (as measured by http_find_end). OLLA_OK, or OLLA_ERR with *err. */
-int http_parse_request(struct str head, struct http_request *out, struct http_error *err);
-
-/* ---- responses ----------------------------------------------------------- */
 
 struct http_response {
     int status;
@@ -82,9 +72,12 @@ struct http_response {
     uint64_t length;
     unsigned keep_alive_s;   /* Keep-Alive: timeout=N, or 0 */
     struct str content_type; /* value, may be empty */
-    struct str fields;
-    struct str hop_fields; /* as in struct http_request */
+    struct str fields;       /* this and the next as in struct http_request */
+    struct str hop_fields;
 };
+
+/* Checks a whole head (as measured by http_find_end). OLLA_OK, or OLLA_ERR with *err. */
+int http_parse_request(struct str head, struct http_request *out, struct http_error *err);
 
 /*
  * method is that of the request (HEAD has no body). 1xx heads parse with
@@ -92,8 +85,6 @@ struct http_response {
  * are tolerated, so a Content-Length that is sent on must be written anew from .length.
  */
 int http_parse_response(struct str head, struct str method, struct http_response *out, struct http_error *err);
-
-/* ---- header lines -------------------------------------------------------- */
 
 struct http_field {
     struct str name;
@@ -125,7 +116,7 @@ bool http_hop_by_hop(struct str fields, struct str name);
 /* Set up by http_body_start. Decodes in place. */
 struct http_body {
     enum http_framing framing;
-    uint8_t state;     /* of the chunk parser, see http.c */
+    uint8_t state;     /* of the chunk parser, see http_body.c */
     uint8_t digits;    /* hex digits of the current chunk size */
     bool done;         /* the whole body has been seen */
     uint16_t overhead; /* bytes of extensions and trailers not yet paid for by data, at most HTTP_MAX_OVERHEAD */
@@ -145,12 +136,7 @@ long http_body_decode(struct http_body *b, char *p, size_t n, size_t *out);
 /* For HTTP_TO_CLOSE: the connection has ended, so has the body. Others: true only if the body was complete. */
 bool http_body_at_eof(struct http_body *b);
 
-/* ---- small tables --------------------------------------------------------- */
-
-const char *http_reason(int status); /* "OK"; "Unknown" for others */
-
-/* "Sun, 06 Nov 1994 08:49:37 GMT" of now; made at most once a second. */
-struct str http_date(int64_t wall_ms);
+/* ---- paths and small tables ------------------------------------------------ */
 
 /*
  * Percent-decodes a path into to[cap] (path.p itself is allowed); plain bytes are
@@ -169,16 +155,17 @@ void http_escape_path(struct text *t, struct str path);
  */
 size_t http_clean_path(char *path, size_t n, bool keep_slash);
 
-/* ---- shared by http*.c only ----------------------------------------------- */
+const char *http_reason(int status);   /* "OK"; "Unknown" for others */
+struct str http_date(int64_t wall_ms); /* "Sun, 06 Nov 1994 08:49:37 GMT" of then; made at most once a second */
 
+/* Shared by http*.c only: classes of bytes. */
 enum {
     HTTP_IS_TOKEN = 1, /* method and field names (RFC 9110, 5.6.2) */
     HTTP_IS_HOST = 2,  /* a name or IPv4 address in Host */
     HTTP_IS_PATH = 4   /* plain in a path, '/' included */
 };
-extern const uint8_t http_class[256];
+extern const char http_class[256]; /* their sum in the low bits */
 
-int http_hex_value(char c);                   /* 0..15, or -1 */
-bool http_always_hop_by_hop(struct str name); /* whatever Connection says */
+int http_hex_value(char c); /* 0..15, or -1 */
 
 #endif

@@ -14,7 +14,9 @@
 #define MAX_SIZE_DIGITS 15
 
 enum body_state {
-    CHUNK_SIZE = 0,  /* hex digits */
+    BODY_BROKEN = 0,
+    CHUNK_START,     /* the first digit of a size */
+    CHUNK_SIZE,      /* further ones */
     CHUNK_BLANK,     /* blanks before the ';' of an extension */
     CHUNK_EXTENSION, /* up to its CR, content ignored */
     CHUNK_SIZE_LF,   /* LF of the size line */
@@ -26,131 +28,92 @@ enum body_state {
     TRAILER_VALUE,
     TRAILER_LF,
     TRAILER_END_LF, /* LF of the empty line */
-    BODY_BROKEN
+    BODY_DONE
 };
+
+enum byte_class { CONTROL, CR, LF, HEX, TOKEN, SEMICOLON, COLON, BLANK, TEXT, BYTE_CLASSES };
+
+#define ANY_TEXT(to) [HEX] = (to), [TOKEN] = (to), [SEMICOLON] = (to), [COLON] = (to), [BLANK] = (to), [TEXT] = (to)
+
+/* What follows each state with each class of byte. What is not here breaks the body. */
+static const uint8_t next_state[][BYTE_CLASSES] = {
+    [CHUNK_START] = {[HEX] = CHUNK_SIZE},
+    [CHUNK_SIZE] = {[HEX] = CHUNK_SIZE, [BLANK] = CHUNK_BLANK, [SEMICOLON] = CHUNK_EXTENSION, [CR] = CHUNK_SIZE_LF},
+    [CHUNK_BLANK] = {[BLANK] = CHUNK_BLANK, [SEMICOLON] = CHUNK_EXTENSION},
+    [CHUNK_EXTENSION] = {ANY_TEXT(CHUNK_EXTENSION), [CR] = CHUNK_SIZE_LF},
+    [CHUNK_SIZE_LF] = {[LF] = CHUNK_DATA},
+    [CHUNK_DATA_CR] = {[CR] = CHUNK_DATA_LF},
+    [CHUNK_DATA_LF] = {[LF] = CHUNK_START},
+    [TRAILER_START] = {[HEX] = TRAILER_NAME, [TOKEN] = TRAILER_NAME, [CR] = TRAILER_END_LF},
+    [TRAILER_NAME] = {[HEX] = TRAILER_NAME, [TOKEN] = TRAILER_NAME, [COLON] = TRAILER_VALUE},
+    [TRAILER_VALUE] = {ANY_TEXT(TRAILER_VALUE), [CR] = TRAILER_LF},
+    [TRAILER_LF] = {[LF] = TRAILER_START},
+    [TRAILER_END_LF] = {[LF] = BODY_DONE},
+};
+
+static enum byte_class class_of(char c)
+{
+    switch (c) {
+    case '\r':
+        return CR;
+    case '\n':
+        return LF;
+    case ';':
+        return SEMICOLON;
+    case ':':
+        return COLON;
+    case ' ':
+    case '\t':
+        return BLANK;
+    default:
+        break;
+    }
+    if (http_hex_value(c) >= 0) {
+        return HEX;
+    }
+    if (http_class[(unsigned char)c] & HTTP_IS_TOKEN) {
+        return TOKEN;
+    }
+    return (unsigned char)c < 0x20 || c == 0x7f ? CONTROL : TEXT;
+}
 
 void http_body_start(struct http_body *b, enum http_framing framing, uint64_t length)
 {
     memset(b, 0, sizeof(*b));
     b->framing = framing;
+    b->state = CHUNK_START;
     b->left = framing == HTTP_LENGTH ? length : 0;
     b->done = framing == HTTP_NO_BODY || (framing == HTTP_LENGTH && length == 0);
 }
 
-/* Any byte that may stand in an extension or a trailer value. */
-static bool is_text(char c)
-{
-    return c == '\t' || ((unsigned char)c >= 0x20 && c != 0x7f);
-}
-
-static bool spend(struct http_body *b)
-{
-    if (b->overhead >= HTTP_MAX_OVERHEAD) {
-        return false;
-    }
-    b->overhead++;
-    return true;
-}
-
-static bool expect(struct http_body *b, char c, char wanted, enum body_state next)
-{
-    b->state = (uint8_t)next;
-    return c == wanted;
-}
-
-static bool size_byte(struct http_body *b, char c)
-{
-    int v = http_hex_value(c);
-
-    if (v >= 0) {
-        b->left = b->left << 4 | (unsigned)v;
-        return ++b->digits <= MAX_SIZE_DIGITS;
-    }
-    if (b->digits == 0) {
-        return false;
-    }
-    if (c == '\r') {
-        b->state = CHUNK_SIZE_LF;
-        return true;
-    }
-    b->state = c == ';' ? CHUNK_EXTENSION : CHUNK_BLANK;
-    return (c == ';' || c == ' ' || c == '\t') && spend(b);
-}
-
-static bool blank_byte(struct http_body *b, char c)
-{
-    if (c == ';') {
-        b->state = CHUNK_EXTENSION;
-    }
-    return (c == ';' || c == ' ' || c == '\t') && spend(b);
-}
-
-static bool text_byte(struct http_body *b, char c, enum body_state at_cr)
-{
-    if (c == '\r') {
-        b->state = (uint8_t)at_cr;
-        return true;
-    }
-    return is_text(c) && spend(b);
-}
-
-static bool size_line_end(struct http_body *b, char c)
-{
-    uint64_t pay = b->left / 4;
-
-    b->digits = 0;
-    b->overhead = (uint16_t)(pay < b->overhead ? b->overhead - pay : 0);
-    b->state = b->left > 0 ? CHUNK_DATA : TRAILER_START;
-    return c == '\n';
-}
-
-static bool trailer_byte(struct http_body *b, char c)
-{
-    bool token = http_class[(unsigned char)c] & HTTP_IS_TOKEN;
-
-    if (b->state == TRAILER_START && c == '\r') {
-        b->state = TRAILER_END_LF;
-        return true;
-    }
-    if (b->state == TRAILER_NAME && c == ':') {
-        b->state = TRAILER_VALUE;
-        return spend(b);
-    }
-    b->state = TRAILER_NAME;
-    return token && spend(b);
-}
-
 /* One byte that is not data. */
-static bool chunk_byte(struct http_body *b, char c)
+static void chunk_byte(struct http_body *b, char c)
 {
+    b->state = next_state[b->state][class_of(c)];
     switch ((enum body_state)b->state) {
     case CHUNK_SIZE:
-        return size_byte(b, c);
+        b->left = b->left << 4 | (unsigned)http_hex_value(c);
+        if (++b->digits > MAX_SIZE_DIGITS) {
+            b->state = BODY_BROKEN;
+        }
+        break;
     case CHUNK_BLANK:
-        return blank_byte(b, c);
     case CHUNK_EXTENSION:
-        return text_byte(b, c, CHUNK_SIZE_LF);
-    case CHUNK_SIZE_LF:
-        return size_line_end(b, c);
-    case CHUNK_DATA_CR:
-        return expect(b, c, '\r', CHUNK_DATA_LF);
-    case CHUNK_DATA_LF:
-        return expect(b, c, '\n', CHUNK_SIZE);
-    case TRAILER_START:
     case TRAILER_NAME:
-        return trailer_byte(b, c);
     case TRAILER_VALUE:
-        return text_byte(b, c, TRAILER_LF);
-    case TRAILER_LF:
-        return expect(b, c, '\n', TRAILER_START);
-    case TRAILER_END_LF:
-        b->done = c == '\n';
-        return b->done;
+        if (++b->overhead > HTTP_MAX_OVERHEAD) {
+            b->state = BODY_BROKEN;
+        }
+        break;
     case CHUNK_DATA:
-    case BODY_BROKEN:
+        b->digits = 0;
+        b->overhead = (uint16_t)(b->left / 4 < b->overhead ? b->overhead - b->left / 4 : 0);
+        b->state = b->left > 0 ? CHUNK_DATA : TRAILER_START;
+        break;
+    default:
+        b->done = b->state == BODY_DONE;
         break;
     }
-    return false;
 }
 
 static long decode_chunks(struct http_body *b, char *p, size_t n, size_t *out)
@@ -158,13 +121,9 @@ static long decode_chunks(struct http_body *b, char *p, size_t n, size_t *out)
     size_t used = 0;
     size_t kept = 0;
 
-    while (used < n && !b->done) {
+    while (used < n && !b->done && b->state != BODY_BROKEN) {
         if (b->state != CHUNK_DATA) {
-            if (!chunk_byte(b, p[used++])) {
-                b->state = BODY_BROKEN;
-                *out = kept;
-                return OLLA_ERR;
-            }
+            chunk_byte(b, p[used++]);
             continue;
         }
         size_t k = b->left < n - used ? (size_t)b->left : n - used;
@@ -179,17 +138,17 @@ static long decode_chunks(struct http_body *b, char *p, size_t n, size_t *out)
         }
     }
     *out = kept;
-    return (long)used;
+    return b->state == BODY_BROKEN ? OLLA_ERR : (long)used;
 }
 
 long http_body_decode(struct http_body *b, char *p, size_t n, size_t *out)
 {
     *out = 0;
-    if (b->done || b->framing == HTTP_NO_BODY) {
+    if (b->done) {
         return 0;
     }
     if (b->framing == HTTP_CHUNKED) {
-        return b->state == BODY_BROKEN ? OLLA_ERR : decode_chunks(b, p, n, out);
+        return decode_chunks(b, p, n, out);
     }
     if (b->framing == HTTP_LENGTH) {
         n = b->left < n ? (size_t)b->left : n;
@@ -202,8 +161,6 @@ long http_body_decode(struct http_body *b, char *p, size_t n, size_t *out)
 
 bool http_body_at_eof(struct http_body *b)
 {
-    if (b->framing == HTTP_TO_CLOSE) {
-        b->done = true;
-    }
+    b->done = b->done || b->framing == HTTP_TO_CLOSE;
     return b->done;
 }

@@ -5,130 +5,20 @@
  * Invariant: nothing here writes beyond the room it was given; http_unescape and
  * http_clean_path never make a path longer, so both work in place.
  *
- * May include: http.h, str.h, standard C headers.
+ * May include: http.h, str.h, platform.h (the calendar), standard C headers.
  */
 #include "http.h"
 
 #include <string.h>
 
-/* ---- classes of bytes -------------------------------------------------------- */
+#include "../platform/platform.h"
 
-#define T  HTTP_IS_TOKEN
-#define P  HTTP_IS_PATH
-#define A  (HTTP_IS_TOKEN | HTTP_IS_HOST | HTTP_IS_PATH)
-#define HP (HTTP_IS_HOST | HTTP_IS_PATH)
-#define TH (HTTP_IS_TOKEN | HTTP_IS_HOST)
-
-/* All others, controls and 0x80 and up among them, are in no class. The comma would be allowed
- * in a host name, but there it is far more likely a joined list of two. */
-const uint8_t http_class[256] = {
-    /*        !  "  #  $  %   &  '  (   )   *  +  ,  -  .  / */
-    [' '] = 0,
-    A,
-    0,
-    T,
-    A,
-    TH,
-    A,
-    A,
-    HP,
-    HP,
-    A,
-    A,
-    P,
-    A,
-    A,
-    P,
-    /*        1  2  3  4  5  6  7  8  9  :  ;   <  =   >  ? */
-    ['0'] = A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    P,
-    HP,
-    0,
-    HP,
-    0,
-    0,
-    ['@'] = P,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    /*                                   Z  [  \  ]  ^  _ */
-    ['P'] = A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    0,
-    0,
-    0,
-    T,
-    A,
-    ['`'] = T,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    /*                                   z  {  |  }  ~ */
-    ['p'] = A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    A,
-    0,
-    T,
-    0,
-    A,
-    0,
-};
-
-#undef T
-#undef P
-#undef A
-#undef HP
-#undef TH
+/* The sum of each byte's classes, as a digit: of '0' to '7' the low bits are just that. 0x80 and up are in
+ * none. The comma would be allowed in a host name, but there it is far more likely a joined list of two. */
+const char http_class[256] = "00000000000000000000000000000000"  /* controls */
+                             "07017377667747747777777777460600"  /*  !"#$%&'()*+,-./0123456789:;<=>? */
+                             "47777777777777777777777777700017"  /* @ABCDEFGHIJKLMNOPQRSTUVWXYZ[\]^_ */
+                             "17777777777777777777777777701070"; /* `abcdefghijklmnopqrstuvwxyz{|}~ */
 
 int http_hex_value(char c)
 {
@@ -142,40 +32,26 @@ int http_hex_value(char c)
 
 /* ---- paths ---------------------------------------------------------------------- */
 
-/* The byte that the escape at s stands for, or -1. An encoded NUL would end the path for some readers only. */
-static int escaped_byte(struct str s)
-{
-    if (s.n < 3) {
-        return -1;
-    }
-    int high = http_hex_value(s.p[1]);
-    int low = http_hex_value(s.p[2]);
-    return high < 0 || low < 0 || high + low == 0 ? -1 : high * 16 + low;
-}
-
 long http_unescape(struct str path, char *to, size_t cap)
 {
     size_t n = 0;
 
-    while (path.n > 0) {
-        size_t plain = str_find(path, '%');
-        if (plain > cap - n) {
-            return OLLA_ERR;
+    for (size_t i = 0; i < path.n; i++) {
+        int byte = (unsigned char)path.p[i];
+        if (byte == '%') {
+            int high = path.n - i > 2 ? http_hex_value(path.p[i + 1]) : -1;
+            int low = path.n - i > 2 ? http_hex_value(path.p[i + 2]) : -1;
+            /* An encoded NUL would end the path for some readers only. */
+            if (high < 0 || low < 0 || high + low == 0) {
+                return OLLA_ERR;
+            }
+            byte = high * 16 + low;
+            i += 2;
         }
-        if (plain > 0) {
-            memmove(to + n, path.p, plain);
-        }
-        n += plain;
-        path = str_skip(path, plain);
-        if (path.n == 0) {
-            break;
-        }
-        int byte = escaped_byte(path);
-        if (byte < 0 || n == cap) {
+        if (n == cap) {
             return OLLA_ERR;
         }
         to[n++] = (char)byte;
-        path = str_skip(path, 3);
     }
     return (long)n;
 }
@@ -184,18 +60,14 @@ void http_escape_path(struct text *t, struct str path)
 {
     static const char hex[] = "0123456789ABCDEF";
 
-    while (path.n > 0) {
-        size_t plain = 0;
-        while (plain < path.n && (http_class[(unsigned char)path.p[plain]] & HTTP_IS_PATH)) {
-            plain++;
-        }
-        text_add(t, (struct str){path.p, plain});
-        if (plain < path.n) {
-            unsigned char c = (unsigned char)path.p[plain++];
+    for (size_t i = 0; i < path.n; i++) {
+        unsigned char c = (unsigned char)path.p[i];
+        if (http_class[c] & HTTP_IS_PATH) {
+            text_char(t, path.p[i]);
+        } else {
             char escape[3] = {'%', hex[c >> 4], hex[c & 15]};
             text_add(t, (struct str){escape, sizeof(escape)});
         }
-        path = str_skip(path, plain);
     }
 }
 
@@ -232,45 +104,29 @@ size_t http_clean_path(char *path, size_t n, bool keep_slash)
     return out;
 }
 
-/* ---- reason phrases ---------------------------------------------------------------- */
+/* ---- small tables ---------------------------------------------------------------- */
 
+/* What olla itself says, and what backends may say without words. */
 static const struct reason {
     int status;
     const char *text;
 } reasons[] = {
     {200, "OK"},
     {100, "Continue"},
-    {101, "Switching Protocols"},
     {201, "Created"},
-    {202, "Accepted"},
     {204, "No Content"},
-    {206, "Partial Content"},
     {301, "Moved Permanently"},
-    {302, "Found"},
-    {303, "See Other"},
     {304, "Not Modified"},
-    {307, "Temporary Redirect"},
-    {308, "Permanent Redirect"},
     {400, "Bad Request"},
     {401, "Unauthorized"},
     {403, "Forbidden"},
     {404, "Not Found"},
     {405, "Method Not Allowed"},
-    {406, "Not Acceptable"},
     {408, "Request Timeout"},
     {409, "Conflict"},
-    {410, "Gone"},
-    {411, "Length Required"},
-    {412, "Precondition Failed"},
     {413, "Request Entity Too Large"},
-    {414, "URI Too Long"},
     {415, "Unsupported Media Type"},
-    {416, "Range Not Satisfiable"},
-    {417, "Expectation Failed"},
-    {421, "Misdirected Request"},
     {422, "Unprocessable Entity"},
-    {426, "Upgrade Required"},
-    {428, "Precondition Required"},
     {429, "Too Many Requests"},
     {431, "Request Header Fields Too Large"},
     {499, "Client Closed Request"},
@@ -293,63 +149,33 @@ const char *http_reason(int status)
     return "Unknown";
 }
 
-/* ---- date ------------------------------------------------------------------------- */
-
-static bool is_leap(unsigned year)
-{
-    return year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-}
-
-/* days: since 1970, before the year 10000. */
-static void write_date(struct text *t, uint32_t days, unsigned second_of_day)
-{
-    static const char weekdays[] = "ThuFriSatSunMonTueWed"; /* 1970 began on a Thursday */
-    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    static const unsigned char lengths[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
-    const char *weekday = weekdays + days % 7 * 3;
-    unsigned year = 1970;
-    unsigned month = 0;
-
-    /* Counting years up is slower than closed arithmetic, but plain, and runs once a second. */
-    for (; days >= (is_leap(year) ? 366u : 365u); year++) {
-        days -= is_leap(year) ? 366u : 365u;
-    }
-    for (;; month++) {
-        unsigned length = lengths[month] + (month == 1 && is_leap(year) ? 1u : 0u);
-        if (days < length) {
-            break;
-        }
-        days -= length;
-    }
-    text_add(t, (struct str){weekday, 3});
-    text_addz(t, ", ");
-    text_padded(t, days + 1, 2);
-    text_char(t, ' ');
-    text_add(t, (struct str){months + month * 3, 3});
-    text_char(t, ' ');
-    text_padded(t, year, 4);
-    text_char(t, ' ');
-    text_padded(t, second_of_day / 3600, 2);
-    text_char(t, ':');
-    text_padded(t, second_of_day / 60 % 60, 2);
-    text_char(t, ':');
-    text_padded(t, second_of_day % 60, 2);
-    text_addz(t, " GMT");
-}
-
 struct str http_date(int64_t wall_ms)
 {
+    static const char weekdays[] = "SunMonTueWedThuFriSat";
+    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
     static char made[sizeof("Sun, 06 Nov 1994 08:49:37 GMT")];
     static int64_t made_for = -1;
     const int64_t last = INT64_C(253402300799); /* 31 Dec 9999: longer years do not fit */
-    int64_t second = wall_ms < 0 ? 0 : wall_ms / 1000;
+    int64_t second = wall_ms < 0 ? 0 : wall_ms / 1000 < last ? wall_ms / 1000 : last;
 
-    if (second > last) {
-        second = last;
-    }
     if (second != made_for) {
+        struct plat_time at;
         struct text t = text_in(made, sizeof(made));
-        write_date(&t, (uint32_t)(second / 86400), (unsigned)(second % 86400));
+        plat_time_of(second * 1000, false, &at);
+        text_add(&t, (struct str){weekdays + 3 * at.weekday, 3});
+        text_addz(&t, ", ");
+        text_padded(&t, (uint64_t)at.day, 2);
+        text_char(&t, ' ');
+        text_add(&t, (struct str){months + 3 * (at.month - 1), 3});
+        text_char(&t, ' ');
+        text_padded(&t, (uint64_t)at.year, 4);
+        text_char(&t, ' ');
+        text_padded(&t, (uint64_t)at.hour, 2);
+        text_char(&t, ':');
+        text_padded(&t, (uint64_t)at.minute, 2);
+        text_char(&t, ':');
+        text_padded(&t, (uint64_t)at.second, 2);
+        text_addz(&t, " GMT");
         made_for = second;
     }
     return (struct str){made, sizeof(made) - 1};

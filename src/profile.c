@@ -221,6 +221,11 @@ const char *profile_known_types(void)
     return text_z(&t);
 }
 
+bool profile_is_any(const struct profile *route)
+{
+    return route == OPENAI_COMPATIBLE;
+}
+
 bool profile_serves(const struct profile *p, const struct profile *route)
 {
     return p == route || (route == OPENAI_COMPATIBLE && (p->apis & API_OPENAI));

@@ -55,6 +55,9 @@ const struct profile *profile_by_prefix(struct str segment);
 /* The accepted spellings as one text for error messages. */
 const char *profile_known_types(void);
 
+/* True for openai-compatible, whose routes take all types that speak it. */
+bool profile_is_any(const struct profile *route);
+
 /* True if endpoints of type p may serve the provider route of `route`: openai-compatible takes all that speak it. */
 bool profile_serves(const struct profile *p, const struct profile *route);
 

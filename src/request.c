@@ -49,6 +49,7 @@ void request_begin_body(struct exchange *x)
     size_t room = OLLA_BUF_SIZE - x->raw_at - AHEAD_MIN;
 
     http_body_start(&x->in_body, x->req.framing, x->req.length);
+    x->scan.take_name = x->route.dialect == DIALECT_OLLAMA;
     multipart_start(&x->form, http_get(x->req.fields, STR("Content-Type")));
     x->body.home = BODY_INLINE;
     x->body.mem = c->in.mem + x->raw_at;

@@ -135,8 +135,7 @@ static struct route provider(struct str rest)
         return r;
     }
     r = proxy_to(target);
-    r.api = str_eq(str_of(p->name), STR("ollama")) ? r.api : 0; /* the type already says who understands it */
-    if (r.api) {
+    if (p->apis & API_OLLAMA) {
         r = refuse_management(r);
     }
     for (size_t i = 0; i < OLLA_COUNT(provider_paths); i++) {
@@ -150,7 +149,9 @@ static struct route provider(struct str rest)
     r.only = p;
     r.has_type = true;
     r.prefix = segment;
-    r.api = 0;
+    if (r.kind != ROUTE_PROXY || !profile_is_any(p)) {
+        r.api = 0; /* a single type says itself who understands the path */
+    }
     return r;
 }
 
@@ -267,14 +268,16 @@ static endpoint_set apply_strategy(const struct route_query *q, struct route_cho
     }
     c->refresh = how == STRATEGY_DISCOVERY && !q->refreshed && healthy &&
                  conf_now->model_registry.routing_strategy.options.discovery_refresh_on_miss;
-    c->status = known ? 503 : 404;
+    bool wants_all = how != STRATEGY_STRICT && fallback == FALLBACK_ALL;
+    bool all = wants_all && (how == STRATEGY_OPTIMISTIC || q->refreshed);
+    fallback = wants_all && !all ? FALLBACK_NONE : fallback; /* nothing was asked anew: the plain words */
+    c->status = known || (wants_all && !healthy) ? 503 : 404;
     c->reason = known ? strategies[how].unavailable[fallback] : strategies[how].unknown[fallback];
-    if (known && q->refreshed && fallback != FALLBACK_ALL) {
+    if (known && q->refreshed && !all) {
         c->reason = "model_unavailable_after_discovery";
     }
-    bool fall_back = how != STRATEGY_STRICT && fallback == FALLBACK_ALL && !c->refresh && healthy;
-    c->decision = fall_back ? "fallback" : "rejected";
-    return fall_back ? healthy : 0;
+    c->decision = all && healthy ? "fallback" : "rejected";
+    return all ? healthy : 0;
 }
 
 /* The wanted endpoint, if it is there and well. */
@@ -324,10 +327,7 @@ struct route_choice route_choose(const struct route_query *q)
         c.status = 404;
     }
     c.e = balance(candidates & ~q->tried, q->balancer);
-    if (!c.e && endpoint_any_pending()) {
-        c.starting = true;
-        c.status = 503;
-    }
+    c.starting = !c.e && endpoint_any_pending();
     return c;
 }
 

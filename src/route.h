@@ -70,7 +70,7 @@ struct route_choice {
     struct endpoint *e;   /* NULL: nothing, see status */
     int status;           /* 404 or 503 */
     bool no_such_pin;     /* 404: nobody has the wanted name */
-    bool starting;        /* 503 only because endpoints are still being probed: worth a retry soon */
+    bool starting;        /* nothing yet, but endpoints are still being probed: worth a look soon */
     bool refresh;         /* the discovery strategy wants the lists read anew before it decides */
     const char *strategy; /* "strict", ... or "alias" */
     const char *decision; /* "routed", "rejected", "fallback"; NULL when no model was named */

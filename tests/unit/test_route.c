@@ -51,6 +51,7 @@ static int setup(void **state)
         return -1;
     }
     int rc = conf_load(&conf, path, complain);
+    conf_now = &conf;
     unlink(path);
     log_setup(LOG_ERROR, true);
     model_init();
@@ -88,6 +89,11 @@ static int setup(void **state)
 #define P_PROXY(target_, dialect_, prefix_, only_)                                                              \
     {                                                                                                           \
         .kind = ROUTE_PROXY, .target = target_, .dialect = DIALECT_##dialect_, .prefix = prefix_, .only = only_ \
+    }
+#define P_PROXY_API(target_, dialect_, prefix_, only_, api_)                                                     \
+    {                                                                                                            \
+        .kind = ROUTE_PROXY, .target = target_, .dialect = DIALECT_##dialect_, .prefix = prefix_, .only = only_, \
+        .api = (api_)                                                                                            \
     }
 #define P_REFUSED(target_)                                                                                        \
     {                                                                                                             \
@@ -190,8 +196,9 @@ static const struct {
     {"/olla/ollama/v1/messages", ALWAYS, P_PROXY("/v1/messages", ANTHROPIC, "ollama", "ollama")},
     {"/olla/openai", ALWAYS, REDIRECT},
     {"/olla/openai/v1/models", ALWAYS, P_LOCAL(MODELS_OPENAI, OPENAI, "openai", "openai-compatible")},
-    {"/olla/openai/v1/completions", ALWAYS, P_PROXY("/v1/completions", OPENAI, "openai", "openai-compatible")},
-    {"/olla/openai/api/delete", ALWAYS, P_PROXY("/api/delete", OLLAMA, "openai", "openai-compatible")},
+    {"/olla/openai/v1/completions", ALWAYS,
+     P_PROXY_API("/v1/completions", OPENAI, "openai", "openai-compatible", API_OPENAI)},
+    {"/olla/openai/api/delete", ALWAYS, P_PROXY_API("/api/delete", OLLAMA, "openai", "openai-compatible", API_OLLAMA)},
     {"/olla/openai-compatible/x", ALWAYS, P_PROXY("/x", PLAIN, "openai-compatible", "openai-compatible")},
     {"/olla/vllm/v1/models", ALWAYS, P_LOCAL(MODELS_OPENAI, OPENAI, "vllm", "vllm")},
     {"/olla/vllm/api/tags", ALWAYS, P_PROXY("/api/tags", OLLAMA, "vllm", "vllm")},
@@ -476,7 +483,7 @@ static void test_pending(void **state)
     for (int i = 0; i < FLEET; i++) {
         E(i)->probed = false;
         assert_true(endpoint_any_pending());
-        check_choice(choose(&any_route, "none", 0, LC), '-', 503, "rejected", "model_not_found");
+        check_choice(choose(&any_route, "none", 0, LC), '-', 404, "rejected", "model_not_found");
         assert_true(choose(&any_route, "none", 0, LC).starting);
         assert_false(choose(&any_route, "shared", 0, LC).starting);
         E(i)->enabled = false; /* nobody waits for it */

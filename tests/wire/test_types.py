@@ -1,0 +1,278 @@
+"""Every backend type: its spellings, its probes, its routes, and the paths that reach the server."""
+
+import pytest
+
+from backend import Gate, eventually
+from client import dump, json_headers
+from harness import World, endpoint, run_cli
+from servers import (KINDS, Compatible, Dmr, Lemonade, Litellm, LmStudio, LmStudioSaysYes, Ollama, Vllm)
+
+CHAT = "/v1/chat/completions"
+FAST = {"check_interval": "1s", "check_timeout": "500ms"}
+SPELLINGS = [(kind, spelling) for kind in KINDS for spelling in kind.spellings]
+
+
+def mixed(text):
+    return "".join(c.upper() if n % 2 else c for n, c in enumerate(text))
+
+
+class Fleet:
+    """A proxy with one server per spelling; each has a model of its own, and all have m-all."""
+
+    def __init__(self, change):
+        self.world = World()
+        self.servers, spec = {}, {}
+        for kind, spelling in SPELLINGS:
+            name = change(spelling)
+            server = self.world.backend(kind, name, ["m-" + spelling, "m-all"])
+            self.servers[name] = server
+            spec[name] = endpoint(server, type=name)
+        self.proxy = self.world.olla(spec, ready={name: 2 for name in spec})
+
+    @property
+    def proxies(self):
+        return self.world.proxies
+
+    def names(self, *kinds):
+        return {name for name, server in self.servers.items() if isinstance(server, kinds)}
+
+    def asked(self, target, model, tries=1):
+        """The endpoints that a request was sent to."""
+        return {self.proxy.post(target, {"model": model}).get("X-Olla-Endpoint") for _ in range(tries)}
+
+
+@pytest.fixture(scope="module")
+def fleets():
+    kept = {}
+    yield kept
+    problems = [problem for fleet in kept.values() for problem in fleet.world.close()]
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
+def the_fleet(fleets, change):
+    if change.__name__ not in fleets:
+        fleets[change.__name__] = Fleet(change)
+    return fleets[change.__name__]
+
+
+@pytest.fixture
+def site(fleets, binary):
+    return the_fleet(fleets, str.lower)
+
+
+def ids(reply):
+    assert reply.status == 200, reply.body
+    return {entry["id"] for entry in reply.json()["data"]}
+
+
+@pytest.mark.parametrize("change", [str.lower, str.upper, mixed], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("kind,spelling", SPELLINGS, ids=[s for _, s in SPELLINGS])
+def test_spelling(fleets, binary, kind, spelling, change):
+    """The reference takes `dmr` or `lmstudio` and then probes, reads and routes them as something else (1.5)."""
+    fleet = the_fleet(fleets, change)
+    name, model = change(spelling), "m-" + spelling
+    server = fleet.servers[name]
+    entry = fleet.proxy.endpoint(name)
+    assert (entry["type"], entry["detected_type"], entry["status"]) == (name, kind.type, "healthy")
+    assert {r.path for r in server.probes} == {kind.health, next(iter(kind.lists))}
+    for route in ["", "/olla/proxy", "/olla/openai"] + ["/olla/" + prefix for prefix in kind.prefixes]:
+        for call in ("/chat/completions", "/completions", "/embeddings"):
+            reply = fleet.proxy.post(route + "/v1" + call, {"model": model})
+            assert reply.status == 200, (route + call, reply.body)
+            assert reply.json()["path"] == kind.base + call
+            assert (reply.get("X-Olla-Endpoint"), reply.get("X-Olla-Backend-Type")) == (name, name)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=[k.type for k in KINDS])
+def test_provider_routes(site, kind):
+    """/olla/<prefix>/ must reach every spelling of its type and no other type, by its own paths too."""
+    for prefix in kind.prefixes:
+        allowed = set(site.servers) if kind is Compatible else site.names(kind)
+        assert site.asked("/olla/%s%s" % (prefix, CHAT), "m-all", 2 * len(allowed)) == allowed
+        native = "/olla/%s%s/chat/completions" % (prefix, kind.base)
+        assert site.proxy.post(native, {"model": "m-" + kind.spellings[0]}).json()["path"] == kind.base + "/chat/completions"
+        listed = ids(site.proxy.get("/olla/%s/v1/models" % prefix))
+        assert listed == {"m-" + name for name in allowed} | {"m-all"}
+
+
+@pytest.mark.parametrize("path,kind", [("/olla/lemonade/api/v1/models", Lemonade), ("/olla/dmr/engines/v1/models", Dmr),
+                                       ("/olla/lmstudio/api/v1/models", LmStudio), ("/olla/lm-studio/api/v0/models", LmStudio),
+                                       ("/olla/lm_studio/api/v0/models", LmStudio), ("/olla/lmstudio/api/v0/models", LmStudio)])
+def test_own_listing_routes(site, path, kind):
+    """The reference answers 500 on the paths that its documentation names (8.3, number 9)."""
+    assert ids(site.proxy.get(path)) == {"m-" + name for name in site.names(kind)} | {"m-all"}
+    assert site.proxy.get(path).json()["object"] == "list"
+
+
+def test_lm_studio_facts(site):
+    """`type: lmstudio` loses quantisation, context and architecture in the reference."""
+    entries = {e["id"]: e for e in site.proxy.get("/olla/lmstudio/api/v0/models").json()["data"]}
+    for spelling in LmStudio.spellings:
+        entry = entries["m-" + spelling]
+        assert (entry["quantization"], entry["arch"], entry["max_context_length"]) == ("Q4_K_M", "qwen2", 32768)
+
+
+def test_shared_listing(site):
+    """One list of everything, whatever the type and wherever the server keeps its own."""
+    for path in ("/v1/models", "/olla/proxy/v1/models", "/olla/openai/v1/models"):
+        assert ids(site.proxy.get(path)) == {"m-" + spelling for _, spelling in SPELLINGS} | {"m-all"}
+
+
+@pytest.mark.parametrize("route", ["/olla/proxy", "", "/olla/openai"], ids=["proxy", "root", "openai"])
+@pytest.mark.parametrize("path,kind", [("/api/v1/chat/completions", Lemonade), ("/engines/v1/chat/completions", Dmr),
+                                       ("/engines/llama.cpp/v1/chat/completions", Dmr), ("/api/chat", Ollama),
+                                       ("/api/v0/chat/completions", LmStudio)])
+def test_native_paths_on_shared_routes(site, route, path, kind):
+    """A native path that is sent to a server of another type is an error that depends on the balancer."""
+    if route == "" and path.startswith("/engines"):
+        assert site.proxy.post(path, {"model": "m-all"}).status == 404
+        return
+    assert site.asked(route + path, "m-all", 25) <= site.names(kind)
+    assert site.asked(route + path, "m-" + kind.spellings[0]) == {kind.spellings[0]}
+    reply = site.proxy.post(route + path, {"model": "m-sglang"})
+    assert (reply.status, reply.get("X-Olla-Routing-Reason")) == (503, "model_unavailable")
+
+
+@pytest.mark.parametrize("route", ["", "/olla/proxy", "/olla/openai"], ids=["root", "proxy", "openai"])
+def test_messages_path(site, route):
+    """Docker Model Runner has the Messages API elsewhere; servers without it answer 404 to everybody."""
+    having = {name: server for name, server in site.servers.items() if server.messages}
+    for name, server in having.items():
+        reply = site.proxy.post(route + "/v1/messages", {"model": "m-" + name})
+        assert reply.status == 200 and reply.json()["path"] == server.messages, (name, reply.body)
+    asked = site.asked(route + "/v1/messages", "m-all", 3 * len(site.servers))
+    assert set(having) <= asked
+    assert not asked & site.names(Lemonade, *(k for k in KINDS if k.type in ("sglang", "lmdeploy", "openai-compatible")))
+
+
+def test_messages_path_below_the_prefix(site):
+    """The same by provider route, and the server's own path as it is."""
+    for path in ("/olla/dmr/v1/messages", "/olla/dmr/anthropic/v1/messages"):
+        assert site.proxy.post(path, {"model": "m-dmr"}).json()["path"] == "/anthropic/v1/messages"
+    assert site.proxy.post("/olla/vllm/v1/messages", {"model": "m-vllm"}).json()["path"] == "/v1/messages"
+
+
+@pytest.mark.parametrize("prefix,base,name", [("lemonade", "/api", "lemonade"), ("dmr", "/engines", "dmr")])
+def test_query_stays(site, prefix, base, name):
+    """A path that is moved must keep its query, and a longer one must not be moved twice."""
+    server = site.servers[name]
+    server.on("*", lambda c, r: c.reply({"target": r.target}))
+    try:
+        for sent, arrives in (("/v1/x?a=1&b=/v1/", "/v1/x?a=1&b=/v1/"), (base + "/v1/x?y", "/v1/x?y"), ("/v1/", "/v1/")):
+            reply = site.proxy.post("/olla/%s%s" % (prefix, sent), {"model": "m-" + name})
+            assert reply.json()["target"] == base + arrives
+        assert site.proxy.post("/olla/%s/v2/x" % prefix, {"model": "m-" + name}).json()["target"] == "/v2/x"
+        assert site.proxy.post("/olla/%s/v1x" % prefix, {"model": "m-" + name}).json()["target"] == "/v1x"
+    finally:
+        del server.routes["*"]
+
+
+def test_other_engine_of_docker(site):
+    """Paths of one engine, its list included, are the server's own business."""
+    for server in (site.servers["dmr"], site.servers["docker-model-runner"]):
+        for path in ("/engines/llama.cpp/v1/chat/completions", "/engines/llama.cpp/v1/models"):
+            server.on(path, lambda c, r: c.reply({"path": r.path}))
+    path = "/engines/llama.cpp/v1/chat/completions"
+    assert site.proxy.post("/olla/dmr" + path, {"model": "m-dmr"}).json() == {"path": path}
+    assert site.proxy.get("/olla/dmr/engines/llama.cpp/v1/models").json() == {"path": "/engines/llama.cpp/v1/models"}
+
+
+@pytest.mark.parametrize("prefix", ["docker-model-runner", "llama-cpp", "llama_cpp", "auto", "vllm_mlx", "vllmmlx", "DMR"])
+def test_no_such_prefix(site, prefix):
+    """Only registered prefixes have routes (1.5): a guess must not reach a server."""
+    reply = site.proxy.post("/olla/%s%s" % (prefix, CHAT), {"model": "m-all"})
+    assert (reply.status, reply.body) == (404, b"404 page not found\n")
+
+
+@pytest.mark.parametrize("value", ["nonsense", "ollamas", "lm.studio", "llama", "vllm-", "openai-compatible-x", "http://h"])
+def test_unknown_type(tmp_path, binary, value):
+    """A typo that is taken for some type probes the wrong paths for ever: an error with its place instead."""
+    path = tmp_path / "my.ini"
+    path.write_text("[endpoint:a]\nurl = http://h:1\n\ntype = %s\n" % value)
+    code, _, err = run_cli("-t", "-c", path, cwd=tmp_path)
+    assert code == 1
+    said = [line for line in err.splitlines() if line.startswith("%s:4: " % path)]
+    assert len(said) == 1 and '"%s"' % value in said[0], err
+    for kind in KINDS:
+        assert kind.type in said[0], "all that would be right are named"
+    assert "auto" in said[0]
+
+
+@pytest.mark.parametrize("first,second", [(Vllm, Dmr), (Dmr, Vllm), (Lemonade, Dmr), (Lemonade, Compatible)],
+                         ids=lambda kind: kind.type)
+def test_failover_between_types(world, first, second):
+    """The second server keeps the API at another path than the first: the target is made anew for each."""
+    a, b = world.backend(first, "a", ["m1"]), world.backend(second, "b", ["m1"])
+    a.on(a.base + "/chat/completions", lambda c, r: c.rst())
+    proxy = world.olla({"a": endpoint(a, priority=200), "b": b}, {"proxy.load_balancer": "priority"})
+    body = dump({"model": "m1", "messages": []})
+    reply = proxy.request("POST", CHAT + "?q=1", body, json_headers())
+    assert reply.status == 200 and reply.get("X-Olla-Endpoint") == "b"
+    assert a.calls[-1].target == first.base + "/chat/completions?q=1"
+    assert b.calls[-1].target == second.base + "/chat/completions?q=1"
+    assert a.calls[-1].body == b.calls[-1].body == body
+
+
+def test_empty_docker(world):
+    """Docker Model Runner has no models before the first pull and is well all the same (2.5)."""
+    a = world.backend(Dmr, "a", [])
+    proxy = world.olla({"a": endpoint(a, **FAST)}, {"discovery.model_discovery.interval": "1s"}, ready={"a": 0})
+    assert proxy.endpoint("a")["status"] == "healthy"
+    assert proxy.post(CHAT, {"model": "ai/smollm2"}).status == 404
+    a.models = ["ai/smollm2"]
+    eventually(lambda: proxy.post(CHAT, {"model": "ai/smollm2"}).status == 200, "the pulled model is served", 5, 0.1)
+
+
+def test_litellm_is_never_asked_for_health(world):
+    """/health of LiteLLM costs money on every call: not at start, not when it fails, not when it comes back."""
+    a = world.backend(Litellm, "a", ["gpt-4"])
+    alive = a.routes["/health/liveliness"]
+    proxy = world.olla({"a": endpoint(a, **FAST)}, {"discovery.model_discovery.interval": "1s"})
+    a.on("/health/liveliness", lambda c, r: c.reply({"error": "down"}, 500))
+    proxy.wait_down("a", 4)
+    a.on("/health/liveliness", alive)
+    proxy.wait_state("a", "healthy", timeout=8)
+    assert {r.path for r in a.probes} == {"/health/liveliness", "/v1/models"}
+
+
+def test_lm_studio_that_says_yes(world):
+    """It answers 200 to any path: with another program's list missing, that must not count as well."""
+    a = world.backend(LmStudioSaysYes, "a", ["m1"])
+    good = a.routes.pop("/v1/models")
+    proxy = world.olla({"a": endpoint(a, **FAST)}, ready=None)
+    proxy.wait_state("a", "unhealthy")
+    assert proxy.endpoint("a")["reason"]
+    a.on("/v1/models", good)
+    proxy.wait_healthy({"a": 1}, 8)
+
+
+def test_explicit_probe_paths(world):
+    """health_check_url and model_url win over what the type says."""
+    kinds = (Lemonade, Dmr, Litellm, LmStudio)
+    spec = {}
+    for kind in kinds:
+        server = world.backend(kind, kind.type, ["m-" + kind.type])
+        server.on("/up", lambda c, r: c.reply({"data": []}))
+        server.on("/list", server.routes[next(iter(kind.lists))])
+        spec[kind.type] = endpoint(server, health_check_url="/up", model_url="/list")
+    proxy = world.olla(spec, ready={name: 1 for name in spec})
+    for server in world.backends:
+        assert {r.path for r in server.probes} == {"/up", "/list"}
+        assert proxy.post(CHAT, {"model": "m-" + server.type}).json()["path"] == server.base + "/chat/completions"
+
+
+def test_routes_while_the_only_server_is_away(world):
+    """With its server down a prefix has no endpoints: 404 with the name, and 200 when it is back."""
+    gate = Gate()
+    a, b = world.backend(Dmr, "a", ["m1"]), world.backend(Vllm, "b", ["m1"])
+    listing = a.routes["/engines/v1/models"]
+    a.on("/engines/v1/models", lambda c, r: listing(c, r) if gate.is_open() else c.reply({"error": "x"}, 500))
+    proxy = world.olla({"a": endpoint(a, **FAST), "b": b}, ready=["b"])
+    proxy.wait_state("a", "unhealthy")
+    reply = proxy.post("/olla/dmr" + CHAT, {"model": "m1"})
+    assert reply.status == 404 and "No docker-model-runner endpoints available" in reply.json()["error"]["message"]
+    assert ids(proxy.get("/olla/dmr/v1/models")) == set()
+    gate.open()
+    proxy.wait_healthy({"a": 1}, 8)
+    assert proxy.post("/olla/dmr" + CHAT, {"model": "m1"}).get("X-Olla-Endpoint") == "a"
