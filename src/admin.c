@@ -1,5 +1,5 @@
 /*
- * admin.c - level 7: see admin.h.
+ * admin.c - level 7: see admin.h. The listings are in listing.c.
  *
  * A page is written in elements. Each call adds whole elements while they
  * fit and remembers where it stopped: in x->cursor (parts, endpoints) or in
@@ -12,6 +12,7 @@
 
 #include <string.h>
 
+#include "listing.h"
 #include "pool.h"
 
 #ifndef OLLA_PLATFORM
@@ -131,7 +132,7 @@ static void uptime_text(struct text *t, uint64_t ms)
     }
 }
 
-static void time_text(struct text *t, int64_t wall_ms)
+void admin_time_text(struct text *t, int64_t wall_ms)
 {
     struct plat_time at;
     plat_time_of(wall_ms, false, &at);
@@ -158,7 +159,7 @@ static void instant_text(struct text *t, uint64_t at)
         text_addz(t, "0001-01-01T00:00:00Z");
         return;
     }
-    time_text(t, plat_wall_ms() - (int64_t)net_now() + (int64_t)at);
+    admin_time_text(t, plat_wall_ms() - (int64_t)net_now() + (int64_t)at);
 }
 
 /* "key":"..." around what a value function writes. */
@@ -344,7 +345,7 @@ static void status_head(struct text *t)
 {
     static const char *const balancers[] = {"least-connections", "round-robin", "priority"};
     text_addz(t, "{\"timestamp\":\"");
-    time_text(t, plat_wall_ms());
+    admin_time_text(t, plat_wall_ms());
     text_addz(t, "\",\"proxy\":{\"engine\":");
     json_text(t, str_of(conf_now->proxy.engine == ENGINE_OLLA ? "olla" : "sherpa"));
     json_member(t, "profile", STR("auto"));
@@ -393,7 +394,7 @@ static void status_system(struct text *t)
     MEMBER(t, "avg_latency", latency_text(t, served > 0 ? n->latency_ms_sum / served : 0));
     MEMBER(t, "total_traffic", bytes_text(t, n->bytes));
     MEMBER(t, "uptime", uptime_text(t, net_now() - start_ms));
-    MEMBER(t, "start_time", time_text(t, start_wall));
+    MEMBER(t, "start_time", admin_time_text(t, start_wall));
     json_member(t, "version", STR(OLLA_VERSION));
     json_member(t, "commit", STR("none"));
     json_member_u64(t, "active_connections", n->active);
@@ -441,175 +442,14 @@ static bool page_status(struct exchange *x, struct text *t, uint32_t i)
     return i <= n + 2;
 }
 
-/* ---- listings ------------------------------------------------------------------------------ */
-
-static void model_openai(struct text *t, const struct model *m)
-{
-    text_addz(t, "{\"id\":");
-    json_text(t, str_of(m->facts.name));
-    json_member(t, "object", STR("model"));
-    json_member(t, "owned_by", STR("olla"));
-    json_member_u64(t, "created", (uint64_t)(plat_wall_ms() / 1000));
-    text_char(t, '}');
-}
-
-static void model_ollama(struct text *t, const struct model *m)
-{
-    const struct model_facts *f = &m->facts;
-    text_addz(t, "{\"name\":");
-    json_text(t, str_of(f->name));
-    json_member(t, "model", str_of(f->name));
-    text_addz(t, ",\"modified_at\":");
-    if (f->modified[0]) {
-        json_text(t, str_of(f->modified));
-    } else {
-        text_char(t, '"');
-        time_text(t, start_wall);
-        text_char(t, '"');
-    }
-    json_member_u64(t, "size", f->size);
-    json_member(t, "digest", str_of(f->digest));
-    text_addz(t, ",\"details\":{\"format\":");
-    json_text(t, str_of(f->format));
-    json_member(t, "family", str_of(f->family));
-    json_member(t, "parameter_size", str_of(f->parameters));
-    json_member(t, "quantization_level", str_of(f->quantization));
-    text_addz(t, "}}");
-}
-
-static void model_lm_studio(struct text *t, const struct model *m)
-{
-    const struct model_facts *f = &m->facts;
-    text_addz(t, "{\"id\":");
-    json_text(t, str_of(f->name));
-    json_member(t, "object", STR("model"));
-    json_member(t, "type", STR("llm"));
-    if (f->family[0]) {
-        json_member(t, "arch", str_of(f->family));
-    }
-    if (f->quantization[0]) {
-        json_member(t, "quantization", str_of(f->quantization));
-    }
-    json_member(t, "state", STR("not-loaded"));
-    if (f->context > 0) {
-        json_member_u64(t, "max_context_length", f->context);
-    }
-    text_char(t, '}');
-}
-
-static const struct {
-    const char *open, *close;
-    unsigned api; /* only what clients of this listing can then ask for */
-    void (*write)(struct text *t, const struct model *m);
-} listings[LOCAL_COUNT] = {
-    [LOCAL_MODELS_OPENAI] = {"{\"object\":\"list\",\"data\":[", "]}\n", API_OPENAI, model_openai},
-    [LOCAL_MODELS_OLLAMA] = {"{\"models\":[", "]}\n", API_OLLAMA, model_ollama},
-    [LOCAL_MODELS_LM_STUDIO] = {"{\"object\":\"list\",\"data\":[", "]}\n", API_OPENAI, model_lm_studio},
-};
-
-static endpoint_set speaking(endpoint_set set, unsigned api)
-{
-    endpoint_set kept = 0;
-    for (int i = 0; i < OLLA_MAX_ENDPOINTS; i++) {
-        struct endpoint *e = endpoint_slot(i);
-        if (e && (set & endpoint_bit(e)) && (e->profile->apis & api)) {
-            kept |= endpoint_bit(e);
-        }
-    }
-    return kept;
-}
-
-/* The model that an alias stands for here, under the alias's name; NULL if it stands for none. */
-static const struct model *alias_model(const struct conf_alias *a, endpoint_set usable)
-{
-    static struct model shown;
-    const struct model *m = NULL;
-    for (int i = 0; i < a->models.n && !m; i++) {
-        m = model_named(str_of(a->models.item[i]), usable);
-    }
-    if (!m) {
-        return NULL;
-    }
-    shown = *m;
-    str_copy(shown.facts.name, sizeof(shown.facts.name), str_of(a->name));
-    return &shown;
-}
-
-/* The next alias to show; *at moves behind it. One that has a model's name was shown as that. */
-static const struct model *alias_after(uint32_t *at, endpoint_set usable)
-{
-    while (*at < (uint32_t)conf_now->aliases) {
-        const struct conf_alias *a = &conf_now->alias[(*at)++];
-        const struct model *m = model_named(str_of(a->name), usable) ? NULL : alias_model(a, usable);
-        if (m) {
-            return m;
-        }
-    }
-    return NULL;
-}
-
-static const struct model *one_model(const struct exchange *x)
-{
-    endpoint_set usable = speaking(route_listed(NULL), API_OPENAI);
-    const struct conf_alias *a = conf_alias_find(conf_now, x->route.target);
-    const struct model *m = a ? alias_model(a, usable) : NULL;
-    return m ? m : model_named(x->route.target, usable);
-}
-
-static bool model_exists(const struct exchange *x)
-{
-    return one_model(x) != NULL;
-}
-
-static bool page_model(struct exchange *x, struct text *t, uint32_t i)
-{
-    const struct model *m = i == 0 ? one_model(x) : NULL;
-    if (m) {
-        model_openai(t, m);
-        text_char(t, '\n');
-    }
-    return m != NULL;
-}
-
-/* Part 0 opens; then come the models after the last one, then the aliases; the end has no part of its own. */
-static bool page_listing(struct exchange *x, struct text *t, uint32_t i)
-{
-    enum local_page page = x->route.page;
-    endpoint_set usable = speaking(route_listed(x->route.only), listings[page].api);
-    const struct model *m;
-    uint32_t alias = x->alias_at;
-
-    if (i == 0) {
-        x->alias_at = 0;
-        text_addz(t, listings[page].open);
-        return true;
-    }
-    m = model_after(x->spelling, usable);
-    bool is_model = m != NULL;
-    m = m ? m : alias_after(&alias, usable);
-    if (!m) {
-        text_addz(t, listings[page].close);
-        return false;
-    }
-    text_addz(t, i > 1 ? "," : "");
-    listings[page].write(t, m);
-    if (!t->full) {
-        x->alias_at = alias;
-        if (is_model) {
-            str_copy(x->spelling, sizeof(x->spelling), str_of(m->facts.name));
-        }
-    }
-    return true;
-}
-
 /* ---- table ----------------------------------------------------------------------------------- */
 
 /* clang-format off */
 static int write_health(struct exchange *x, struct text *t) { return parts(x, t, page_health); }
 static int write_version(struct exchange *x, struct text *t) { return parts(x, t, page_version); }
 static int write_status(struct exchange *x, struct text *t) { return parts(x, t, page_status); }
-static int write_listing(struct exchange *x, struct text *t) { return parts(x, t, page_listing); }
-static int write_model(struct exchange *x, struct text *t) { return parts(x, t, page_model); }
+static int write_listing(struct exchange *x, struct text *t) { return parts(x, t, listing_page); }
+static int write_model(struct exchange *x, struct text *t) { return parts(x, t, listing_one_page); }
 static int write_ollama_version(struct exchange *x, struct text *t) { return parts(x, t, page_ollama_version); }
 /* clang-format on */
 
@@ -620,9 +460,14 @@ static const struct exchange_local pages[LOCAL_COUNT] = {
     [LOCAL_MODELS_OPENAI] = {write_listing, "application/json", NULL},
     [LOCAL_MODELS_OLLAMA] = {write_listing, "application/json", NULL},
     [LOCAL_MODELS_LM_STUDIO] = {write_listing, "application/json", NULL},
-    [LOCAL_MODEL_OPENAI] = {write_model, "application/json", model_exists},
+    [LOCAL_MODEL_OPENAI] = {write_model, "application/json", listing_one_exists},
     [LOCAL_OLLAMA_VERSION] = {write_ollama_version, "application/json", NULL},
 };
+
+int64_t admin_start_wall(void)
+{
+    return start_wall;
+}
 
 const struct exchange_local *admin_pages(void)
 {

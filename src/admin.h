@@ -12,4 +12,8 @@
 /* The writers of all local pages, LOCAL_COUNT rows, for exchange_init. Takes the start time. */
 const struct exchange_local *admin_pages(void);
 
+/* RFC 3339 in UTC; and the wall time of the start. */
+void admin_time_text(struct text *t, int64_t wall_ms);
+int64_t admin_start_wall(void);
+
 #endif

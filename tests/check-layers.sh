@@ -12,7 +12,7 @@ level() {
     profile | endpoint | upstream | model) echo 4 ;;
     route) echo 5 ;;
     body | exchange | request | attempt | forward | relay | reply | probe | detect | health | discover) echo 6 ;;
-    admin | client) echo 7 ;;
+    admin | listing | client) echo 7 ;;
     loop) echo 8 ;;
     olla) echo 9 ;;
     *) echo "unknown" ;;

@@ -1,0 +1,20 @@
+/*
+ * listing.h - level 7: the models of the fleet, in the formats that clients
+ * ask for (http-surface.md 8.2, 8.4). Parts as in admin.c: i from 0 while the
+ * result is true; where a listing goes on is kept in the exchange.
+ *
+ * May include: olla.h, levels 1 to 6.
+ */
+#ifndef OLLA_LISTING_H
+#define OLLA_LISTING_H
+
+#include "exchange.h"
+
+/* Lists: healthy endpoints' models in name order, then the aliases that stand for something. */
+bool listing_page(struct exchange *x, struct text *t, uint32_t i);
+
+/* One model; its name is the route's target. */
+bool listing_one_page(struct exchange *x, struct text *t, uint32_t i);
+bool listing_one_exists(const struct exchange *x);
+
+#endif
