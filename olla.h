@@ -21,7 +21,7 @@
 
 /* ---- connections -------------------------------------------------------- */
 
-/* Client connections at one time; each costs about 1.8 KB with its exchange.
+/* Client connections at one time; each costs about 2.4 KB with its exchange.
  * When all are taken the listener is not polled and the kernel queues. */
 #ifndef OLLA_MAX_CLIENTS
 #define OLLA_MAX_CLIENTS 512
@@ -54,7 +54,7 @@
 /* Blocks in the pool, OLLA_BUF_SIZE bytes each. A connection holds one only
  * while bytes wait in it. When they run out, reading waits. */
 #ifndef OLLA_MAX_BUFS
-#define OLLA_MAX_BUFS 320
+#define OLLA_MAX_BUFS 300
 #endif
 
 /* Blocks that only running exchanges may take, so that new requests cannot starve running streams. */
@@ -95,7 +95,7 @@
 #define OLLA_MAX_ADDRS 4
 #endif
 
-/* Distinct model names in the catalogue; each costs about 400 B. */
+/* Distinct model names in the catalogue; each costs about 350 B. */
 #ifndef OLLA_MAX_MODELS
 #define OLLA_MAX_MODELS 1024
 #endif

@@ -21,13 +21,14 @@ static const char *const level_names[] = {"DEBUG", "INFO", "WARN", "ERROR"};
 static struct {
     enum log_level lowest;
     bool json;
-    char wait[OLLA_LOG_BUF];
     size_t off, end;
     uint64_t since; /* when the oldest waiting line came, 0 = none waits */
     uint64_t dropped;
     struct text line;
-    char line_mem[LOG_LINE];
 } lg = {.lowest = LOG_INFO};
+
+static char waiting[OLLA_LOG_BUF];
+static char line_mem[LOG_LINE];
 
 void log_setup(enum log_level lowest, bool json)
 {
@@ -73,7 +74,7 @@ bool log_begin(enum log_level level, const char *msg)
         return false;
     }
     /* Two bytes are kept back so that even a cut line ends as a line. */
-    *t = text_in(lg.line_mem, sizeof(lg.line_mem) - 2);
+    *t = text_in(line_mem, sizeof(line_mem) - 2);
     if (lg.json) {
         text_addz(t, "{\"timestamp\":\"");
         add_timestamp(t);
@@ -144,19 +145,19 @@ void log_end(void)
 {
     struct text *t = &lg.line;
     if (lg.json) {
-        lg.line_mem[t->n++] = '}';
+        line_mem[t->n++] = '}';
     }
-    lg.line_mem[t->n++] = '\n';
-    if (t->n > sizeof(lg.wait) - lg.end && lg.off > 0) {
-        memmove(lg.wait, lg.wait + lg.off, lg.end - lg.off);
+    line_mem[t->n++] = '\n';
+    if (t->n > sizeof(waiting) - lg.end && lg.off > 0) {
+        memmove(waiting, waiting + lg.off, lg.end - lg.off);
         lg.end -= lg.off;
         lg.off = 0;
     }
-    if (t->n > sizeof(lg.wait) - lg.end) {
+    if (t->n > sizeof(waiting) - lg.end) {
         lg.dropped++;
         return;
     }
-    memcpy(lg.wait + lg.end, lg.line_mem, t->n);
+    memcpy(waiting + lg.end, line_mem, t->n);
     lg.end += t->n;
 }
 
@@ -185,7 +186,7 @@ bool log_allowed(uint64_t *last, uint64_t now_ms)
 
 static void report_dropped(void)
 {
-    if (lg.dropped > 0 && sizeof(lg.wait) - (lg.end - lg.off) > LOG_LINE) {
+    if (lg.dropped > 0 && sizeof(waiting) - (lg.end - lg.off) > LOG_LINE) {
         uint64_t n = lg.dropped;
         lg.dropped = 0;
         if (log_begin(LOG_WARN, "log lines dropped, the sink is too slow")) {
@@ -207,7 +208,7 @@ int log_flush(uint64_t now_ms, bool at_exit)
         return (int)(LOG_GATHER_MS - (now_ms - lg.since));
     }
     for (int tries = at_exit ? 50 : 16; tries > 0 && lg.off < lg.end; tries--) {
-        long n = plat_log_write(LOG_FD, lg.wait + lg.off, lg.end - lg.off);
+        long n = plat_log_write(LOG_FD, waiting + lg.off, lg.end - lg.off);
         if (n > 0) {
             lg.off += (size_t)n;
         } else if (n == OLLA_AGAIN && at_exit) {

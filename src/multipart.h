@@ -24,7 +24,7 @@ struct multipart_scan {
     uint8_t value_n;
     uint16_t line_n;
     uint64_t at;
-    char line[256]; /* of a part's head; what is longer is cut */
+    char line[160]; /* of a part's head; what is longer is cut */
 };
 
 /* Zero-fills s. false: this Content-Type is not multipart/form-data with a boundary. */
