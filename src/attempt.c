@@ -137,14 +137,14 @@ static bool wait_for_news(struct exchange *x, const struct route_choice *c)
 {
     uint64_t now = net_now();
 
-    if (c->refresh) {
+    bool start = !x->refreshed && !c->e && c->starting && now < x->started + EXCHANGE_HOLD_MS;
+    if (c->refresh && !start) {
         x->refreshed = true;
         x->hold_until = now + (uint64_t)conf_now->model_registry.routing_strategy.options.discovery_timeout;
         endpoint_ask_lists(x->started);
     }
     bool found = c->e && str_eq(str_of(c->decision), STR("routed"));
     bool lists = x->refreshed && !found && now < x->hold_until && endpoint_lists_pending();
-    bool start = !x->refreshed && !c->e && c->starting && now < x->started + EXCHANGE_HOLD_MS;
     x->waiting = lists || start;
     return x->waiting;
 }

@@ -27,7 +27,7 @@ static bool detect_body(struct probe *p, const char *bytes, size_t n)
     size_t used;
     if (!p->item.mem) {
         if (!buf_hold(&p->item, BUF_NEW_WORK)) {
-            p->full = true; /* no verdict this time */
+            p->no_buffer = true; /* no verdict this time */
             return false;
         }
         json_list_start(&p->list, steps[p->e->detect_step].key, NULL, p->item.mem, OLLA_BUF_SIZE);
@@ -60,6 +60,21 @@ static const struct profile *verdict(const struct probe *p)
     return named && !profile_is_auto(named) ? named : profile_by_type(STR("openai-compatible"));
 }
 
+static void next_step(struct endpoint *e)
+{
+    bool more = ++e->detect_step < OLLA_COUNT(steps);
+    if (more && !steps[e->detect_step].path) {
+        more = e->own_models && endpoint_target(e, TARGET_MODELS)->addrs > 0;
+    }
+    if (more) {
+        e->next_check = net_now(); /* it follows at once */
+        return;
+    }
+    e->probed = true;
+    e->detect_step = 0;
+    endpoint_set_state(e, ENDPOINT_UNHEALTHY, "has no model list at any known path: set its type");
+}
+
 static void detect_done(struct probe *p, enum probe_result result)
 {
     struct endpoint *e = p->e;
@@ -69,7 +84,7 @@ static void detect_done(struct probe *p, enum probe_result result)
     }
     e->last_check = net_now();
     e->probe_ms = (uint32_t)(net_now() - p->started);
-    if (p->full) {
+    if (p->no_buffer) {
         e->next_check = net_now() + 50;
         return;
     }
@@ -88,12 +103,8 @@ static void detect_done(struct probe *p, enum probe_result result)
         e->probed = true;
         e->detect_step = 0;
         endpoint_set_state(e, ENDPOINT_CONFIG_ERROR, "refuses its model list: it wants credentials");
-    } else if (++e->detect_step < OLLA_COUNT(steps) && (steps[e->detect_step].path || e->own_models)) {
-        e->next_check = net_now(); /* the next step follows at once */
     } else {
-        e->probed = true;
-        e->detect_step = 0;
-        endpoint_set_state(e, ENDPOINT_UNHEALTHY, "has no model list at any known path: set its type");
+        next_step(e);
     }
 }
 

@@ -144,6 +144,7 @@ static bool list_body(struct probe *p, const char *bytes, size_t n)
 
     if (!p->item.mem) {
         if (!buf_hold(&p->item, BUF_NEW_WORK)) {
+            p->no_buffer = true;
             return false;
         }
         json_list_start(&p->list, f->key_a, f->key_b, p->item.mem, OLLA_BUF_SIZE);
@@ -210,16 +211,24 @@ static void list_done(struct probe *p, enum probe_result result)
     if (result == PROBE_CANCELLED || e->removed) {
         return;
     }
+    if (p->no_buffer) {
+        e->next_discovery = net_now() + NO_SLOT_MS;
+        return;
+    }
     report(p, ok, before, e->models,
            result == PROBE_ANSWERED && p->status != 200 ? "the answer is not 200: check model_url and type"
                                                         : lost[result]);
     e->discovered = true;
     e->list_failed = !ok;
-    if (!ok && result == PROBE_ANSWERED) {
+    if (!ok && result == PROBE_ANSWERED && !e->own_models && (p->status == 404 || p->status == 200)) {
         endpoint_undetect(e); /* perhaps another server has taken its place */
     }
     uint64_t interval = (uint64_t)conf_now->discovery.model_discovery.interval;
     e->next_discovery = net_now() + (!ok && interval > RETRY_MS ? RETRY_MS : interval);
+    if (e->ask_again) {
+        e->ask_again = false;
+        e->next_discovery = net_now();
+    }
     if (ok) {
         e->last_discovery = net_now();
     }
@@ -234,32 +243,28 @@ uint64_t discover_tick(void)
 
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
         struct target *to = endpoint_target(e, TARGET_MODELS);
-        if (!e->enabled || e->discovering || e->state != ENDPOINT_HEALTHY || to->addrs == 0) {
+        e->discovered = e->discovered || (e->state == ENDPOINT_HEALTHY && !conf_now->discovery.model_discovery.enabled);
+        if (e->discovering || !endpoint_can_list(e)) {
             continue;
         }
-        if (!conf_now->discovery.model_discovery.enabled) {
-            e->discovered = true;
+        if (e->next_discovery > now) {
+            next = e->next_discovery < next ? e->next_discovery : next;
             continue;
         }
-        if (e->next_discovery <= now) {
-            if (active < conf_now->discovery.model_discovery.concurrent_workers) {
-                active++;
-                e->discovering = true;
-                e->list_started = now;
-                model_list_begin(e);
-                if (!probe_start(e, to, e->models_path, conf_now->discovery.model_discovery.timeout, &list_ops)) {
-                    active--;
-                    e->discovering = false;
-                    e->next_discovery = now + NO_SLOT_MS;
-                }
-            } else {
-                e->next_discovery = now + NO_SLOT_MS;
-            }
-            if (e->discovering) {
-                continue; /* it sets the next time when it ends */
+        if (active < conf_now->discovery.model_discovery.concurrent_workers) {
+            active++;
+            e->discovering = true;
+            model_list_begin(e);
+            e->list_started = now;
+            if (!probe_start(e, to, e->models_path, conf_now->discovery.model_discovery.timeout, &list_ops)) {
+                active--;
+                e->discovering = false;
             }
         }
-        next = e->next_discovery < next ? e->next_discovery : next;
+        if (!e->discovering) { /* no slot now, and it stays due; or it has ended already */
+            uint64_t again = e->next_discovery > now ? e->next_discovery : now + NO_SLOT_MS;
+            next = again < next ? again : next;
+        }
     }
     return next;
 }

@@ -162,7 +162,8 @@ static bool same_path(bool is_auto, bool own, const char *now, const char *wante
 
 static bool same_target(const struct endpoint *e, const struct endpoint *wanted)
 {
-    bool same = (e->profile == wanted->profile || (e->is_auto && wanted->is_auto)) &&
+    bool same = e->is_auto == wanted->is_auto && (e->is_auto || e->profile == wanted->profile) &&
+                e->own_health == wanted->own_health && e->own_models == wanted->own_models &&
                 strcmp(e->url, wanted->url) == 0 && e->enabled == wanted->enabled &&
                 same_path(e->is_auto, wanted->own_health, e->health_path, wanted->health_path) &&
                 same_path(e->is_auto, wanted->own_models, e->models_path, wanted->models_path);
@@ -184,6 +185,8 @@ static void take_target(struct endpoint *e, const struct endpoint *wanted)
     str_copy(e->health_path, sizeof(e->health_path), str_of(wanted->health_path));
     str_copy(e->models_path, sizeof(e->models_path), str_of(wanted->models_path));
     e->generation++;
+    e->redetect = e->ask_again = false;
+    e->detect_step = 0;
     e->state = ENDPOINT_UNKNOWN;
     e->why = "not probed yet";
     e->probed = e->discovered = e->list_failed = false;
@@ -267,7 +270,8 @@ void endpoint_apply(const struct conf *c)
         e->check_interval = ce->check_interval;
         e->check_timeout = ce->check_timeout;
         e->next_discovery = net_now(); /* its filter may have changed */
-        e->order = count;
+        e->ask_again = e->discovering;
+        e->order = i;
         ordered[count++] = e;
     }
     for (int i = 0; i < OLLA_MAX_ENDPOINTS; i++) {
@@ -328,6 +332,7 @@ void endpoint_detected(struct endpoint *e, const struct profile *p)
         log_line(LOG_INFO, "endpoint type detected", "endpoint", str_of(e->name), "type", str_of(p->name));
     }
     e->profile = e->detected = p;
+    e->redetect = false;
     e->next_check = net_now();
     if (!e->own_health) {
         join(e->health_path, sizeof(e->health_path), e->base, p->health_path);
@@ -339,17 +344,25 @@ void endpoint_detected(struct endpoint *e, const struct profile *p)
 
 void endpoint_undetect(struct endpoint *e)
 {
-    if (e->is_auto) {
-        e->profile = profile_by_type(STR("auto"));
-        e->detect_step = 0;
-    }
+    e->redetect = e->is_auto;
+}
+
+bool endpoint_can_list(struct endpoint *e)
+{
+    return e->enabled && e->state == ENDPOINT_HEALTHY && conf_now->discovery.model_discovery.enabled &&
+           endpoint_target(e, TARGET_MODELS)->addrs > 0;
 }
 
 void endpoint_ask_lists(uint64_t since)
 {
     for (int i = 0; i < count; i++) {
         struct endpoint *e = ordered[i];
-        if (e->state == ENDPOINT_HEALTHY && !e->discovering && e->list_started < since) {
+        if (!endpoint_can_list(e) || e->list_started >= since) {
+            continue;
+        }
+        if (e->discovering) {
+            e->ask_again = true;
+        } else {
             e->next_discovery = net_now();
         }
     }
@@ -359,7 +372,7 @@ bool endpoint_lists_pending(void)
 {
     for (int i = 0; i < count; i++) {
         struct endpoint *e = ordered[i];
-        if (e->enabled && e->state == ENDPOINT_HEALTHY && (e->discovering || e->next_discovery <= net_now())) {
+        if (endpoint_can_list(e) && (e->discovering || e->ask_again || e->next_discovery <= net_now())) {
             return true;
         }
     }

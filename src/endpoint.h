@@ -74,7 +74,8 @@ struct endpoint {
     const char *why; /* static text: the reason of the state */
     bool probed;     /* the first probe has ended */
     bool probing;
-    unsigned detect_step;           /* of an auto endpoint */
+    bool redetect;                  /* an auto endpoint's type is to be found out again */
+    unsigned detect_step;           /* of that */
     const struct profile *detected; /* what was found last, for the log */
     char detect_path[160];
     unsigned failures;   /* consecutive */
@@ -85,6 +86,7 @@ struct endpoint {
 
     /* models */
     bool discovering;
+    bool ask_again;   /* the list that is being read is too old already */
     bool discovered;  /* a list has been read since the endpoint is up, or the first try has failed */
     bool list_failed; /* the last list could not be read; said once */
     unsigned models;
@@ -134,6 +136,9 @@ void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const cha
 /* True until every enabled endpoint has been probed, and asked for its models, once. */
 bool endpoint_any_pending(void);
 
+/* True if its models can be asked for: it is up, discovery is on, and the host of the list has an address. */
+bool endpoint_can_list(struct endpoint *e);
+
 /* The discovery strategy: asks every healthy endpoint for its list that was not asked since `since`. */
 void endpoint_ask_lists(uint64_t since);
 bool endpoint_lists_pending(void); /* some list is asked for or about to be */
@@ -149,7 +154,7 @@ void endpoint_failed(struct endpoint *e, const char *why);
 
 /* The type of an auto endpoint is known now; the health check of that type follows at once. */
 void endpoint_detected(struct endpoint *e, const struct profile *p);
-/* It is to be found out (again). */
+/* It is to be found out again at the next health check; until then the old type holds. */
 void endpoint_undetect(struct endpoint *e);
 
 /* Name resolution: sends due questions; takes answers. Returns when it wants to be called again. */

@@ -120,7 +120,7 @@ static void dispatch(struct exchange *x)
     uint64_t limit = conf_now->server.max_body_size;
 
     /* A short body is read and thrown away, so that the connection can go on; a long one is not worth waiting for. */
-    if (x->route.kind != ROUTE_PROXY &&
+    if (x->route.kind != ROUTE_PROXY && !request_is_early(x) &&
         (x->request_read || x->req.expect_continue || x->req.framing != HTTP_LENGTH || x->req.length > DISCARD_MAX)) {
         exchange_answer(x);
         return;

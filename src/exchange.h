@@ -225,7 +225,9 @@ void relay_stream(struct exchange *x); /* X_STREAM: the body */
 bool request_clean_path(struct exchange *x); /* decodes and cleans it in place; false: malformed */
 void request_begin_body(struct exchange *x); /* chooses where the body will live; X_BODY follows */
 bool request_body_step(struct exchange *x);  /* X_BODY; true: the state has changed */
-void request_too_large(struct exchange *x);  /* 413 */
+/* A listing is asked for before any endpoint has told its models: it waits a little in X_BODY. */
+bool request_is_early(const struct exchange *x);
+void request_too_large(struct exchange *x); /* 413 */
 
 /* attempt.c: steps of X_CONNECT and X_SEND; true: go on with the next step. */
 bool attempt_connect_step(struct exchange *x);

@@ -20,7 +20,7 @@ static bool health_body(struct probe *p, const char *bytes, size_t n)
     }
     if (!p->item.mem) {
         if (!buf_hold(&p->item, BUF_NEW_WORK)) {
-            p->full = true; /* no verdict this time */
+            p->no_buffer = true; /* no verdict this time */
             return false;
         }
         json_list_start(&p->list, "models", "data", p->item.mem, OLLA_BUF_SIZE);
@@ -78,7 +78,7 @@ static void health_done(struct probe *p, enum probe_result result)
     e->probed = true;
     e->last_check = net_now();
     e->probe_ms = (uint32_t)(net_now() - p->started);
-    if (p->full) {
+    if (p->no_buffer) {
         e->next_check = net_now() + NO_SLOT_MS;
         return;
     }
@@ -95,9 +95,14 @@ static void health_done(struct probe *p, enum probe_result result)
 
 static const struct probe_ops health_ops = {"HealthChecker", health_body, health_done};
 
+static bool to_detect(const struct endpoint *e)
+{
+    return profile_is_auto(e->profile) || e->redetect;
+}
+
 static bool start(struct endpoint *e)
 {
-    if (profile_is_auto(e->profile)) {
+    if (to_detect(e)) {
         return detect_start(e);
     }
     return probe_start(e, endpoint_target(e, TARGET_HEALTH), e->health_path, e->check_timeout, &health_ops);
@@ -109,7 +114,7 @@ uint64_t health_tick(void)
     struct endpoint *e;
 
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        if (!e->enabled || e->probing || endpoint_target(e, TARGET_HEALTH)->addrs == 0) {
+        if (!e->enabled || e->probing || endpoint_target(e, to_detect(e) ? TARGET_MAIN : TARGET_HEALTH)->addrs == 0) {
             continue;
         }
         if (e->next_check <= now) {

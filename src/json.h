@@ -88,6 +88,7 @@ struct json_scan {
     uint64_t at;       /* bytes seen */
     uint64_t quote_at; /* where the model's value began */
     uint8_t seen;      /* which keys have come */
+    uint8_t key;       /* the one whose value is being read */
     struct json_top top;
 };
 

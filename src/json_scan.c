@@ -203,6 +203,7 @@ static void begin_value(struct json_scan *s, char c, uint64_t at)
     /* Twice whatever the values are: parsers differ in which of the two they take. */
     s->model_twice = s->model_twice || (s->seen & key) != 0;
     s->seen |= key;
+    s->key = key;
     if (key != 0 && c == '"') {
         s->quote_at = at - 1;
         begin_capture(&s->top);
@@ -224,6 +225,10 @@ static void end_model(struct json_scan *s, uint64_t at)
         }
         if (s->model[0] != '\0' || s->model_too_long) {
             s->model_twice = !s->top.capture || !str_eq(name, str_of(s->model));
+            if (s->key == SEEN_MODEL) { /* the same in "name" before: servers go by "model" */
+                s->model_from = s->quote_at;
+                s->model_to = at;
+            }
             return;
         }
     }

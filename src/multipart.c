@@ -37,9 +37,9 @@ bool multipart_start(struct multipart_scan *s, struct str content_type)
     }
     text_addz(&t, "\r\n--");
     text_add(&t, boundary);
-    s->mark_n = (uint8_t)t.n;
-    s->matched = 2; /* the first mark needs no line end before it */
-    return !t.full;
+    s->mark_n = t.full ? 0 : (uint8_t)t.n; /* longer than RFC 2046 allows: no form for us */
+    s->matched = 2;                        /* the first mark needs no line end before it */
+    return s->mark_n > 0;
 }
 
 static void add_value(struct multipart_scan *s, const char *p, size_t n)

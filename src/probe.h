@@ -49,7 +49,8 @@ struct probe {
     struct json_list list;
     struct buf item;
     unsigned offered, skipped;
-    bool full;
+    bool full;      /* the catalogue is */
+    bool no_buffer; /* none was to be had: no verdict */
 };
 
 void probe_init(void);

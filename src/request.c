@@ -180,10 +180,10 @@ static void take_form(struct exchange *x)
     x->scan.model_too_long = x->form.too_long;
 }
 
-/* A listing is asked for before any endpoint has told its models. */
-static bool is_early(const struct exchange *x)
+bool request_is_early(const struct exchange *x)
 {
-    bool listing = x->route.page >= LOCAL_MODELS_OPENAI && x->route.page <= LOCAL_MODELS_LM_STUDIO;
+    bool listing = x->route.kind == ROUTE_LOCAL && x->route.page >= LOCAL_MODELS_OPENAI &&
+                   x->route.page <= LOCAL_MODEL_OPENAI;
     return listing && model_count() == 0 && endpoint_any_pending() && net_now() < x->started + EXCHANGE_HOLD_MS;
 }
 
@@ -221,7 +221,7 @@ bool request_body_step(struct exchange *x)
             return false;
         }
     }
-    if (x->route.kind == ROUTE_LOCAL && is_early(x)) {
+    if (request_is_early(x)) {
         c->starved = true; /* an empty list would be taken for the truth: look again soon */
         return false;
     }
