@@ -357,7 +357,7 @@ void endpoint_ask_lists(uint64_t since)
 {
     for (int i = 0; i < count; i++) {
         struct endpoint *e = ordered[i];
-        if (!endpoint_can_list(e) || e->list_started >= since) {
+        if (!endpoint_can_list(e) || e->list_started > since) { /* the same ms may have been too early */
             continue;
         }
         if (e->discovering) {
