@@ -38,9 +38,10 @@
 #define OLLA_MAX_UPSTREAMS (OLLA_MAX_CLIENTS + 64)
 #endif
 
-/* Idle keep-alive connections kept per endpoint; they come out of the number above. */
+/* Idle keep-alive connections kept per endpoint; they come out of the number above, and are closed when that is
+ * needed for something else. Fewer than the busiest endpoint has requests at one time means connecting anew. */
 #ifndef OLLA_MAX_IDLE_PER_ENDPOINT
-#define OLLA_MAX_IDLE_PER_ENDPOINT 64
+#define OLLA_MAX_IDLE_PER_ENDPOINT OLLA_MAX_UPSTREAMS
 #endif
 
 /* ---- buffers ------------------------------------------------------------ */
@@ -54,12 +55,12 @@
 /* Blocks in the pool, OLLA_BUF_SIZE bytes each. A connection holds one only
  * while bytes wait in it. When they run out, reading waits. */
 #ifndef OLLA_MAX_BUFS
-#define OLLA_MAX_BUFS 300
+#define OLLA_MAX_BUFS 328
 #endif
 
 /* Blocks that only running exchanges may take, so that new requests cannot starve running streams. */
 #ifndef OLLA_RESERVED_BUFS
-#define OLLA_RESERVED_BUFS (OLLA_MAX_BUFS / 5 + 2)
+#define OLLA_RESERVED_BUFS (OLLA_MAX_BUFS / 6 + 2)
 #endif
 
 #ifndef OLLA_HEAD_RESERVE
@@ -80,7 +81,7 @@
 #define OLLA_BODY_BLOCK 65536
 #endif
 #ifndef OLLA_MAX_BODY_BLOCKS
-#define OLLA_MAX_BODY_BLOCKS 16
+#define OLLA_MAX_BODY_BLOCKS 8
 #endif
 
 /* ---- backends and models ------------------------------------------------ */

@@ -16,7 +16,7 @@
 /* A peer that is told off and goes on sending: so long, and so many bytes, until it is cut. */
 #define LINGER_MS       2000
 #define LINGER_BYTES    (1024 * 1024)
-#define RETRY_MS        50
+#define RETRY_MS        10
 #define NO_FDS_PAUSE_MS 200
 #define KEEPALIVE_S     60
 
