@@ -276,8 +276,8 @@ static void set_wants(struct exchange *x)
 {
     struct client *c = x->c;
     bool out_waits = buf_len(&c->out) > 0;
-    /* Reading ahead also notices that the client has left. */
-    bool read_ahead = !c->in.mem || buf_room(&c->in) > 0;
+    /* Reading ahead also notices that the client has left. What is known to wait need not wake the loop again. */
+    bool read_ahead = !c->readable && (!c->in.mem || buf_room(&c->in) > 0);
 
     if (c->starved) {
         net_want(&c->s, false, false);
@@ -310,7 +310,8 @@ static void set_deadline(struct exchange *x)
         x->moved = false;
     }
     uint64_t at = x->deadline;
-    if ((x->c->starved || x->waiting) && (at == 0 || at > now + STARVED_MS)) {
+    bool look_again = x->c->starved || x->waiting || (x->c->readable && x->state != X_BODY);
+    if (look_again && (at == 0 || at > now + STARVED_MS)) {
         at = now + STARVED_MS;
     }
     net_deadline(&x->c->s, at);
@@ -351,11 +352,9 @@ void exchange_client_input(struct exchange *x)
     if (!c->readable || x->state == X_BODY || x->state == X_DONE) {
         return;
     }
-    c->readable = false;
-    if (!exchange_hold(x, &c->in, BUF_NEW_WORK)) {
-        return; /* level-triggered: it will be reported again */
-    }
-    if (buf_room(&c->in) == 0) {
+    /* Not exchange_hold: a lack of room to read ahead must not hold up the reply. */
+    c->readable = !buf_hold(&c->in, BUF_NEW_WORK);
+    if (c->readable || buf_room(&c->in) == 0) {
         if (c->hung_up) {
             exchange_client_left(x);
         }
