@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "listing.h"
+#include "log.h"
 #include "pool.h"
 
 #ifndef OLLA_PLATFORM
@@ -136,19 +137,7 @@ void admin_time_text(struct text *t, int64_t wall_ms)
 {
     struct plat_time at;
     plat_time_of(wall_ms, false, &at);
-    text_padded(t, (uint64_t)at.year, 4);
-    text_char(t, '-');
-    text_padded(t, (uint64_t)at.month, 2);
-    text_char(t, '-');
-    text_padded(t, (uint64_t)at.day, 2);
-    text_char(t, 'T');
-    text_padded(t, (uint64_t)at.hour, 2);
-    text_char(t, ':');
-    text_padded(t, (uint64_t)at.minute, 2);
-    text_char(t, ':');
-    text_padded(t, (uint64_t)at.second, 2);
-    text_char(t, '.');
-    text_padded(t, (uint64_t)at.ms, 3);
+    log_time(t, &at, 'T');
     text_char(t, 'Z');
 }
 

@@ -85,7 +85,7 @@ static void detect_done(struct probe *p, enum probe_result result)
     e->last_check = net_now();
     e->probe_ms = (uint32_t)(net_now() - p->started);
     if (p->no_buffer) {
-        e->next_check = net_now() + 50;
+        e->next_check = net_now() + PROBE_AGAIN_MS;
         return;
     }
     if (result == PROBE_REFUSED || result == PROBE_TIMEOUT) {

@@ -11,8 +11,7 @@
 #include "model.h"
 #include "probe.h"
 
-#define RETRY_MS   10000
-#define NO_SLOT_MS 50
+#define RETRY_MS 10000
 
 static int active;
 
@@ -21,7 +20,7 @@ static int active;
 /* Where a format keeps what we want: a key of the entry, or "object.key". */
 struct list_fields {
     const char *name, *size, *context, *digest, *modified, *family, *parameters, *quantization, *format;
-    const char *key_a, *key_b;
+    const char *list; /* the key of the array of entries */
 };
 
 static const struct list_fields formats[] = {
@@ -33,15 +32,15 @@ static const struct list_fields formats[] = {
                      .parameters = "details.parameter_size",
                      .quantization = "details.quantization_level",
                      .format = "details.format",
-                     .key_a = "models"},
-    [LIST_OPENAI] = {.name = "id", .context = "max_model_len", .key_a = "data"},
+                     .list = "models"},
+    [LIST_OPENAI] = {.name = "id", .context = "max_model_len", .list = "data"},
     [LIST_LM_STUDIO] = {.name = "id",
                         .context = "max_context_length",
                         .family = "arch",
                         .quantization = "quantization",
                         .format = "compatibility_type",
-                        .key_a = "data"},
-    [LIST_LLAMACPP] = {.name = "id", .size = "meta.size", .context = "meta.n_ctx_train", .key_a = "data"},
+                        .list = "data"},
+    [LIST_LLAMACPP] = {.name = "id", .size = "meta.size", .context = "meta.n_ctx_train", .list = "data"},
 };
 
 static int node_at(const struct json_slice *s, const char *where)
@@ -147,7 +146,7 @@ static bool list_body(struct probe *p, const char *bytes, size_t n)
             p->no_buffer = true;
             return false;
         }
-        json_list_start(&p->list, f->key_a, f->key_b, p->item.mem, OLLA_BUF_SIZE);
+        json_list_start(&p->list, f->list, NULL, p->item.mem, OLLA_BUF_SIZE);
     }
     while ((got = json_list_feed(&p->list, bytes, n, &used)) == 1) {
         take_entry(p);
@@ -212,7 +211,7 @@ static void list_done(struct probe *p, enum probe_result result)
         return;
     }
     if (p->no_buffer) {
-        e->next_discovery = net_now() + NO_SLOT_MS;
+        e->next_discovery = net_now() + PROBE_AGAIN_MS;
         return;
     }
     report(p, ok, before, e->models,
@@ -262,7 +261,7 @@ uint64_t discover_tick(void)
             }
         }
         if (!e->discovering) { /* no slot now, and it stays due; or it has ended already */
-            uint64_t again = e->next_discovery > now ? e->next_discovery : now + NO_SLOT_MS;
+            uint64_t again = e->next_discovery > now ? e->next_discovery : now + PROBE_AGAIN_MS;
             next = again < next ? again : next;
         }
     }

@@ -9,7 +9,6 @@
 #include "probe.h"
 
 #define RATE_LIMITED_S 30
-#define NO_SLOT_MS     50
 
 /* Looks for a model list: some servers answer 200 to any path (quirk Q10). */
 static bool health_body(struct probe *p, const char *bytes, size_t n)
@@ -79,7 +78,7 @@ static void health_done(struct probe *p, enum probe_result result)
     e->last_check = net_now();
     e->probe_ms = (uint32_t)(net_now() - p->started);
     if (p->no_buffer) {
-        e->next_check = net_now() + NO_SLOT_MS;
+        e->next_check = net_now() + PROBE_AGAIN_MS;
         return;
     }
     if (result == PROBE_ANSWERED) {
@@ -121,7 +120,7 @@ uint64_t health_tick(void)
             e->probing = true;
             if (!start(e)) {
                 e->probing = false;
-                e->next_check = now + NO_SLOT_MS;
+                e->next_check = now + PROBE_AGAIN_MS;
             }
             if (e->probing) {
                 continue; /* it sets the next time when it ends */

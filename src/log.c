@@ -41,23 +41,28 @@ bool log_wants(enum log_level level)
     return level >= lg.lowest;
 }
 
+void log_time(struct text *t, const struct plat_time *at, char between)
+{
+    text_padded(t, (uint64_t)at->year, 4);
+    text_char(t, '-');
+    text_padded(t, (uint64_t)at->month, 2);
+    text_char(t, '-');
+    text_padded(t, (uint64_t)at->day, 2);
+    text_char(t, between);
+    text_padded(t, (uint64_t)at->hour, 2);
+    text_char(t, ':');
+    text_padded(t, (uint64_t)at->minute, 2);
+    text_char(t, ':');
+    text_padded(t, (uint64_t)at->second, 2);
+    text_char(t, '.');
+    text_padded(t, (uint64_t)at->ms, 3);
+}
+
 static void add_timestamp(struct text *t)
 {
     struct plat_time at;
     plat_time_of(plat_wall_ms(), true, &at);
-    text_padded(t, (uint64_t)at.year, 4);
-    text_char(t, '-');
-    text_padded(t, (uint64_t)at.month, 2);
-    text_char(t, '-');
-    text_padded(t, (uint64_t)at.day, 2);
-    text_char(t, lg.json ? 'T' : ' ');
-    text_padded(t, (uint64_t)at.hour, 2);
-    text_char(t, ':');
-    text_padded(t, (uint64_t)at.minute, 2);
-    text_char(t, ':');
-    text_padded(t, (uint64_t)at.second, 2);
-    text_char(t, '.');
-    text_padded(t, (uint64_t)at.ms, 3);
+    log_time(t, &at, lg.json ? 'T' : ' ');
     if (lg.json) {
         int offset = at.offset_min < 0 ? -at.offset_min : at.offset_min;
         text_char(t, at.offset_min < 0 ? '-' : '+');

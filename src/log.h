@@ -13,6 +13,8 @@
 
 #include "str.h"
 
+struct plat_time;
+
 enum log_level { LOG_DEBUG = 0, LOG_INFO, LOG_WARN, LOG_ERROR };
 
 /* json: the line format. Lines below `lowest` are not built at all. */
@@ -35,6 +37,9 @@ void log_line(enum log_level level, const char *msg, const char *key_a, struct s
  * seconds for each `last` (a static of the caller, 0 at first).
  */
 bool log_allowed(uint64_t *last, uint64_t now_ms);
+
+/* The one writer of dates: 2026-01-31<between>23:59:59.999, without a zone. */
+void log_time(struct text *t, const struct plat_time *at, char between);
 
 /* Writes what waits. Returns the ms after which it wants to be called again, or -1. at_exit: tries a little longer. */
 int log_flush(uint64_t now_ms, bool at_exit);

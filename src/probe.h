@@ -12,6 +12,9 @@
 #include "json.h"
 #include "net.h"
 
+/* When no probe or buffer was free, the next try comes after so many ms. */
+#define PROBE_AGAIN_MS 50
+
 enum probe_result {
     PROBE_ANSWERED = 0, /* status is set; the body was complete unless the taker stopped early */
     PROBE_REFUSED,
