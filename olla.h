@@ -133,6 +133,11 @@
 #define OLLA_MAX_ALIASES 32
 #endif
 
+/* Backend types of one's own, [profile:NAME]; each costs about 2 KB. */
+#ifndef OLLA_MAX_PROFILES
+#define OLLA_MAX_PROFILES 8
+#endif
+
 /* Items in one list setting. */
 #ifndef OLLA_MAX_LIST_ITEMS
 #define OLLA_MAX_LIST_ITEMS 16

@@ -12,8 +12,10 @@
 
 #include <string.h>
 
+#include "gather.h"
 #include "listing.h"
 #include "log.h"
+#include "model_status.h"
 #include "pool.h"
 
 #ifndef OLLA_PLATFORM
@@ -25,7 +27,7 @@ static int64_t start_wall;
 
 /* ---- values as the reference writes them (http-surface.md 7) ------------------------- */
 
-static void bytes_text(struct text *t, uint64_t n)
+void admin_bytes_text(struct text *t, uint64_t n)
 {
     static const char *const units[] = {"KB", "MB", "GB", "TB", "PB"};
     size_t u = 0;
@@ -94,7 +96,7 @@ static void span_text(struct text *t, uint64_t ms)
     }
 }
 
-static void ago_text(struct text *t, uint64_t at)
+void admin_ago_text(struct text *t, uint64_t at)
 {
     if (at == 0) {
         text_addz(t, "never");
@@ -142,13 +144,25 @@ void admin_time_text(struct text *t, int64_t wall_ms)
 }
 
 /* A monotonic instant as wall time; 0 = never. */
-static void instant_text(struct text *t, uint64_t at)
+void admin_instant_text(struct text *t, uint64_t at)
 {
     if (at == 0) {
         text_addz(t, "0001-01-01T00:00:00Z");
         return;
     }
     admin_time_text(t, plat_wall_ms() - (int64_t)net_now() + (int64_t)at);
+}
+
+uint64_t admin_last_seen(endpoint_set set)
+{
+    uint64_t last = 0;
+    struct endpoint *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        if ((set & endpoint_bit(e)) && e->last_discovery > last) {
+            last = e->last_discovery;
+        }
+    }
+    return last;
 }
 
 /* "key":"..." around what a value function writes. */
@@ -169,6 +183,12 @@ static int parts(struct exchange *x, struct text *t, bool (*part)(struct exchang
     for (;;) {
         struct text before = *t;
         bool any = part(x, t, x->cursor);
+        if (t->full && before.n == 0) {
+            /* A piece has room for all that olla writes; if not, a hole is better than an endless loop. */
+            log_line(LOG_ERROR, "a part of a page does not fit", "path", str_of(x->path), NULL, STR(""));
+            *t = before;
+            return 0;
+        }
         if (t->full) {
             *t = before;
             return 1;
@@ -207,16 +227,50 @@ static bool page_version(struct exchange *x, struct text *t, uint32_t i)
     return true;
 }
 
+/* -1, 0, 1: number by number. */
+static int compare_versions(struct str a, struct str b)
+{
+    while (a.p || b.p) {
+        struct str x = str_split(&a, '.'), y = str_split(&b, '.');
+        uint64_t m = 0, n = 0;
+        for (size_t i = 0; i < x.n && x.p[i] >= '0' && x.p[i] <= '9'; i++) {
+            m = m * 10 + (uint64_t)(x.p[i] - '0');
+        }
+        for (size_t i = 0; i < y.n && y.p[i] >= '0' && y.p[i] <= '9'; i++) {
+            n = n * 10 + (uint64_t)(y.p[i] - '0');
+        }
+        if (m != n) {
+            return m < n ? -1 : 1;
+        }
+    }
+    return 0;
+}
+
+/* Clients go by it to know what they may ask for: what the oldest of the machines can do. */
 static bool page_ollama_version(struct exchange *x, struct text *t, uint32_t i)
 {
-    (void)x;
-    text_addz(t, i == 0 ? "{\"version\":\"" OLLA_VERSION "\"}\n" : "");
+    const char *lowest = NULL;
+    endpoint_set set = route_listed(x->route.only, API_OLLAMA, true);
+    struct endpoint *e;
+
+    for (int k = 0; (e = endpoint_at(k)) != NULL; k++) {
+        const char *version = e->extra.version;
+        if ((set & endpoint_bit(e)) && version[0] &&
+            (!lowest || compare_versions(str_of(version), str_of(lowest)) < 0)) {
+            lowest = version;
+        }
+    }
+    if (i == 0) {
+        text_addz(t, "{\"version\":");
+        json_text(t, str_of(lowest ? lowest : OLLA_VERSION));
+        text_addz(t, "}\n");
+    }
     return i == 0;
 }
 
 /* ---- /internal/status -------------------------------------------------------------------- */
 
-static void id_text(struct text *t, const struct endpoint *e)
+void admin_endpoint_id(struct text *t, const struct endpoint *e)
 {
     char digits[8];
     size_t n = sizeof(digits);
@@ -287,7 +341,7 @@ static void issues_text(struct text *t, const struct endpoint *e)
     }
 }
 
-static void status_endpoint(struct text *t, const struct endpoint *e, bool first)
+static void status_endpoint(struct text *t, const struct endpoint *e, bool first, bool hashing)
 {
     uint64_t served = e->requests - e->failed, average = served > 0 ? e->latency_ms_sum / served : 0;
 
@@ -297,6 +351,9 @@ static void status_endpoint(struct text *t, const struct endpoint *e, bool first
     json_member(t, "detected_type", str_of(e->profile->name));
     json_member(t, "status", str_of(e->enabled ? endpoint_state_name(e->state) : "disabled"));
     json_member(t, "reason", str_of(e->why));
+    if (e->extra.version[0]) {
+        json_member(t, "version", str_of(e->extra.version));
+    }
     if (e->priority < 0) {
         text_addz(t, ",\"priority\":");
         text_i64(t, e->priority);
@@ -307,34 +364,38 @@ static void status_endpoint(struct text *t, const struct endpoint *e, bool first
     json_member_u64(t, "requests", e->requests);
     MEMBER(t, "success_rate", percent_text(t, served, e->requests));
     MEMBER(t, "avg_latency", latency_text(t, average));
-    MEMBER(t, "traffic", bytes_text(t, e->bytes));
-    MEMBER(t, "last_check", ago_text(t, e->last_check));
-    MEMBER(t, "next_check", until_text(t, e->next_check));
+    MEMBER(t, "traffic", admin_bytes_text(t, e->bytes));
+    if (!hashing) {
+        MEMBER(t, "last_check", admin_ago_text(t, e->last_check));
+        MEMBER(t, "next_check", until_text(t, e->next_check));
+    }
     MEMBER(t, "issues", issues_text(t, e));
     text_addz(t, ",\"models\":{\"last_updated\":\"");
-    instant_text(t, e->last_discovery);
+    admin_instant_text(t, e->last_discovery);
     text_addz(t, "\",\"count\":");
     text_u64(t, e->models);
     text_char(t, '}');
     json_member(t, "url", str_of(e->url));
-    MEMBER(t, "id", id_text(t, e));
+    MEMBER(t, "id", admin_endpoint_id(t, e));
     json_member_u64(t, "min_latency_ms", e->latency_ms_min);
     json_member_u64(t, "max_latency_ms", e->latency_ms_max);
     if (served > 0) {
         json_member_u64(t, "avg_latency_ms", average);
     }
-    if (e->last_check > 0) {
-        MEMBER(t, "health_check_at", instant_text(t, e->last_check));
-        MEMBER(t, "next_check_at", instant_text(t, e->next_check));
+    if (e->last_check > 0 && !hashing) {
+        MEMBER(t, "health_check_at", admin_instant_text(t, e->last_check));
+        MEMBER(t, "next_check_at", admin_instant_text(t, e->next_check));
     }
     text_char(t, '}');
 }
 
-static void status_head(struct text *t)
+static void status_head(struct text *t, bool hashing)
 {
     static const char *const balancers[] = {"least-connections", "round-robin", "priority"};
     text_addz(t, "{\"timestamp\":\"");
-    admin_time_text(t, plat_wall_ms());
+    if (!hashing) {
+        admin_time_text(t, plat_wall_ms());
+    }
     text_addz(t, "\",\"proxy\":{\"engine\":");
     json_text(t, str_of(conf_now->proxy.engine == ENGINE_OLLA ? "olla" : "sherpa"));
     json_member(t, "profile", STR("auto"));
@@ -352,7 +413,7 @@ static const char *system_status(unsigned up, unsigned all, uint64_t served, uin
     return up * 5 < all * 4 || rate < 95 ? "degraded" : "healthy";
 }
 
-static void status_system(struct text *t)
+static void status_system(struct text *t, bool hashing)
 {
     const struct exchange_totals *n = &exchange_totals;
     uint64_t served = n->requests - n->failed;
@@ -381,8 +442,10 @@ static void status_system(struct text *t)
     }
     text_char(t, '"');
     MEMBER(t, "avg_latency", latency_text(t, served > 0 ? n->latency_ms_sum / served : 0));
-    MEMBER(t, "total_traffic", bytes_text(t, n->bytes));
-    MEMBER(t, "uptime", uptime_text(t, net_now() - start_ms));
+    MEMBER(t, "total_traffic", admin_bytes_text(t, n->bytes));
+    if (!hashing) {
+        MEMBER(t, "uptime", uptime_text(t, net_now() - start_ms));
+    }
     MEMBER(t, "start_time", admin_time_text(t, start_wall));
     json_member(t, "version", STR(OLLA_VERSION));
     json_member(t, "commit", STR("none"));
@@ -415,16 +478,15 @@ static void status_pools(struct text *t)
 static bool page_status(struct exchange *x, struct text *t, uint32_t i)
 {
     uint32_t n = (uint32_t)endpoint_count();
-    (void)x;
     if (i == 0) {
-        status_head(t);
+        status_head(t, x->hashing);
     } else if (i <= n) {
         struct endpoint *e = shown_at(i - 1);
         if (e) {
-            status_endpoint(t, e, i == 1);
+            status_endpoint(t, e, i == 1, x->hashing);
         }
     } else if (i == n + 1) {
-        status_system(t);
+        status_system(t, x->hashing);
     } else if (i == n + 2) {
         status_pools(t);
     }
@@ -439,18 +501,22 @@ static int write_version(struct exchange *x, struct text *t) { return parts(x, t
 static int write_status(struct exchange *x, struct text *t) { return parts(x, t, page_status); }
 static int write_listing(struct exchange *x, struct text *t) { return parts(x, t, listing_page); }
 static int write_model(struct exchange *x, struct text *t) { return parts(x, t, listing_one_page); }
+static int write_entry(struct exchange *x, struct text *t) { return parts(x, t, listing_entry_page); }
+static int write_status_models(struct exchange *x, struct text *t) { return parts(x, t, model_status_page); }
+static int write_gathered(struct exchange *x, struct text *t) { return parts(x, t, gather_page); }
 static int write_ollama_version(struct exchange *x, struct text *t) { return parts(x, t, page_ollama_version); }
 /* clang-format on */
 
 static const struct exchange_local pages[LOCAL_COUNT] = {
-    [LOCAL_HEALTH] = {write_health, "application/json", NULL},
-    [LOCAL_VERSION] = {write_version, "application/json", NULL},
-    [LOCAL_STATUS] = {write_status, "application/json", NULL},
-    [LOCAL_MODELS_OPENAI] = {write_listing, "application/json", NULL},
-    [LOCAL_MODELS_OLLAMA] = {write_listing, "application/json", NULL},
-    [LOCAL_MODELS_LM_STUDIO] = {write_listing, "application/json", NULL},
-    [LOCAL_MODEL_OPENAI] = {write_model, "application/json", listing_one_exists},
-    [LOCAL_OLLAMA_VERSION] = {write_ollama_version, "application/json", NULL},
+    [LOCAL_HEALTH] = {.write = write_health},
+    [LOCAL_VERSION] = {.write = write_version},
+    [LOCAL_STATUS] = {.write = write_status, .etag = true},
+    [LOCAL_STATUS_MODELS] = {.write = write_status_models, .etag = true},
+    [LOCAL_MODELS] = {.write = write_listing, .check = listing_check},
+    [LOCAL_MODEL] = {.write = write_model, .check = listing_one_check},
+    [LOCAL_OLLA_MODEL] = {.write = write_entry, .check = listing_entry_check},
+    [LOCAL_OLLAMA_VERSION] = {.write = write_ollama_version},
+    [LOCAL_OLLAMA_PS] = {.write = write_gathered, .ready = gather_ready, .check = gather_check},
 };
 
 int64_t admin_start_wall(void)

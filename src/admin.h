@@ -16,4 +16,13 @@ const struct exchange_local *admin_pages(void);
 void admin_time_text(struct text *t, int64_t wall_ms);
 int64_t admin_start_wall(void);
 
+/* Values as the reference writes them (http-surface.md 7); `at` is monotonic, 0 = never. */
+void admin_bytes_text(struct text *t, uint64_t n);
+void admin_ago_text(struct text *t, uint64_t at);
+void admin_instant_text(struct text *t, uint64_t at);
+void admin_endpoint_id(struct text *t, const struct endpoint *e);
+
+/* When one of these endpoints last told its models. */
+uint64_t admin_last_seen(endpoint_set set);
+
 #endif

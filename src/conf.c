@@ -47,10 +47,11 @@ void conf_say(struct conf_loader *ld, struct conf_fault fault)
     }
     if (!ld->env && fault.key) {
         text_addz(&t, ": ");
-        if (ld->endpoint >= 0) {
-            text_addz(&t, "endpoint:");
-            text_addz(&t, ld->c->endpoint[ld->endpoint].name);
-            fault.key += sizeof("endpoint") - 1;
+        if (ld->kind != CONF_SETTINGS) {
+            text_addz(&t, conf_kind_name(ld->kind));
+            text_char(&t, ':');
+            text_addz(&t, *ld->name);
+            fault.key += strlen(conf_kind_name(ld->kind));
         }
         text_addz(&t, fault.key);
     }
@@ -93,11 +94,11 @@ static int *seen(struct conf_loader *ld, const char *path)
     return &ld->seen[conf_row_find(str_of(path)) - conf_rows];
 }
 
-/* Of the endpoint that is being filled, or else of all the rest. */
+/* Of the section's item that is being filled, or else of all the rest. */
 static void set_defaults(struct conf_loader *ld)
 {
     for (const struct conf_row *row = conf_rows; row->path; row++) {
-        if (conf_in_endpoint(row) == (ld->endpoint >= 0)) {
+        if (conf_kind_of(row) == ld->kind) {
             ld->seen[row - conf_rows] = 0;
             if (row->def) {
                 conf_store(ld, row, str_of(row->def));
@@ -174,15 +175,16 @@ void conf_on_setting(struct conf_loader *ld, struct str section, struct str key,
         on_alias_key(ld, key, raw);
         return;
     }
-    text_add(&path, ld->endpoint >= 0 ? STR("endpoint") : section);
+    text_add(&path, ld->kind != CONF_SETTINGS ? str_of(conf_kind_name(ld->kind)) : section);
     text_addz(&path, path.n > 0 ? "." : "");
     text_add(&path, key);
     row = conf_row_find(text_str(&path));
-    if (!row || conf_in_endpoint(row) != (ld->endpoint >= 0)) {
+    if (!row || conf_kind_of(row) != ld->kind) {
         CONF_SAY(ld, .key = text_z(&path), .what = "unknown key, ignored", .warning = true);
     } else if (row->type == CONF_INERT) {
         return;
-    } else if (ld->seen[row - conf_rows] != 0 && row->type != CONF_STATUSES && row->type != CONF_PATTERNS) {
+    } else if (ld->seen[row - conf_rows] != 0 && row->type != CONF_STATUSES && row->type != CONF_PATTERNS &&
+               row->type != CONF_NAMES) {
         CONF_SAY(ld, .key = row->path, .what = "set twice; one has to go, the first is in line ",
                  .number = ld->seen[row - conf_rows]);
     } else {
@@ -209,18 +211,14 @@ static void set_from_environment(struct conf_loader *ld)
 /* The section of an endpoint is over: what its keys only show together. */
 static void end_endpoint(struct conf_loader *ld)
 {
-    struct conf_endpoint *e;
+    struct conf_endpoint *e = ld->item;
     int line = ld->line;
 
-    if (ld->endpoint < 0) {
-        return;
-    }
-    e = &ld->c->endpoint[ld->endpoint];
     ld->line = e->line;
     if (e->name[0] == '\0') {
         CONF_SAY(ld, .key = "endpoint.name", .what = "empty; an endpoint needs a name");
     }
-    for (int i = 0; i < ld->endpoint; i++) {
+    for (int i = 0; i < ld->c->endpoints - 1; i++) {
         if (e->name[0] && strcmp(e->name, ld->c->endpoint[i].name) == 0) {
             CONF_SAY(ld, .key = "endpoint", .what = "this name is taken by the endpoint in line ",
                      .number = ld->c->endpoint[i].line);
@@ -240,26 +238,78 @@ static void end_endpoint(struct conf_loader *ld)
                  .allowed = "less than check_interval");
     }
     ld->line = line;
-    ld->endpoint = -1;
 }
 
-static void begin_endpoint(struct conf_loader *ld, struct str name)
+/* ---- sections with a name ------------------------------------------------ */
+
+static void end_profile(struct conf_loader *ld)
+{
+    struct conf_profile *p = ld->item;
+    int line = ld->line;
+
+    ld->line = p->line;
+    for (int i = 0; i < ld->c->profiles - 1; i++) {
+        if (str_ieq(str_of(p->name), str_of(ld->c->profile[i].name))) {
+            CONF_SAY(ld, .key = "profile", .what = "this name is taken by the profile in line ",
+                     .number = ld->c->profile[i].line);
+        }
+    }
+    ld->line = line;
+}
+
+static void end_item(struct conf_loader *ld)
+{
+    if (ld->kind == CONF_ENDPOINT) {
+        end_endpoint(ld);
+    } else if (ld->kind == CONF_PROFILE) {
+        end_profile(ld);
+    }
+    ld->kind = CONF_SETTINGS;
+}
+
+/* A fresh item for the section; false: after a message there is none. */
+static bool take_item(struct conf_loader *ld, enum conf_kind kind)
+{
+    struct conf *c = ld->c;
+
+    if (kind == CONF_ENDPOINT && c->endpoints < OLLA_MAX_ENDPOINTS) {
+        struct conf_endpoint *e = &c->endpoint[c->endpoints++];
+        e->line = ld->line;
+        ld->item = e;
+        ld->name = &e->name;
+        return true;
+    }
+    if (kind == CONF_PROFILE && c->profiles < OLLA_MAX_PROFILES) {
+        struct conf_profile *p = &c->profile[c->profiles++];
+        p->line = ld->line;
+        p->response_format = p->openai_compatible = -1;
+        p->idle_timeout = -1;
+        ld->item = p;
+        ld->name = &p->name;
+        return true;
+    }
+    if (kind == CONF_ENDPOINT) {
+        CONF_SAY(ld, .what = "too many endpoints; this build is limited to OLLA_MAX_ENDPOINTS = ",
+                 .number = OLLA_MAX_ENDPOINTS);
+    } else {
+        CONF_SAY(ld, .what = "too many profiles; this build is limited to OLLA_MAX_PROFILES = ",
+                 .number = OLLA_MAX_PROFILES);
+    }
+    return false;
+}
+
+static void begin_item(struct conf_loader *ld, enum conf_kind kind, struct str name)
 {
     name = conf_unquote(str_trim(name));
     if (name.n == 0) {
-        CONF_SAY(ld, .what = "an endpoint section without a name; it looks like [endpoint:NAME]");
-        return;
+        CONF_SAY(ld, .what = kind == CONF_ENDPOINT ? "an endpoint section without a name; it looks like [endpoint:NAME]"
+                                                   : "a profile section without a name; it looks like [profile:NAME]");
+    } else if (take_item(ld, kind)) {
+        ld->kind = kind;
+        ld->skip = false;
+        set_defaults(ld);
+        *ld->name = conf_keep(ld, name);
     }
-    if (ld->c->endpoints == OLLA_MAX_ENDPOINTS) {
-        CONF_SAY(ld, .what = "too many endpoints; this build is limited to OLLA_MAX_ENDPOINTS = ",
-                 .number = OLLA_MAX_ENDPOINTS);
-        return;
-    }
-    ld->endpoint = ld->c->endpoints++;
-    ld->skip = false;
-    set_defaults(ld);
-    ld->c->endpoint[ld->endpoint].name = conf_keep(ld, name);
-    ld->c->endpoint[ld->endpoint].line = ld->line;
 }
 
 static bool is_known_section(struct str name)
@@ -274,10 +324,16 @@ static bool is_known_section(struct str name)
 
 void conf_on_section(struct conf_loader *ld, struct str name)
 {
-    struct str rest = str_skip(name, sizeof("endpoint") - 1);
-
-    end_endpoint(ld);
+    end_item(ld);
     ld->section = CONF_IN_SETTINGS;
+    for (int kind = CONF_ENDPOINT; kind < CONF_KINDS; kind++) {
+        struct str word = str_of(conf_kind_name((enum conf_kind)kind)), rest = str_skip(name, word.n);
+        if (str_starts(name, word) && (rest.n == 0 || strchr(": \t", rest.p[0]))) {
+            rest = str_trim(rest);
+            begin_item(ld, (enum conf_kind)kind, str_starts(rest, STR(":")) ? str_skip(rest, 1) : rest);
+            return;
+        }
+    }
     if (str_eq(name, STR("model_aliases"))) {
         ld->section = CONF_IN_ALIASES;
         ld->skip = false;
@@ -285,9 +341,6 @@ void conf_on_section(struct conf_loader *ld, struct str name)
         ld->section = CONF_IN_ALIAS;
         ld->skip = false;
         ld->alias = take_alias(ld, conf_unquote(str_trim(str_skip(name, sizeof("model_alias:") - 1))));
-    } else if (str_starts(name, STR("endpoint")) && (rest.n == 0 || strchr(": \t", rest.p[0]))) {
-        rest = str_trim(rest);
-        begin_endpoint(ld, str_starts(rest, STR(":")) ? str_skip(rest, 1) : rest);
     } else if (is_known_section(name)) {
         ld->skip = false;
     } else {
@@ -300,11 +353,11 @@ static void add_builtin_endpoint(struct conf_loader *ld)
 {
     ld->line = 0;
     ld->section = CONF_IN_SETTINGS;
-    begin_endpoint(ld, STR("localhost"));
+    begin_item(ld, CONF_ENDPOINT, STR("localhost"));
     conf_on_setting(ld, STR(""), STR("url"), STR("http://localhost:11434"));
     conf_on_setting(ld, STR(""), STR("type"), STR("ollama"));
     conf_on_setting(ld, STR(""), STR("health_check_url"), STR("/"));
-    end_endpoint(ld);
+    end_item(ld);
 }
 
 /* ---- checks between settings -------------------------------------------- */
@@ -336,6 +389,29 @@ static void settle_server(struct conf *c)
 }
 
 /* ---- public ------------------------------------------------------------- */
+
+void conf_tell(const struct conf *c, conf_message *say, int line, const char *section, const char *name,
+               const char *what, const char *value, const char *remedy)
+{
+    char mem[640];
+    struct text t = text_in(mem, sizeof(mem));
+    text_addz(&t, c->path[0] ? c->path : "built-in defaults");
+    text_char(&t, ':');
+    text_u64(&t, (uint64_t)line);
+    text_addz(&t, ": ");
+    text_addz(&t, section);
+    text_addz(&t, " \"");
+    text_addz(&t, name);
+    text_addz(&t, "\": ");
+    text_addz(&t, what);
+    if (value) {
+        text_addz(&t, ": \"");
+        text_addz(&t, value);
+        text_addz(&t, "\" ");
+    }
+    text_addz(&t, remedy);
+    say(true, text_z(&t));
+}
 
 const char *conf_find(const char *option, conf_message *say)
 {
@@ -372,12 +448,11 @@ int conf_load(struct conf *c, const char *path, conf_message *say)
     memset(ld, 0, sizeof(*ld));
     ld->c = c;
     ld->say = say;
-    ld->endpoint = -1;
     c->path = conf_keep(ld, str_of(path));
     set_defaults(ld);
     if (path[0]) {
         conf_read_file(ld, path);
-        end_endpoint(ld);
+        end_item(ld);
     }
     set_from_environment(ld);
     if (c->endpoints == 0 && *seen(ld, "discovery.static.endpoints") == 0) {

@@ -24,6 +24,9 @@ enum conf_fallback { FALLBACK_COMPATIBLE_ONLY = 0, FALLBACK_NONE, FALLBACK_ALL }
 enum conf_log_level { LOG_LEVEL_DEBUG = 0, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
 enum conf_log_format { LOG_FORMAT_AUTO = 0, LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
 
+/* How a backend's model list looks; the order of the words of profile.response_format. */
+enum conf_list_format { LIST_OPENAI = 0, LIST_OLLAMA, LIST_LM_STUDIO, LIST_LLAMACPP, LIST_LEMONADE };
+
 struct conf_list {
     int n;
     const char *item[OLLA_MAX_LIST_ITEMS];
@@ -63,6 +66,20 @@ struct conf_endpoint {
         struct conf_list include, exclude; /* patterns; no include = all */
     } model_filter;
     int line, type_line; /* of the section and of its type, for messages; 0 = none */
+};
+
+/* A backend type of one's own. What was not given is NULL, no item, or -1: the built-in type's value, or the default. */
+struct conf_profile {
+    const char *name;
+    struct conf_list prefixes;
+    const char *health_check_path;
+    const char *model_discovery_path;
+    int response_format;   /* one of enum conf_list_format */
+    int openai_compatible; /* 0 or 1 */
+    const char *openai_base;
+    const char *messages_path;
+    int64_t idle_timeout; /* ms */
+    int line;             /* of the section */
 };
 
 struct conf {
@@ -125,6 +142,8 @@ struct conf {
     int aliases;
     struct conf_endpoint endpoint[OLLA_MAX_ENDPOINTS];
     int endpoints;
+    struct conf_profile profile[OLLA_MAX_PROFILES];
+    int profiles;
 
     /* where it came from, and its text */
     const char *path; /* "" = built-in defaults */
@@ -155,6 +174,10 @@ const char *conf_find(const char *option, conf_message *say);
  * c is then unusable. Unknown keys are messages with error = false and counted in c->warnings.
  */
 int conf_load(struct conf *c, const char *path, conf_message *say);
+
+/* One line about a section of the configuration, for checks that need to know more than the text: an error. */
+void conf_tell(const struct conf *c, conf_message *say, int line, const char *section, const char *name,
+               const char *what, const char *value, const char *remedy);
 
 /* The alias of that name, any case, or NULL. */
 const struct conf_alias *conf_alias_find(const struct conf *c, struct str name);

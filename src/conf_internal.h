@@ -25,6 +25,7 @@ enum conf_type {
     CONF_TARGET,   /* a path, or an absolute URL whose host is kept too */
     CONF_STATUSES, /* list of status codes with its count */
     CONF_PATTERNS, /* struct conf_list of patterns */
+    CONF_NAMES,    /* struct conf_list of any texts */
     CONF_NOTHING,  /* only the empty list is allowed */
     CONF_INERT     /* accepted and not looked at */
 };
@@ -36,24 +37,28 @@ enum {
 };
 
 struct conf_row {
-    const char *path; /* dotted; "endpoint.KEY" for the keys of an endpoint section */
+    const char *path; /* dotted; "endpoint.KEY" for the keys of an endpoint section, "profile.KEY" likewise */
     enum conf_type type;
     unsigned flags;
     const char *def;     /* default, as it would be written; NULL = none */
     const char *allowed; /* for messages and the reference file */
     int64_t min, max;    /* of everything that ends as a number */
-    size_t offset, size; /* place in struct conf or struct conf_endpoint; size 0 = not kept */
+    size_t offset, size; /* place in struct conf, conf_endpoint or conf_profile; size 0 = not kept */
     size_t second;       /* place of the int that counts a list, of the struct conf_url of a target */
     const char *env;
     const char *help; /* lines for the reference file; NULL = not shown there */
 };
 
 /* Ends with a row without a path. */
-#define CONF_ROWS_MAX 80
+#define CONF_ROWS_MAX 96
 extern const struct conf_row conf_rows[CONF_ROWS_MAX];
 
 const struct conf_row *conf_row_find(struct str path); /* NULL = unknown */
-bool conf_in_endpoint(const struct conf_row *row);
+
+/* Sections of which there may be many, [endpoint:NAME] and [profile:NAME], and all the rest. */
+enum conf_kind { CONF_SETTINGS = 0, CONF_ENDPOINT, CONF_PROFILE, CONF_KINDS };
+const char *conf_kind_name(enum conf_kind kind); /* "" for the rest */
+enum conf_kind conf_kind_of(const struct conf_row *row);
 
 /* State of one conf_load. */
 struct conf_loader {
@@ -63,17 +68,19 @@ struct conf_loader {
     /* where messages point to: env, or a line of the file, or (line 0) the file as a whole */
     const char *env;
     int line;
-    int endpoint; /* slot that the current section fills, or -1 */
+    enum conf_kind kind; /* of the current section, */
+    void *item;          /* what it fills, */
+    const char **name;   /* and that one's name */
     enum { CONF_IN_SETTINGS = 0, CONF_IN_ALIASES, CONF_IN_ALIAS } section;
     struct conf_alias *alias; /* of the current [model_alias:NAME] */
     bool skip;                /* keys of this section are not looked at; a message told why */
     bool full;                /* c->text is, and a message told so */
-    int seen[CONF_ROWS_MAX];  /* line that set the row, 0 = none; for endpoint rows in the current section */
+    int seen[CONF_ROWS_MAX];  /* line that set the row, 0 = none; for rows of many sections in the current one */
 };
 
 /* One message: "FILE:LINE: key: what and number: "value"; allowed: ...". Only what has to be there. */
 struct conf_fault {
-    const char *key; /* path of a row; "endpoint" = the section as a whole */
+    const char *key; /* path of a row; "endpoint", "profile" = the section as a whole */
     const char *what;
     int64_t number;   /* shown if not 0 */
     struct str value; /* shown if p is not NULL */
@@ -96,7 +103,7 @@ void conf_on_setting(struct conf_loader *ld, struct str section, struct str key,
 struct str conf_unquote(struct str s);
 
 /*
- * Stores a value, in ld->endpoint or in ld->c as the row says, or reports what is wrong with it. A list is
+ * Stores a value, in ld->item or in ld->c as the row says, or reports what is wrong with it. A list is
  * extended if its row was seen before. conf_store_raw takes the rest of a line, with quotes and comment.
  */
 void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str value);

@@ -16,6 +16,7 @@
 #define SET(field)      .path = #field, AT(conf, field)
 #define LIMIT(field)    .path = "server.request_limits." #field, AT(conf, server.field)
 #define KEY(field)      .path = "endpoint." #field, AT(conf_endpoint, field)
+#define TYPE(field)     .path = "profile." #field, AT(conf_profile, field)
 
 #define BOOL(value) .type = CONF_BOOL, .def = value, .max = 1, .allowed = "true or false"
 #define INT(value, low, high) \
@@ -123,7 +124,10 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
     {KEY(name), FREE(""), .help = "Another name than the one in the section line. No two endpoints have the same."},
     {KEY(url), .type = CONF_URL, .allowed = "http://host[:port][/path]",
      .help = "Where the backend is. The only key that has to be there."},
-    {KEY(type), WORD(""), .help = "ollama, llamacpp, vllm, lm-studio or openai-compatible. Nothing = auto."},
+    {KEY(type), WORD(""),
+     .help = "ollama, llamacpp, vllm, vllm-mlx, omlx, sglang, lmdeploy, lm-studio, lemonade, litellm,\n"
+             "docker-model-runner, localai, gpustack, openai-compatible, or the NAME of a profile below.\n"
+             "Nothing or auto = found out by looking at the server's lists."},
     {KEY(priority), INT("100", 0, 1000000), .help = "Higher is preferred by the priority balancer."},
     {KEY(enabled), BOOL("true"), .help = "false = leave this endpoint alone."},
     {KEY(health_check_url), TARGET(health_host),
@@ -140,6 +144,23 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
              "A pattern may have * at its start, its end or both."},
     {KEY(model_filter.exclude), .type = CONF_PATTERNS, .allowed = "a list of patterns",
      .help = "Models that match one of these are not taken; this wins."},
+
+    {TYPE(prefixes), .type = CONF_NAMES, .allowed = "a list of path segments",
+     .help = "The routes: /olla/PREFIX/... goes to endpoints of this type. Nothing = NAME."},
+    {TYPE(health_check_path), WORD(NULL), .help = "Asked to see if a server is well. Nothing = /v1/models."},
+    {TYPE(model_discovery_path), WORD(NULL), .help = "Asked for the list of models. Nothing = /v1/models."},
+    {TYPE(response_format), ENUM(NULL, "openai, ollama, lm-studio, llamacpp, lemonade"),
+     .help = "How that list looks. Nothing = openai."},
+    {TYPE(openai_compatible), BOOL(NULL), .help = "Whether a server speaks OpenAI's API. Nothing = true."},
+    {TYPE(openai_base), WORD(NULL),
+     .help = "What stands before /v1/ on such a server: /api if it has /api/v1/chat/completions."},
+    {TYPE(messages_path), WORD(NULL),
+     .help = "Where a server has Anthropic's Messages API: /v1/messages, or a path that ends so.\n"
+             "Nothing = it has none."},
+    {TYPE(idle_timeout), .type = CONF_DURATION, .max = LONGEST,
+     .allowed = "a duration of 0 or more (like 300ms, 30s, 1h30m)",
+     .help = "How long an idle connection to such a server is used again; less than the server keeps it.\n"
+             "Nothing = 4s."},
 
     /* Names that occur in configurations of the reference and change nothing, there or here. */
     {.path = "proxy.max_retries", .type = CONF_INERT},
@@ -167,9 +188,21 @@ const struct conf_row *conf_row_find(struct str path)
     return NULL;
 }
 
-bool conf_in_endpoint(const struct conf_row *row)
+const char *conf_kind_name(enum conf_kind kind)
 {
-    return str_starts(str_of(row->path), STR("endpoint."));
+    static const char *const names[CONF_KINDS] = {"", "endpoint", "profile"};
+    return names[kind];
+}
+
+enum conf_kind conf_kind_of(const struct conf_row *row)
+{
+    for (int kind = CONF_ENDPOINT; kind < CONF_KINDS; kind++) {
+        struct str name = str_of(conf_kind_name((enum conf_kind)kind));
+        if (str_starts(str_of(row->path), name) && row->path[name.n] == '.') {
+            return (enum conf_kind)kind;
+        }
+    }
+    return CONF_SETTINGS;
 }
 
 /* ---- the reference file ------------------------------------------------- */
@@ -201,6 +234,12 @@ static const char endpoint_head[] =
     "; One section per backend; no two have the same name. Without any such section olla\n"
     "; uses http://localhost:11434 with the name localhost and type ollama.\n"
     "; The keys of an endpoint section:\n";
+
+static const char profile_head[] =
+    "\n\n; ---- backend types of one's own ----\n"
+    "; For servers that no built-in type fits: type = NAME in an endpoint section. The NAME of a\n"
+    "; built-in type changes that type; keys that are not given keep its values.\n"
+    "; The keys of a profile section:\n";
 
 #define EXAMPLE(name, url, type, models, health, interval, timeout)                              \
     "\n[endpoint:" name "]\nurl = " url "\ntype = " type "\npriority = 100\nmodel_url = " models \
@@ -236,8 +275,9 @@ void conf_print_reference(void (*line)(const char *text))
 
     print(line, "", STR(head), "", "");
     for (const struct conf_row *row = conf_rows; row->path; row++) {
-        bool endpoint = conf_in_endpoint(row);
-        const char *dot = endpoint ? strchr(row->path, '.') : strrchr(row->path, '.');
+        static const char *const heads[CONF_KINDS] = {"\n", endpoint_head, profile_head};
+        enum conf_kind kind = conf_kind_of(row);
+        const char *dot = kind != CONF_SETTINGS ? strchr(row->path, '.') : strrchr(row->path, '.');
         struct str mine = {row->path, (size_t)(dot - row->path)};
 
         if (!row->help) {
@@ -245,8 +285,8 @@ void conf_print_reference(void (*line)(const char *text))
         }
         if (!str_eq(mine, section)) {
             section = mine;
-            print(line, "", endpoint ? STR(endpoint_head) : STR("\n"), "", "");
-            print(line, endpoint ? ";[" : "[", mine, endpoint ? ":NAME]" : "]", "");
+            print(line, "", str_of(heads[kind]), "", "");
+            print(line, kind != CONF_SETTINGS ? ";[" : "[", mine, kind != CONF_SETTINGS ? ":NAME]" : "]", "");
         }
         print(line, "", STR(""), "", "");
         print(line, "; ", str_of(row->help), "", "");

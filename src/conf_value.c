@@ -161,7 +161,7 @@ static const char *parse_url(struct conf_loader *ld, struct str s, struct conf_u
 
 static void *place(struct conf_loader *ld, const struct conf_row *row, size_t offset)
 {
-    return conf_in_endpoint(row) ? (char *)&ld->c->endpoint[ld->endpoint] + offset : (char *)ld->c + offset;
+    return (char *)(conf_kind_of(row) != CONF_SETTINGS ? ld->item : ld->c) + offset;
 }
 
 static void say_wrong(struct conf_loader *ld, const struct conf_row *row, const char *why, struct str value)
@@ -336,7 +336,8 @@ void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str v
         store_statuses(ld, row, value);
         break;
     case CONF_PATTERNS:
-        conf_store_names(ld, row->path, value, place(ld, row, row->offset), true);
+    case CONF_NAMES:
+        conf_store_names(ld, row->path, value, place(ld, row, row->offset), row->type == CONF_PATTERNS);
         break;
     default:
         store_number(ld, row, value);

@@ -10,6 +10,7 @@
 #include "log.h"
 #include "model.h"
 #include "probe.h"
+#include "traits.h"
 
 #define RETRY_MS 10000
 
@@ -17,53 +18,122 @@ static int active;
 
 /* ---- one entry -------------------------------------------------------------------- */
 
-/* Where a format keeps what we want: a key of the entry, or "object.key". */
+/*
+ * Where a format keeps what we want: keys of the entry, or "object.key"; the first of several that is there. Which
+ * facts of which server these are: profiles-models.md 2 and the documents of the servers.
+ */
 struct list_fields {
-    const char *name, *size, *context, *digest, *modified, *family, *parameters, *quantization, *format;
     const char *list; /* the key of the array of entries */
+    const char *name, *size, *context, *digest, *modified, *created, *weights;
+    const char *family, *parameters, *quantization, *format, *publisher, *kind, *record;
+    const char *state, *checkpoint, *recipe;
+    const char *words; /* an array of what it can do */
+    bool gigabytes;    /* size is in GB, with a fraction */
 };
 
 static const struct list_fields formats[] = {
-    [LIST_OLLAMA] = {.name = "name",
+    [LIST_OPENAI] = {.list = "data",
+                     .name = "id",
+                     .context = "max_model_len context_length context_window max_input_tokens",
+                     .created = "created",
+                     .publisher = "owned_by",
+                     .record = "object"},
+    [LIST_OLLAMA] = {.list = "models",
+                     .name = "name",
                      .size = "size",
+                     .context = "details.context_length",
                      .digest = "digest",
                      .modified = "modified_at",
                      .family = "details.family",
                      .parameters = "details.parameter_size",
                      .quantization = "details.quantization_level",
                      .format = "details.format",
-                     .list = "models"},
-    [LIST_OPENAI] = {.name = "id", .context = "max_model_len", .list = "data"},
-    [LIST_LM_STUDIO] = {.name = "id",
+                     .words = "capabilities"},
+    [LIST_LM_STUDIO] = {.list = "data",
+                        .name = "id",
                         .context = "max_context_length",
                         .family = "arch",
                         .quantization = "quantization",
                         .format = "compatibility_type",
-                        .list = "data"},
-    [LIST_LLAMACPP] = {.name = "id", .size = "meta.size", .context = "meta.n_ctx_train", .list = "data"},
+                        .publisher = "publisher",
+                        .kind = "type",
+                        .record = "object",
+                        .state = "state",
+                        .words = "capabilities"},
+    [LIST_LLAMACPP] = {.list = "data",
+                       .name = "id",
+                       .size = "meta.size",
+                       .context = "meta.n_ctx meta.n_ctx_train",
+                       .created = "created",
+                       .weights = "meta.n_params",
+                       .quantization = "meta.ftype",
+                       .publisher = "owned_by",
+                       .state = "status.value",
+                       .words = "architecture.input_modalities"},
+    [LIST_LEMONADE] = {.list = "data",
+                       .name = "id",
+                       .size = "size",
+                       .gigabytes = true,
+                       .context = "context_length max_context_window",
+                       .created = "created",
+                       .checkpoint = "checkpoint",
+                       .recipe = "recipe",
+                       .words = "labels"},
 };
 
-static int node_at(const struct json_slice *s, const char *where)
+/* What servers call what a model can do. */
+static const struct {
+    const char *word;
+    unsigned said;
+    enum model_kind kind;
+} words[] = {
+    {"vision", CAP_SET_VISION, KIND_VLM},
+    {"image", CAP_SET_VISION, KIND_VLM},
+    {"multimodal", CAP_SET_VISION, KIND_VLM},
+    {"embedding", CAP_SET_EMBEDDINGS, KIND_EMBEDDINGS},
+    {"embeddings", CAP_SET_EMBEDDINGS, KIND_EMBEDDINGS},
+    {"tools", CAP_TOOLS, KIND_UNKNOWN},
+    {"tool_use", CAP_TOOLS, KIND_UNKNOWN},
+    {"tool-calling", CAP_TOOLS, KIND_UNKNOWN},
+    {"completion", CAP_COMPLETION, KIND_UNKNOWN},
+    {"thinking", CAP_REASONING | CAP_LOGIC, KIND_UNKNOWN},
+    {"reasoning", CAP_REASONING | CAP_LOGIC, KIND_UNKNOWN},
+    {"coding", CAP_CODE_GENERATION | CAP_PROGRAMMING | CAP_CODE_COMPLETION, KIND_UNKNOWN},
+};
+
+static const struct {
+    const char *word;
+    enum model_kind kind;
+} kinds[] = {{"llm", KIND_LLM}, {"vlm", KIND_VLM}, {"embeddings", KIND_EMBEDDINGS}, {"embedding", KIND_EMBEDDINGS}};
+
+/* The node at the first of these places that there is, or -1. */
+static int node_at(const struct json_slice *s, const char *places)
 {
-    char outer[32];
-    struct str path = str_of(where);
-    size_t dot = str_find(path, '.');
-    if (path.n == 0) {
-        return -1;
+    char place[48], outer[32];
+    int node = -1;
+
+    for (struct str rest = str_of(places); rest.p && node < 0;) {
+        struct str one = str_split(&rest, ' ');
+        size_t dot = str_find(one, '.');
+        node = json_root(s);
+        if (dot < one.n) {
+            str_copy(outer, sizeof(outer), (struct str){one.p, dot});
+            node = json_get(s, node, outer);
+            one = str_skip(one, dot + 1);
+        }
+        str_copy(place, sizeof(place), one);
+        node = node < 0 || one.n == 0 ? -1 : json_get(s, node, place);
     }
-    if (dot == path.n) {
-        return json_get(s, json_root(s), where);
-    }
-    str_copy(outer, sizeof(outer), (struct str){path.p, dot});
-    int object = json_get(s, json_root(s), outer);
-    return object < 0 ? -1 : json_get(s, object, where + dot + 1);
+    return node;
 }
 
 static void get_string(const struct json_slice *s, const char *where, char *to, size_t cap)
 {
     to[0] = '\0';
-    if (where) {
-        json_string(s, node_at(s, where), to, cap);
+    if (where && json_string(s, node_at(s, where), to, cap)) {
+        for (char *c = to; *c; c++) {
+            *c = (unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c; /* it may go into headers and logs */
+        }
     }
 }
 
@@ -73,31 +143,123 @@ static uint64_t get_number(const struct json_slice *s, const char *where)
     return where && json_u64(s, node_at(s, where), &v) ? v : 0;
 }
 
-/* false: an entry without a usable name. */
-static bool read_entry(struct str object, const struct list_fields *f, struct model_facts *m)
+static void note_word(struct model_facts *m, const char *word)
 {
-    struct json_slice s = json_open(object);
-    if (s.tokens == 0 || !json_string(&s, node_at(&s, f->name), m->name, sizeof(m->name))) {
-        return false;
+    for (size_t i = 0; i < OLLA_COUNT(words); i++) {
+        if (str_ieq(str_of(words[i].word), str_of(word))) {
+            m->said |= words[i].said;
+            m->kind = words[i].kind != KIND_UNKNOWN ? words[i].kind : m->kind;
+        }
     }
-    struct str name = str_trim(str_of(m->name));
-    if (name.n == 0 || name.n != strlen(m->name)) {
-        return false;
+}
+
+static void read_abilities(const struct json_slice *s, const struct list_fields *f, struct model_facts *m)
+{
+    char word[24];
+    get_string(s, f->kind, word, sizeof(word));
+    for (size_t i = 0; i < OLLA_COUNT(kinds); i++) {
+        if (str_ieq(str_of(kinds[i].word), str_of(word))) {
+            m->kind = kinds[i].kind;
+        }
     }
-    for (size_t i = 0; i < name.n; i++) {
-        if ((unsigned char)name.p[i] < 0x20 || name.p[i] == 0x7f) {
+    for (unsigned i = 0; f->words && i < OLLA_MAX_LIST_ITEMS; i++) {
+        if (json_item(s, node_at(s, f->words), i, word, sizeof(word))) {
+            note_word(m, word);
+        }
+    }
+    if (m->kind == KIND_EMBEDDINGS && (m->said & CAP_COMPLETION)) {
+        m->kind = KIND_LLM; /* it can do both */
+    }
+    m->said |= m->kind == KIND_VLM ? CAP_SET_VISION : m->kind == KIND_EMBEDDINGS ? CAP_SET_EMBEDDINGS : 0;
+}
+
+static enum model_state read_state(const struct json_slice *s, const struct list_fields *f, const struct model_facts *m)
+{
+    char word[24];
+    get_string(s, f->state, word, sizeof(word));
+    if (word[0]) {
+        return str_eq(str_of(word), STR("loaded")) ? MODEL_LOADED : MODEL_NOT_LOADED;
+    }
+    bool there = f->recipe ? json_true(s, node_at(s, "downloaded")) : m->size > 0;
+    return there ? MODEL_AVAILABLE : MODEL_UNKNOWN;
+}
+
+static bool usable_name(const char *name)
+{
+    struct str s = str_of(name);
+    for (size_t i = 0; i < s.n; i++) {
+        if ((unsigned char)s.p[i] < 0x20 || s.p[i] == 0x7f) {
             return false; /* it would have to go into headers and logs */
         }
     }
-    uint64_t context = get_number(&s, f->context);
+    return s.n > 0 && str_trim(s).n == s.n;
+}
+
+/* What the list leaves out and the name or the type tells. */
+static void add_known(struct model_facts *m, const struct endpoint *e)
+{
+    const struct profile *p = e->profile, *owner = m->publisher[0] ? profile_by_type(str_of(m->publisher)) : NULL;
+    struct text family = text_in(m->family, sizeof(m->family)), variant = text_in(m->variant, sizeof(m->variant));
+
+    if (p->record) {
+        str_copy(m->record, sizeof(m->record), str_of(p->record));
+    }
+    if (p->weights) {
+        str_copy(m->format, sizeof(m->format), str_of(p->weights));
+    } else if (m->recipe[0] && !m->format[0]) {
+        bool onnx = str_starts(str_of(m->recipe), STR("oga-"));
+        bool gguf = str_eq(str_of(m->recipe), STR("llamacpp")) || str_eq(str_of(m->recipe), STR("flm"));
+        str_copy(m->format, sizeof(m->format), onnx ? STR("onnx") : gguf ? STR("gguf") : STR(""));
+    }
+    if (m->checkpoint[0] && str_find(str_of(m->checkpoint), '/') < strlen(m->checkpoint)) {
+        str_copy(m->publisher, sizeof(m->publisher), traits_publisher(str_of(m->checkpoint)));
+    } else if (!m->publisher[0] || owner) { /* servers name themselves as owners */
+        str_copy(m->publisher, sizeof(m->publisher), traits_publisher(str_of(m->name)));
+    }
+    if (!m->family[0]) {
+        traits_family(str_of(m->name), &family, &variant);
+        text_z(&family);
+        text_z(&variant);
+    }
+    if (p->extra_path && e->extra.context > 0) { /* of the one model that is loaded */
+        m->context = e->extra.context;
+    }
+    m->said |= e->extra.said;
+    m->kind = e->extra.said & CAP_VISION ? KIND_VLM : m->kind;
+}
+
+/* false: an entry without a usable name. */
+static bool read_entry(struct str object, const struct endpoint *e, struct model_facts *m, enum model_state *state)
+{
+    const struct list_fields *f = &formats[e->profile->list];
+    struct json_slice s = json_open(object);
+    uint64_t context;
+
+    if (s.tokens == 0 || !json_string(&s, node_at(&s, f->name), m->name, sizeof(m->name)) || !usable_name(m->name)) {
+        return false;
+    }
+    context = get_number(&s, f->context);
     m->context = context > UINT32_MAX ? 0 : (uint32_t)context;
-    m->size = get_number(&s, f->size);
+    if (f->gigabytes) {
+        json_scaled(&s, node_at(&s, f->size), 9, &m->size);
+    } else {
+        m->size = get_number(&s, f->size);
+    }
+    m->created = get_number(&s, f->created);
+    m->weights = get_number(&s, f->weights);
     get_string(&s, f->digest, m->digest, sizeof(m->digest));
     get_string(&s, f->modified, m->modified, sizeof(m->modified));
     get_string(&s, f->family, m->family, sizeof(m->family));
     get_string(&s, f->parameters, m->parameters, sizeof(m->parameters));
     get_string(&s, f->quantization, m->quantization, sizeof(m->quantization));
     get_string(&s, f->format, m->format, sizeof(m->format));
+    get_string(&s, f->publisher, m->publisher, sizeof(m->publisher));
+    get_string(&s, f->record, m->record, sizeof(m->record));
+    get_string(&s, f->checkpoint, m->checkpoint, sizeof(m->checkpoint));
+    get_string(&s, f->recipe, m->recipe, sizeof(m->recipe));
+    read_abilities(&s, f, m);
+    *state = read_state(&s, f, m);
+    add_known(m, e);
     return true;
 }
 
@@ -121,12 +283,13 @@ static bool filtered(const struct endpoint *e, struct str name)
 static void take_entry(struct probe *p)
 {
     static struct model_facts facts;
+    enum model_state state;
     memset(&facts, 0, sizeof(facts));
-    if (!read_entry((struct str){p->list.out, p->list.n}, &formats[p->e->profile->list], &facts)) {
+    if (!read_entry((struct str){p->list.out, p->list.n}, p->e, &facts, &state)) {
         p->skipped++;
     } else if (filtered(p->e, str_of(facts.name))) {
         return;
-    } else if (!model_offer(p->e, &facts)) {
+    } else if (!model_offer(p->e, &facts, state)) {
         p->full = true;
     } else {
         p->offered++;
@@ -235,13 +398,88 @@ static void list_done(struct probe *p, enum probe_result result)
 
 static const struct probe_ops list_ops = {"Discovery", list_body, list_done};
 
+/* ---- what the list does not tell ------------------------------------------------------ */
+
+static void take_member(struct endpoint *e, const struct json_members *m)
+{
+    struct str value = {m->out, m->n}, key = str_of(m->key);
+    struct json_slice s;
+    uint64_t n;
+
+    if (str_eq(key, STR("version")) && value.n > 2 && value.n - 2 < sizeof(e->extra.version)) {
+        str_copy(e->extra.version, sizeof(e->extra.version), (struct str){value.p + 1, value.n - 2});
+    } else if (str_eq(key, STR("default_generation_settings"))) {
+        s = json_open(value);
+        if (json_u64(&s, json_get(&s, json_root(&s), "n_ctx"), &n) && n <= UINT32_MAX) {
+            e->extra.context = (uint32_t)n;
+        }
+    } else if (str_eq(key, STR("modalities"))) {
+        s = json_open(value);
+        e->extra.said = json_true(&s, json_get(&s, json_root(&s), "vision")) ? CAP_SET_VISION : 0;
+    }
+}
+
+static bool extra_body(struct probe *p, const char *bytes, size_t n)
+{
+    size_t used;
+    int got;
+
+    if (!p->item.mem) {
+        if (!buf_hold(&p->item, BUF_NEW_WORK)) {
+            p->no_buffer = true;
+            return false;
+        }
+        json_members_start(&p->members, p->item.mem, OLLA_BUF_SIZE);
+    }
+    while ((got = json_members_feed(&p->members, bytes, n, &used)) == 1) {
+        take_member(p->e, &p->members);
+        bytes += used;
+        n -= used;
+    }
+    return got != OLLA_ERR;
+}
+
+/* Whatever came of it, the list is next: this is of use, but nothing depends on it. */
+static void extra_done(struct probe *p, enum probe_result result)
+{
+    active--;
+    p->e->discovering = false;
+    p->e->extra.asked = !p->no_buffer;
+    if (result != PROBE_CANCELLED && p->no_buffer) {
+        p->e->next_discovery = net_now() + PROBE_AGAIN_MS;
+    }
+}
+
+static const struct probe_ops extra_ops = {"Discovery", extra_body, extra_done};
+
+/* Asks what the type has to tell beside its list, once before each list. */
+static bool start_extra(struct endpoint *e)
+{
+    struct text t = text_in(e->extra.path, sizeof(e->extra.path));
+    text_addz(&t, e->base);
+    text_addz(&t, e->profile->extra_path);
+    text_z(&t);
+    e->extra.context = 0;
+    e->extra.said = 0;
+    e->extra.version[0] = '\0';
+    return probe_start(e, endpoint_target(e, TARGET_MAIN), e->extra.path, e->check_timeout, &extra_ops);
+}
+
+static bool start_list(struct endpoint *e)
+{
+    e->extra.asked = false;
+    e->list_started = net_now();
+    model_list_begin(e);
+    return probe_start(e, endpoint_target(e, TARGET_MODELS), e->models_path,
+                       conf_now->discovery.model_discovery.timeout, &list_ops);
+}
+
 uint64_t discover_tick(void)
 {
     uint64_t now = net_now(), next = UINT64_MAX;
     struct endpoint *e;
 
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        struct target *to = endpoint_target(e, TARGET_MODELS);
         e->discovered = e->discovered || (e->state == ENDPOINT_HEALTHY && !conf_now->discovery.model_discovery.enabled);
         if (e->discovering || !endpoint_can_list(e)) {
             continue;
@@ -253,9 +491,8 @@ uint64_t discover_tick(void)
         if (active < conf_now->discovery.model_discovery.concurrent_workers) {
             active++;
             e->discovering = true;
-            model_list_begin(e);
-            e->list_started = now;
-            if (!probe_start(e, to, e->models_path, conf_now->discovery.model_discovery.timeout, &list_ops)) {
+            bool extra = e->profile->extra_path && !e->extra.asked && endpoint_target(e, TARGET_MAIN)->addrs > 0;
+            if (!(extra ? start_extra(e) : start_list(e))) {
                 active--;
                 e->discovering = false;
             }

@@ -79,44 +79,22 @@ static void set_probe_host(struct endpoint *e, int which, const struct conf_url 
     }
 }
 
-/* One line about an endpoint of the configuration. */
-static void complain(conf_message *say, const struct conf *c, const struct conf_endpoint *ce, int line_no,
-                     const char *what, const char *value, const char *remedy)
-{
-    char line[640];
-    struct text t = text_in(line, sizeof(line));
-    text_addz(&t, c->path[0] ? c->path : "built-in defaults");
-    text_char(&t, ':');
-    text_u64(&t, (uint64_t)line_no);
-    text_addz(&t, ": endpoint \"");
-    text_addz(&t, ce->name);
-    text_addz(&t, "\": ");
-    text_addz(&t, what);
-    if (value) {
-        text_addz(&t, ": \"");
-        text_addz(&t, value);
-        text_addz(&t, "\" ");
-    }
-    text_addz(&t, remedy);
-    say(true, text_z(&t));
-}
-
 int endpoint_check(const struct conf *c, conf_message *say)
 {
-    char path[sizeof(table[0].health_path)], known[320];
+    char path[sizeof(table[0].health_path)], known[640];
     const struct conf_url *hosts[3];
-    int result = OLLA_OK;
+    int result = profile_check(c, say);
 
     for (int i = 0; i < c->endpoints; i++) {
         const struct conf_endpoint *ce = &c->endpoint[i];
         bool fits = strlen(ce->name) < sizeof(table[0].name) && strlen(ce->url.text) < sizeof(table[0].url) &&
                     strlen(ce->url.path) < sizeof(table[0].base);
 
-        if (!profile_by_type(str_of(ce->type))) {
+        if (!profile_is_known(c, str_of(ce->type))) {
             struct text t = text_in(known, sizeof(known));
             text_addz(&t, "is not known; allowed are ");
-            text_addz(&t, profile_known_types());
-            complain(say, c, ce, ce->type_line, "type", ce->type, text_z(&t));
+            text_addz(&t, profile_known_types(c));
+            conf_tell(c, say, ce->type_line, "endpoint", ce->name, "type", ce->type, text_z(&t));
             result = OLLA_ERR;
         }
         hosts[0] = &ce->url;
@@ -128,8 +106,8 @@ int endpoint_check(const struct conf *c, conf_message *say)
         fits = fits && probe_path(ce, ce->health_check_url, "/", &ce->health_host, path, sizeof(path)) &&
                probe_path(ce, ce->model_url, "/", &ce->model_host, path, sizeof(path));
         if (!fits) {
-            complain(say, c, ce, ce->line, "the name or a url is too long", NULL,
-                     " (at most 63 and 255 bytes, 127 of them path)");
+            conf_tell(c, say, ce->line, "endpoint", ce->name, "the name or a url is too long", NULL,
+                      " (at most 63 and 255 bytes, 127 of them path)");
             result = OLLA_ERR;
         }
     }
@@ -162,7 +140,7 @@ static bool same_path(bool is_auto, bool own, const char *now, const char *wante
 
 static bool same_target(const struct endpoint *e, const struct endpoint *wanted)
 {
-    bool same = e->is_auto == wanted->is_auto && (e->is_auto || e->profile == wanted->profile) &&
+    bool same = e->is_auto == wanted->is_auto && profile_same(e->profile, wanted->profile) &&
                 e->own_health == wanted->own_health && e->own_models == wanted->own_models &&
                 strcmp(e->url, wanted->url) == 0 && e->enabled == wanted->enabled &&
                 same_path(e->is_auto, wanted->own_health, e->health_path, wanted->health_path) &&
@@ -186,7 +164,7 @@ static void take_target(struct endpoint *e, const struct endpoint *wanted)
     str_copy(e->models_path, sizeof(e->models_path), str_of(wanted->models_path));
     e->generation++;
     e->redetect = e->ask_again = false;
-    e->detect_step = 0;
+    memset(&e->detect, 0, sizeof(e->detect));
     e->state = ENDPOINT_UNKNOWN;
     e->why = "not probed yet";
     e->probed = e->discovered = e->list_failed = false;
@@ -245,13 +223,18 @@ void endpoint_apply(const struct conf *c)
     static struct endpoint wanted;
     bool kept[OLLA_MAX_ENDPOINTS] = {false};
 
+    profile_apply(c);
     count = 0;
     for (int i = 0; i < c->endpoints; i++) {
         const struct conf_endpoint *ce = &c->endpoint[i];
         struct endpoint *e = find(ce->name);
         memset(&wanted, 0, sizeof(wanted));
         set_targets(&wanted, ce);
+        if (e && e->is_auto && wanted.is_auto) { /* what was detected holds, as it is configured now */
+            wanted.profile = profile_by_type(str_of(e->profile->name));
+        }
         if (e && !same_target(e, &wanted)) {
+            wanted.profile = profile_by_type(str_of(ce->type));
             take_target(e, &wanted);
         } else if (!e) {
             e = take_slot(ce->name);
@@ -263,6 +246,7 @@ void endpoint_apply(const struct conf *c)
             }
             take_target(e, &wanted);
         }
+        e->profile = wanted.profile; /* the same, at its new place */
         kept[e->slot] = true;
         str_copy(e->type, sizeof(e->type), str_of(ce->type[0] ? ce->type : "auto"));
         e->priority = ce->priority;
@@ -328,7 +312,7 @@ static void join(char *to, size_t cap, const char *base, const char *path)
 
 void endpoint_detected(struct endpoint *e, const struct profile *p)
 {
-    if (e->detected != p) {
+    if (!e->detected || strcmp(e->detected->name, p->name) != 0) {
         log_line(LOG_INFO, "endpoint type detected", "endpoint", str_of(e->name), "type", str_of(p->name));
     }
     e->profile = e->detected = p;

@@ -46,6 +46,14 @@ struct target {
 /* Requests go to the main one; health_check_url and model_url may name other hosts. */
 enum { TARGET_MAIN = 0, TARGET_HEALTH, TARGET_MODELS, TARGETS };
 
+/* What detect.c has learnt so far. */
+struct detection {
+    unsigned step;
+    const struct profile *hint; /* an empty list that looks like this type's */
+    bool listed, filled;        /* an OpenAI list was found, and models in it */
+    bool locked, failed;        /* it wants credentials; it answered 500 */
+};
+
 struct endpoint {
     bool used;
     bool removed; /* by a reload; freed when inflight reaches 0 */
@@ -75,7 +83,7 @@ struct endpoint {
     bool probed;     /* the first probe has ended */
     bool probing;
     bool redetect;                  /* an auto endpoint's type is to be found out again */
-    unsigned detect_step;           /* of that */
+    struct detection detect;        /* ... how far that is */
     const struct profile *detected; /* what was found last, for the log */
     char detect_path[160];
     unsigned failures;   /* consecutive */
@@ -85,6 +93,13 @@ struct endpoint {
     uint32_t probe_ms; /* latency of the last probe */
 
     /* models */
+    struct {
+        bool asked; /* since the last list */
+        char path[160];
+        uint32_t context; /* of the loaded model, tokens; 0 = not told */
+        unsigned said;    /* CAP_* of it */
+        char version[24]; /* of the server, "" = not told */
+    } extra;
     bool discovering;
     bool ask_again;   /* the list that is being read is too old already */
     bool discovered;  /* a list has been read since the endpoint is up, or the first try has failed */

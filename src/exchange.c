@@ -10,6 +10,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "gather.h"
 #include "log.h"
 #include "pool.h"
 
@@ -90,6 +91,17 @@ static struct exchange *new_exchange(struct client *c)
     return x;
 }
 
+static void answer_locally(struct exchange *x, const struct exchange_local *page)
+{
+    struct reply_error err;
+
+    if (page->check && !page->check(x, &err)) {
+        reply_refuse(x, err.status, err.code, err.message);
+    } else {
+        reply_local(x, page);
+    }
+}
+
 /* Answers everything that no backend is needed for. */
 void exchange_answer(struct exchange *x)
 {
@@ -104,15 +116,30 @@ void exchange_answer(struct exchange *x)
         reply_refuse(x, x->route.status, "not_supported", x->route.text);
         break;
     case ROUTE_LOCAL:
-        if (local_pages[x->route.page].exists && !local_pages[x->route.page].exists(x)) {
-            reply_refuse(x, 404, "model_not_found", "no healthy endpoint serves a model of that name");
-            break;
-        }
-        reply_local(x, &local_pages[x->route.page]);
+        answer_locally(x, &local_pages[x->route.page]);
         break;
     case ROUTE_PROXY:
         break;
     }
+}
+
+/* An empty list from before any endpoint has told its models would be taken for the truth: it waits a little. */
+static bool is_early(const struct exchange *x)
+{
+    bool listing = x->route.kind == ROUTE_LOCAL && x->route.page >= LOCAL_MODELS && x->route.page <= LOCAL_OLLA_MODEL;
+    return listing && model_count() == 0 && endpoint_any_pending() && net_now() < x->started + EXCHANGE_HOLD_MS;
+}
+
+static bool step_hold(struct exchange *x)
+{
+    const struct exchange_local *page = x->route.kind == ROUTE_LOCAL ? &local_pages[x->route.page] : NULL;
+
+    if (is_early(x) || (page && page->ready && !page->ready(x))) {
+        x->waiting = true;
+        return false;
+    }
+    exchange_answer(x);
+    return true;
 }
 
 static void dispatch(struct exchange *x)
@@ -120,9 +147,9 @@ static void dispatch(struct exchange *x)
     uint64_t limit = conf_now->server.max_body_size;
 
     /* A short body is read and thrown away, so that the connection can go on; a long one is not worth waiting for. */
-    if (x->route.kind != ROUTE_PROXY && !request_is_early(x) &&
+    if (x->route.kind != ROUTE_PROXY &&
         (x->request_read || x->req.expect_continue || x->req.framing != HTTP_LENGTH || x->req.length > DISCARD_MAX)) {
-        exchange_answer(x);
+        x->state = X_HOLD;
         return;
     }
     if (limit > 0 && x->req.framing == HTTP_LENGTH && x->req.length > limit) {
@@ -164,8 +191,12 @@ bool exchange_start(struct client *c, const struct http_request *req, size_t hea
         return true;
     }
     x->route = route_find(x->req.path, conf_now->server.root_api);
-    if (x->route.kind == ROUTE_REFUSED && http_get(req->fields, STR("X-Olla-Endpoint")).n > 0) {
+    if (x->route.pinnable && http_get(req->fields, STR("X-Olla-Endpoint")).n > 0) {
         x->route.kind = ROUTE_PROXY; /* it says which machine: then it makes sense */
+    }
+    if (x->route.listing == LISTING_OPENAI && http_get(req->fields, STR("anthropic-version")).n > 0) {
+        x->route.listing = LISTING_ANTHROPIC; /* the same path in both APIs */
+        x->route.dialect = DIALECT_ANTHROPIC;
     }
     dispatch(x);
     return true;
@@ -201,8 +232,8 @@ bool exchange_start_refused(struct client *c, const struct http_error *err)
 
 void exchange_client_left(struct exchange *x)
 {
-    static const enum end_phase phases[] = {PHASE_REQUEST, PHASE_CONNECT, PHASE_HEAD, PHASE_HEAD,
-                                            PHASE_DATA,    PHASE_DATA,    PHASE_LAST};
+    static const enum end_phase phases[] = {PHASE_REQUEST, PHASE_REQUEST, PHASE_CONNECT, PHASE_HEAD,
+                                            PHASE_HEAD,    PHASE_DATA,    PHASE_DATA,    PHASE_LAST};
     x->who = END_CLIENT;
     x->phase = phases[x->state];
     x->keep = false;
@@ -247,6 +278,8 @@ static bool step(struct exchange *x)
     switch (x->state) {
     case X_BODY:
         return request_body_step(x);
+    case X_HOLD:
+        return step_hold(x);
     case X_CONNECT:
         return attempt_connect_step(x);
     case X_SEND:
@@ -405,6 +438,8 @@ void exchange_expired(struct exchange *x)
         x->phase = PHASE_REQUEST;
         reply_error(x, &err);
         break;
+    case X_HOLD:
+        break;
     case X_CONNECT:
         if (x->u) {
             exchange_attempt_failed(x, FAIL_CONNECT_TIMEOUT);
@@ -516,6 +551,7 @@ enum exchange_after exchange_finish(struct exchange *x)
 
     assert(x->state == X_DONE);
     attempt_drop_upstream(x);
+    gather_cancel(x);
     access_line(x, ms);
     count(x, ms);
     body_free(&x->body);

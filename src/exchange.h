@@ -5,7 +5,7 @@
  *   X_BODY -> (route) -> X_CONNECT -> X_SEND -> X_WAIT -> X_STREAM -> X_FLUSH -> X_DONE
  *        \                   ^___________________|  next candidate, only before
  *         \                                         the first byte went down
- *          -> X_LOCAL (answers of our own) ------------------> X_FLUSH
+ *          -> X_HOLD -> X_LOCAL (answers of our own) --------> X_FLUSH
  *
  * Invariants:
  *  1. Handlers do a step and change the state, or return; exchange_finish is
@@ -33,6 +33,22 @@
 #define EXCHANGE_HOLD_MS 3000
 
 struct exchange;
+struct reply_error;
+
+/* What a list of models is narrowed to (http-surface.md 8.2). */
+struct listing_filter {
+    endpoint_set endpoints;
+    char family[32], type[24]; /* "" = any */
+    int8_t available;          /* 1 = loaded somewhere, -1 = nowhere, 0 = any */
+    bool all;                  /* what is not healthy, too */
+};
+
+/* Where a local page goes on: whatever its writer needs; zero at its start. */
+struct page_place {
+    uint32_t phase, alias, family, index;
+    uint32_t serial, version;
+    bool listed;
+};
 
 enum client_state {
     CLIENT_IDLE = 0, /* between requests */
@@ -60,7 +76,7 @@ struct client {
     void (*run)(struct client *c); /* goes on with the client after an event of its exchange */
 };
 
-enum exchange_state { X_BODY = 0, X_CONNECT, X_SEND, X_WAIT, X_STREAM, X_LOCAL, X_FLUSH, X_DONE };
+enum exchange_state { X_BODY = 0, X_HOLD, X_CONNECT, X_SEND, X_WAIT, X_STREAM, X_LOCAL, X_FLUSH, X_DONE };
 
 /* Who ended it, and in which phase: the two letters of the access line. */
 enum end_who {
@@ -121,7 +137,7 @@ struct exchange {
     bool waiting;                       /* for news of the endpoints: looks again soon */
     bool refreshed;                     /* the model lists were read anew for this request */
     char spelling[OLLA_MODEL_NAME + 8]; /* text that replaces the model's value for this endpoint, "" = as sent;
-                                         local pages keep their cursor here */
+                                         lists keep the last name here */
     uint64_t sent;                      /* bytes of the body on the wire */
 
     /* reply */
@@ -135,7 +151,16 @@ struct exchange {
     struct http_body out_body;
     unsigned newlines; /* line ends at the end of what went down */
     enum { EVENTS_NONE = 0, EVENTS_SSE, EVENTS_NDJSON } events;
-    uint32_t cursor, alias_at; /* of a local page */
+    uint32_t cursor; /* parts written of a local page */
+    struct page_place place;
+    struct listing_filter filter;
+    struct {
+        bool begun, any;
+        bool failed; /* no room for what came */
+        unsigned running;
+        endpoint_set to_ask, missing;
+    } gather;
+    bool hashing; /* the page is written for its ETag: without what changes by itself */
 
     uint64_t deadline;            /* of the state, 0 = none */
     uint64_t started;             /* ms */
@@ -155,8 +180,9 @@ extern struct exchange_totals exchange_totals;
 typedef int exchange_page(struct exchange *x, struct text *t);
 struct exchange_local {
     exchange_page *write;
-    const char *content_type;
-    bool (*exists)(const struct exchange *x); /* NULL = always; false is answered with 404 */
+    bool (*check)(struct exchange *x, struct reply_error *err); /* NULL = fine; false is answered with *err */
+    bool (*ready)(struct exchange *x);                          /* NULL = at once; false: asked again soon */
+    bool etag;
 };
 
 void exchange_init(const struct exchange_local *pages); /* pages: LOCAL_COUNT rows */
@@ -225,9 +251,7 @@ void relay_stream(struct exchange *x); /* X_STREAM: the body */
 bool request_clean_path(struct exchange *x); /* decodes and cleans it in place; false: malformed */
 void request_begin_body(struct exchange *x); /* chooses where the body will live; X_BODY follows */
 bool request_body_step(struct exchange *x);  /* X_BODY; true: the state has changed */
-/* A listing is asked for before any endpoint has told its models: it waits a little in X_BODY. */
-bool request_is_early(const struct exchange *x);
-void request_too_large(struct exchange *x); /* 413 */
+void request_too_large(struct exchange *x);  /* 413 */
 
 /* attempt.c: steps of X_CONNECT and X_SEND; true: go on with the next step. */
 bool attempt_connect_step(struct exchange *x);

@@ -144,6 +144,12 @@ bool http_body_at_eof(struct http_body *b);
  */
 long http_unescape(struct str path, char *to, size_t cap);
 
+/*
+ * The value of the first parameter of that name in a query ("?a=1&b=2"), decoded into to[cap]; *raw, if wanted, is
+ * its place in the query as it was sent. false (and ""): none, malformed, or too long.
+ */
+bool http_query(struct str query, struct str key, char *to, size_t cap, struct str *raw);
+
 /* Percent-encodes what a path must not hold plainly (RFC 3986, 3.3: controls, space, "?#%<>[\]^`{|}, non-ASCII). */
 void http_escape_path(struct text *t, struct str path);
 

@@ -56,6 +56,30 @@ long http_unescape(struct str path, char *to, size_t cap)
     return (long)n;
 }
 
+bool http_query(struct str query, struct str key, char *to, size_t cap, struct str *raw)
+{
+    to[0] = '\0';
+    for (struct str rest = str_skip(query, 1); rest.n > 0;) {
+        struct str pair = {rest.p, str_find(rest, '&')};
+        size_t eq = str_find(pair, '=');
+        rest = str_skip(rest, pair.n + 1);
+        if (!str_eq((struct str){pair.p, eq}, key)) {
+            continue;
+        }
+        struct str value = str_skip(pair, eq + 1);
+        long n = http_unescape(value, to, cap - 1);
+        for (long i = 0; i < n; i++) {
+            to[i] = to[i] == '+' ? ' ' : to[i];
+        }
+        to[n > 0 ? n : 0] = '\0';
+        if (raw) {
+            *raw = value;
+        }
+        return n >= 0;
+    }
+    return false;
+}
+
 void http_escape_path(struct text *t, struct str path)
 {
     static const char hex[] = "0123456789ABCDEF";

@@ -200,6 +200,42 @@ bool json_u64(const struct json_slice *s, int node, uint64_t *out)
     return t && str_to_u64((struct str){s->text.p + t->start, (size_t)(t->end - t->start)}, UINT64_MAX, out) == OLLA_OK;
 }
 
+bool json_scaled(const struct json_slice *s, int node, unsigned digits, uint64_t *out)
+{
+    const jsmntok_t *t = node_of(s, node, JSMN_PRIMITIVE);
+    char mem[24];
+    struct text whole = text_in(mem, sizeof mem);
+
+    if (!t) {
+        return false;
+    }
+    struct str rest = {s->text.p + t->start, (size_t)(t->end - t->start)};
+    text_add(&whole, str_split(&rest, '.'));
+    for (unsigned i = 0; i < digits; i++) {
+        text_char(&whole, i < rest.n ? rest.p[i] : '0');
+    }
+    return !whole.full && str_to_u64(text_str(&whole), UINT64_MAX, out) == OLLA_OK;
+}
+
+bool json_true(const struct json_slice *s, int node)
+{
+    const jsmntok_t *t = node_of(s, node, JSMN_PRIMITIVE);
+
+    return t && s->text.p[t->start] == 't';
+}
+
+bool json_item(const struct json_slice *s, int array, unsigned i, char *to, size_t cap)
+{
+    const jsmntok_t *t = node_of(s, array, JSMN_ARRAY);
+
+    for (int at = array + 1; t && at < s->tokens && pool[at].start < t->end; at++) {
+        if (pool[at].parent == array && pool[at].type == JSMN_STRING && i-- == 0) {
+            return json_string(s, at, to, cap);
+        }
+    }
+    return false;
+}
+
 /* ---- writing ------------------------------------------------------------------ */
 
 /* Length of the valid UTF-8 sequence at the start of s, which is not empty; 0 if there is none. */
@@ -247,11 +283,28 @@ static bool put_escaped(struct text *t, char c)
     return true;
 }
 
+/* Bytes at the start that stand for themselves: nearly all there are. */
+static size_t plain_length(struct str s)
+{
+    size_t n = 0;
+    while (n < s.n && (unsigned char)s.p[n] >= 0x20 && (unsigned char)s.p[n] < 0x80 && s.p[n] != '"' &&
+           s.p[n] != '\\' && s.p[n] != '<' && s.p[n] != '>' && s.p[n] != '&') {
+        n++;
+    }
+    return n;
+}
+
 void json_text(struct text *t, struct str s)
 {
     text_char(t, '"');
     while (s.n > 0 && !t->full) {
-        size_t n = 1;
+        size_t n = plain_length(s);
+        if (n > 0) {
+            text_add(t, (struct str){s.p, n});
+            s = str_skip(s, n);
+            continue;
+        }
+        n = 1;
         if (!put_escaped(t, s.p[0])) {
             n = utf8_length(s);
             text_add(t, n > 0 ? (struct str){s.p, n} : STR("\xef\xbf\xbd"));

@@ -99,7 +99,7 @@ void json_scan_feed(struct json_scan *s, const char *p, size_t n);
 
 /*
  * Finds the first array that is the value of one of two top-level keys
- * ("models", "data"; at most 7 letters; key_b may be NULL) and collects its elements that are
+ * ("models", "data"; at most 32 letters; key_b may be NULL) and collects its elements that are
  * objects, one by one, into out[cap]. What follows the array is not looked at.
  */
 struct json_list {
@@ -125,6 +125,25 @@ void json_list_start(struct json_list *l, const char *key_a, const char *key_b, 
  */
 int json_list_feed(struct json_list *l, const char *p, size_t n, size_t *used);
 
+/* ---- members of a long object ------------------------------------------------ */
+
+/* Takes the members of one JSON object, one by one; what does not fit is passed over. */
+struct json_members {
+    char *out;
+    size_t cap;
+    size_t n;     /* out[0..n): the value of the last member, as it was written */
+    char key[33]; /* its key, unescaped; a longer one is cut */
+
+    /* state, private to json_scan.c */
+    bool collect;
+    struct json_top top;
+};
+
+void json_members_start(struct json_members *m, char *out, size_t cap);
+
+/* As json_list_feed; stops after each complete member. */
+int json_members_feed(struct json_members *m, const char *p, size_t n, size_t *used);
+
 /* ---- bounded slices ---------------------------------------------------------- */
 
 /* A tokenised object. The tokens are shared: opening another slice makes this one empty. */
@@ -143,6 +162,11 @@ int json_root(const struct json_slice *s); /* 0 or -1 */
 bool json_string(const struct json_slice *s, int node, char *to, size_t cap);
 /* A non-negative integer; a number with fraction or exponent is refused. */
 bool json_u64(const struct json_slice *s, int node, uint64_t *out);
+/* A non-negative number x 10^digits, what remains cut off; an exponent is refused. */
+bool json_scaled(const struct json_slice *s, int node, unsigned digits, uint64_t *out);
+bool json_true(const struct json_slice *s, int node);
+/* The i-th element of an array that is a string, as json_string. false: there is none. */
+bool json_item(const struct json_slice *s, int array, unsigned i, char *to, size_t cap);
 
 /* ---- writing ------------------------------------------------------------------ */
 

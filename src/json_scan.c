@@ -18,7 +18,7 @@
 
 #include <string.h>
 
-#define KEY_MAX 8 /* every key that is wanted is shorter */
+#define KEY_MAX 32 /* no key that is wanted is longer */
 
 /*
  * What a byte means outside strings: 'a' in a number or literal, '_' blank,
@@ -311,6 +311,67 @@ int json_list_feed(struct json_list *l, const char *p, size_t n, size_t *used)
         if (l->collect && collect(l, from, (size_t)(p - from))) {
             *used = n - (size_t)(end - p);
             return 1;
+        }
+    }
+    return t->broken ? OLLA_ERR : 0;
+}
+
+/* ---- members of a long object ---------------------------------------------------- */
+
+void json_members_start(struct json_members *m, char *out, size_t cap)
+{
+    *m = (struct json_members){.out = out, .cap = cap};
+}
+
+static void begin_member(struct json_members *m, char first)
+{
+    str_copy(m->key, sizeof m->key, (struct str){m->top.text, m->top.n});
+    m->collect = true;
+    m->n = 1;
+    if (m->cap > 0) {
+        m->out[0] = first;
+    }
+}
+
+/* The next n bytes of a value; those that do not fit are only counted. */
+static void add_to_member(struct json_members *m, const char *p, size_t n)
+{
+    if (m->n + n <= m->cap) {
+        memcpy(m->out + m->n, p, n);
+    }
+    m->n += n;
+}
+
+int json_members_feed(struct json_members *m, const char *p, size_t n, size_t *used)
+{
+    struct json_top *const t = &m->top;
+    const char *const end = p + n;
+
+    *used = n;
+    while (p < end && !t->broken && t->state != JSON_DONE) {
+        const char *from = p;
+
+        if (!m->collect) {
+            if (next_event(t, &p, end) == EVENT_VALUE) {
+                begin_member(m, p[-1]);
+            }
+            continue;
+        }
+        const bool simple = !t->in_string && t->depth == 0;
+        if (simple) {
+            while (p < end && class_of(*p) == 'a') {
+                p++;
+            }
+        } else {
+            p = cross(t, 0, p, end);
+        }
+        add_to_member(m, from, (size_t)(p - from));
+        if (simple ? p < end : !t->in_string && t->depth == 0) {
+            m->collect = false;
+            if (m->n <= m->cap && !t->broken) {
+                *used = n - (size_t)(end - p);
+                return 1;
+            }
         }
     }
     return t->broken ? OLLA_ERR : 0;

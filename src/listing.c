@@ -1,102 +1,153 @@
 /*
- * listing.c - level 7: the models of the fleet, in the formats that clients ask for.
+ * listing.c - level 7: see listing.h. How an element looks is in formats.c.
  *
- * May include: olla.h, levels 1 to 6, admin.h, listing.h.
+ * A list goes on behind a name (flat lists) or a mark (entries), which is kept in
+ * x->spelling and x->place; the last id written is in x->alias_reason. Requests that
+ * are answered here need these for nothing else. Behind the models come the aliases.
+ *
+ * May include: olla.h, levels 1 to 6, formats.h, admin.h, listing.h.
  */
 #include "listing.h"
 
-#include "admin.h"
+#include <string.h>
 
-static void model_openai(struct text *t, const struct model *m)
-{
-    text_addz(t, "{\"id\":");
-    json_text(t, str_of(m->facts.name));
-    json_member(t, "object", STR("model"));
-    json_member(t, "owned_by", STR("olla"));
-    json_member_u64(t, "created", (uint64_t)(plat_wall_ms() / 1000));
-    text_char(t, '}');
-}
+#include "formats.h"
 
-static void model_ollama(struct text *t, const struct model *m)
-{
-    const struct model_facts *f = &m->facts;
-    text_addz(t, "{\"name\":");
-    json_text(t, str_of(f->name));
-    json_member(t, "model", str_of(f->name));
-    text_addz(t, ",\"modified_at\":");
-    if (f->modified[0]) {
-        json_text(t, str_of(f->modified));
-    } else {
-        text_char(t, '"');
-        admin_time_text(t, admin_start_wall());
-        text_char(t, '"');
-    }
-    json_member_u64(t, "size", f->size);
-    json_member(t, "digest", str_of(f->digest));
-    text_addz(t, ",\"details\":{\"format\":");
-    json_text(t, str_of(f->format));
-    json_member(t, "family", str_of(f->family));
-    json_member(t, "parameter_size", str_of(f->parameters));
-    json_member(t, "quantization_level", str_of(f->quantization));
-    text_addz(t, "}}");
-}
-
-static void model_lm_studio(struct text *t, const struct model *m)
-{
-    const struct model_facts *f = &m->facts;
-    text_addz(t, "{\"id\":");
-    json_text(t, str_of(f->name));
-    json_member(t, "object", STR("model"));
-    json_member(t, "type", STR("llm"));
-    if (f->family[0]) {
-        json_member(t, "arch", str_of(f->family));
-    }
-    if (f->quantization[0]) {
-        json_member(t, "quantization", str_of(f->quantization));
-    }
-    json_member(t, "state", STR("not-loaded"));
-    if (f->context > 0) {
-        json_member_u64(t, "max_context_length", f->context);
-    }
-    text_char(t, '}');
-}
+/* ---- what is asked for -------------------------------------------------------------- */
 
 static const struct {
-    const char *open, *close;
-    unsigned api; /* only what clients of this listing can then ask for */
-    void (*write)(struct text *t, const struct model *m);
-} listings[LOCAL_COUNT] = {
-    [LOCAL_MODELS_OPENAI] = {"{\"object\":\"list\",\"data\":[", "]}\n", API_OPENAI, model_openai},
-    [LOCAL_MODELS_OLLAMA] = {"{\"models\":[", "]}\n", API_OLLAMA, model_ollama},
-    [LOCAL_MODELS_LM_STUDIO] = {"{\"object\":\"list\",\"data\":[", "]}\n", API_OPENAI, model_lm_studio},
+    const char *word;
+    enum model_kind kind;
+} kinds[] = {{"llm", KIND_LLM}, {"vlm", KIND_VLM}, {"embeddings", KIND_EMBEDDINGS}};
+
+/* The older ?capability=, in words of ?type=. */
+static const struct {
+    const char *capability, *type;
+} capabilities[] = {
+    {"vision", "vlm"},
+    {"multimodal", "vlm"},
+    {"embedding", "embeddings"},
+    {"embeddings", "embeddings"},
+    {"vector_search", "embeddings"},
+    {"chat", "llm"},
+    {"text_generation", "llm"},
+    {"completion", "llm"},
 };
 
-static endpoint_set speaking(endpoint_set set, unsigned api)
+static bool query_has(const struct exchange *x, struct str key, char *to, size_t cap)
 {
-    endpoint_set kept = 0;
-    for (int i = 0; i < OLLA_MAX_ENDPOINTS; i++) {
-        struct endpoint *e = endpoint_slot(i);
-        if (e && (set & endpoint_bit(e)) && (e->profile->apis & api)) {
-            kept |= endpoint_bit(e);
-        }
-    }
-    return kept;
+    return http_query(x->req.query, key, to, cap, NULL) && to[0];
 }
 
-/* The model that an alias stands for here, under the alias's name; NULL if it stands for none. */
+static void take_type(struct exchange *x)
+{
+    struct listing_filter *f = &x->filter;
+    char word[32];
+
+    query_has(x, STR("type"), f->type, sizeof(f->type));
+    if (query_has(x, STR("capability"), word, sizeof(word))) {
+        for (size_t i = 0; i < OLLA_COUNT(capabilities); i++) {
+            if (str_eq(str_of(capabilities[i].capability), str_of(word))) {
+                str_copy(f->type, sizeof(f->type), str_of(capabilities[i].type));
+            }
+        }
+    }
+}
+
+static void take_endpoint(struct exchange *x)
+{
+    char name[256];
+    struct endpoint *e;
+
+    x->filter.endpoints = ~(endpoint_set)0;
+    if (http_query(x->req.query, STR("endpoint"), name, sizeof(name), NULL) && name[0]) {
+        x->filter.endpoints = 0;
+        for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+            bool named = strcmp(e->name, name) == 0 || strcmp(e->url, name) == 0;
+            x->filter.endpoints |= named ? endpoint_bit(e) : 0;
+        }
+    }
+}
+
+static bool bad_format(struct reply_error *err, const char *format)
+{
+    static char message[320];
+    struct text t = text_in(message, sizeof(message));
+    text_addz(&t, "invalid query parameter format=");
+    text_addz(&t, format);
+    text_addz(&t, ": unsupported format. Supported formats: ");
+    formats_names(&t);
+    *err = (struct reply_error){400, "bad_request", text_z(&t), 0};
+    return false;
+}
+
+bool listing_check(struct exchange *x, struct reply_error *err)
+{
+    char word[32];
+
+    memset(&x->filter, 0, sizeof(x->filter));
+    x->filter.endpoints = ~(endpoint_set)0;
+    if (x->route.listing != LISTING_UNIFIED) {
+        return true; /* the others take no query */
+    }
+    take_endpoint(x);
+    take_type(x);
+    query_has(x, STR("family"), x->filter.family, sizeof(x->filter.family));
+    x->filter.all = query_has(x, STR("include_unavailable"), word, sizeof(word)) && strcmp(word, "true") == 0;
+    if (query_has(x, STR("available"), word, sizeof(word))) {
+        x->filter.available = strcmp(word, "true") == 0 ? 1 : strcmp(word, "false") == 0 ? -1 : 0;
+        if (x->filter.available == 0) {
+            *err = (struct reply_error){400, "bad_request",
+                                        "invalid value for 'available' parameter. Use 'true' or 'false'", 0};
+            return false;
+        }
+    }
+    if (query_has(x, STR("format"), word, sizeof(word))) {
+        x->route.listing = formats_find(str_of(word));
+        if (x->route.listing == LISTING_COUNT) {
+            return bad_format(err, word);
+        }
+    }
+    return true;
+}
+
+static bool passes(const struct exchange *x, const struct shown *s)
+{
+    const struct listing_filter *f = &x->filter;
+    bool type = f->type[0] == '\0' || strcmp(f->type, s->facts.record) == 0;
+
+    for (size_t i = 0; i < OLLA_COUNT(kinds) && !type; i++) {
+        type = strcmp(kinds[i].word, f->type) == 0 && formats_is_kind(s, kinds[i].kind);
+    }
+    return type && (f->family[0] == '\0' || strcmp(f->family, s->facts.family) == 0) &&
+           (f->available == 0 || formats_loaded(s) == (f->available > 0));
+}
+
+/* ---- lists --------------------------------------------------------------------------- */
+
+/* Whose models are listed: those configured so, and of them those that are well. */
+struct fleet {
+    endpoint_set scope, usable;
+};
+
+static struct fleet fleet_of(const struct exchange *x)
+{
+    const struct format *f = formats_get(x->route.listing);
+    const struct profile *only = f->type ? profile_by_type(str_of(f->type)) : x->route.only;
+    struct fleet fleet = {route_listed(only, f->apis, false), route_listed(only, f->apis, true)};
+
+    fleet.usable = (x->filter.all ? fleet.scope : fleet.usable) & x->filter.endpoints;
+    return fleet;
+}
+
+/* The model that an alias stands for here; NULL if it stands for none. */
 static const struct model *alias_model(const struct conf_alias *a, endpoint_set usable)
 {
-    static struct model shown;
     const struct model *m = NULL;
     for (int i = 0; i < a->models.n && !m; i++) {
         m = model_named(str_of(a->models.item[i]), usable);
     }
-    if (!m) {
-        return NULL;
-    }
-    shown = *m;
-    str_copy(shown.facts.name, sizeof(shown.facts.name), str_of(a->name));
-    return &shown;
+    return m;
 }
 
 /* The next alias to show; *at moves behind it. One that has a model's name was shown as that. */
@@ -112,56 +163,188 @@ static const struct model *alias_after(uint32_t *at, endpoint_set usable)
     return NULL;
 }
 
-static const struct model *one_model(const struct exchange *x)
+/* The next thing to show behind where the list is; moves there. false: that was all. */
+static bool next(struct exchange *x, const struct fleet *fleet, struct shown *s, char *id, size_t cap)
 {
-    endpoint_set usable = speaking(route_listed(NULL), API_OPENAI);
+    bool entries = x->route.listing == LISTING_UNIFIED;
+    const struct model *m = NULL;
+    struct text t = text_in(id, cap);
+
+    if (x->place.alias == 0) {
+        struct model_mark mark = {.serial = x->place.serial};
+        str_copy(mark.name, sizeof(mark.name), str_of(x->spelling));
+        m = entries ? catalogue_entry_after(&mark, fleet->usable)
+                    : catalogue_name_after(x->spelling, fleet->scope, fleet->usable);
+    }
+    if (m) {
+        str_copy(x->spelling, sizeof(x->spelling), str_of(m->facts.name));
+        x->place.serial = m->serial;
+        if (entries) {
+            catalogue_id(m, &t);
+        } else {
+            text_addz(&t, m->facts.name);
+        }
+        formats_show(s, m, text_z(&t), fleet->scope);
+        return true;
+    }
+    m = alias_after(&x->place.alias, fleet->usable);
+    if (m) {
+        const char *name = conf_now->alias[x->place.alias - 1].name;
+        text_addz(&t, name);
+        formats_show(s, m, text_z(&t), fleet->scope);
+        s->alias = name;
+    } else {
+        x->place.alias = UINT32_MAX;
+    }
+    return m != NULL;
+}
+
+static void rewind_list(struct exchange *x)
+{
+    memset(&x->place, 0, sizeof(x->place));
+    x->spelling[0] = x->alias_reason[0] = '\0';
+}
+
+/* What the Anthropic list says about its first and last element. */
+static void named_end(struct text *t, const char *key, const char *id)
+{
+    text_addz(t, key);
+    if (id) {
+        json_text(t, str_of(id));
+    } else {
+        text_addz(t, "null");
+    }
+}
+
+static void open_list(struct exchange *x, struct text *t)
+{
+    const struct format *f = formats_get(x->route.listing);
+    struct fleet fleet = fleet_of(x);
+    static struct shown first;
+    char id[OLLA_MODEL_NAME + 16];
+
+    rewind_list(x);
+    if (f->open) {
+        text_addz(t, f->open);
+        return;
+    }
+    named_end(t, "{\"first_id\":", next(x, &fleet, &first, id, sizeof(id)) ? first.name : NULL);
+    text_addz(t, ",\"data\":[");
+    rewind_list(x);
+}
+
+static void close_list(struct exchange *x, struct text *t)
+{
+    const struct format *f = formats_get(x->route.listing);
+    if (f->close) {
+        text_addz(t, f->close);
+        return;
+    }
+    named_end(t, "],\"has_more\":false,\"last_id\":", x->place.listed ? x->alias_reason : NULL);
+    text_char(t, '}');
+}
+
+/* Part 0 opens; then come the elements; the end has no part of its own. */
+bool listing_page(struct exchange *x, struct text *t, uint32_t i)
+{
+    static struct shown shown;
+    char id[OLLA_MODEL_NAME + 16];
+    char before[sizeof(x->spelling)]; /* an element that does not fit comes again */
+    struct page_place place = x->place;
+    struct fleet fleet = fleet_of(x);
+
+    if (i == 0) {
+        open_list(x, t);
+        return true;
+    }
+    memcpy(before, x->spelling, sizeof(before));
+    while (next(x, &fleet, &shown, id, sizeof(id))) {
+        if (!passes(x, &shown)) {
+            continue;
+        }
+        text_addz(t, x->place.listed ? "," : "");
+        formats_get(x->route.listing)->write(t, &shown, formats_get(x->route.listing)->owner);
+        if (t->full) {
+            memcpy(x->spelling, before, sizeof(before));
+            x->place = place;
+        } else {
+            x->place.listed = true;
+            str_copy(x->alias_reason, sizeof(x->alias_reason), str_of(id));
+        }
+        return true;
+    }
+    close_list(x, t);
+    return false;
+}
+
+/* ---- one model ------------------------------------------------------------------------ */
+
+/* The model with the name of the route, or that the alias of that name stands for. */
+static const struct model *one_model(const struct exchange *x, const char **alias)
+{
+    endpoint_set usable = route_listed(x->route.only, API_OPENAI, true);
     const struct conf_alias *a = conf_alias_find(conf_now, x->route.target);
     const struct model *m = a ? alias_model(a, usable) : NULL;
+
+    *alias = m ? a->name : NULL;
     return m ? m : model_named(x->route.target, usable);
 }
 
-bool listing_one_exists(const struct exchange *x)
+bool listing_one_check(struct exchange *x, struct reply_error *err)
 {
-    return one_model(x) != NULL;
+    const char *alias;
+    *err = (struct reply_error){404, "model_not_found", "no healthy endpoint serves a model of that name", 0};
+    return one_model(x, &alias) != NULL;
 }
 
 bool listing_one_page(struct exchange *x, struct text *t, uint32_t i)
 {
-    const struct model *m = i == 0 ? one_model(x) : NULL;
+    static struct shown shown;
+    const char *alias;
+    const struct model *m = i == 0 ? one_model(x, &alias) : NULL;
+
     if (m) {
-        model_openai(t, m);
+        formats_show(&shown, m, alias ? alias : m->facts.name, route_listed(x->route.only, API_OPENAI, false));
+        formats_get(x->route.listing)->write(t, &shown, NULL);
         text_char(t, '\n');
     }
     return m != NULL;
 }
 
-/* Part 0 opens; then come the models after the last one, then the aliases; the end has no part of its own. */
-bool listing_page(struct exchange *x, struct text *t, uint32_t i)
+static const struct model *one_entry(const struct exchange *x, const char **alias)
 {
-    enum local_page page = x->route.page;
-    endpoint_set usable = speaking(route_listed(x->route.only), listings[page].api);
-    const struct model *m;
-    uint32_t alias = x->alias_at;
+    const struct conf_alias *a = conf_alias_find(conf_now, x->route.target);
+    const struct model *m = a ? alias_model(a, ~(endpoint_set)0) : NULL;
 
-    if (i == 0) {
-        x->alias_at = 0;
-        text_addz(t, listings[page].open);
-        return true;
-    }
-    m = model_after(x->spelling, usable);
-    bool is_model = m != NULL;
-    m = m ? m : alias_after(&alias, usable);
-    if (!m) {
-        text_addz(t, listings[page].close);
+    *alias = m ? a->name : NULL;
+    m = m ? catalogue_find(str_of(m->facts.name)) : catalogue_find(x->route.target);
+    return m;
+}
+
+bool listing_entry_check(struct exchange *x, struct reply_error *err)
+{
+    const char *alias;
+    if (x->route.target.n == 0) {
+        *err = (struct reply_error){400, "bad_request", "Model ID or alias required", 0};
         return false;
     }
-    text_addz(t, i > 1 ? "," : "");
-    listings[page].write(t, m);
-    if (!t->full) {
-        x->alias_at = alias;
-        if (is_model) {
-            str_copy(x->spelling, sizeof(x->spelling), str_of(m->facts.name));
-        }
+    *err = (struct reply_error){404, "model_not_found", "Model not found", 0};
+    return one_entry(x, &alias) != NULL;
+}
+
+bool listing_entry_page(struct exchange *x, struct text *t, uint32_t i)
+{
+    static struct shown shown;
+    char id[OLLA_MODEL_NAME + 16];
+    struct text name = text_in(id, sizeof(id));
+    const char *alias;
+    const struct model *m = i == 0 ? one_entry(x, &alias) : NULL;
+
+    if (m) {
+        catalogue_id(m, &name);
+        formats_show(&shown, m, alias ? alias : text_z(&name), ~(endpoint_set)0);
+        shown.alias = alias;
+        formats_write_entry(t, &shown);
     }
-    return true;
+    return m != NULL;
 }

@@ -1,6 +1,6 @@
 /*
  * listing.h - level 7: the models of the fleet, in the formats that clients
- * ask for (http-surface.md 8.2, 8.4). Parts as in admin.c: i from 0 while the
+ * ask for (http-surface.md 8). Parts as in admin.c: i from 0 while the
  * result is true; where a listing goes on is kept in the exchange.
  *
  * May include: olla.h, levels 1 to 6.
@@ -10,11 +10,17 @@
 
 #include "exchange.h"
 
-/* Lists: healthy endpoints' models in name order, then the aliases that stand for something. */
+/* Reads the query of a list. false: *err says what is wrong with it. */
+bool listing_check(struct exchange *x, struct reply_error *err);
+/* Lists: models in name order, then the aliases that stand for something. */
 bool listing_page(struct exchange *x, struct text *t, uint32_t i);
 
 /* One model; its name is the route's target. */
+bool listing_one_check(struct exchange *x, struct reply_error *err);
 bool listing_one_page(struct exchange *x, struct text *t, uint32_t i);
-bool listing_one_exists(const struct exchange *x);
+
+/* One entry of the catalogue with all that is known. */
+bool listing_entry_check(struct exchange *x, struct reply_error *err);
+bool listing_entry_page(struct exchange *x, struct text *t, uint32_t i);
 
 #endif

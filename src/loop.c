@@ -110,6 +110,7 @@ static void reload(void)
     setup_log(current);
     /* An endpoint that is gone keeps its slot until its requests end, so its models must go first. */
     endpoint_apply(current);
+    model_touch();
     settle_endpoints();
     log_line(LOG_INFO, "configuration reloaded", "file", str_of(current->path), NULL, STR(""));
 }

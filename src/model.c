@@ -13,6 +13,7 @@ POOL_STORAGE(MODEL, struct model, model_pool)
 
 static struct model *sorted[OLLA_MAX_MODELS];
 static size_t total;
+static uint32_t version;
 
 void model_init(void)
 {
@@ -24,13 +25,40 @@ size_t model_count(void)
     return total;
 }
 
+void model_touch(void)
+{
+    version++;
+}
+
+uint32_t model_version(void)
+{
+    return version;
+}
+
+struct model *model_at(size_t i)
+{
+    return i < total ? sorted[i] : NULL;
+}
+
+const char *model_state_name(enum model_state state)
+{
+    static const char *const names[] = {"unknown", "available", "not-loaded", "loaded"};
+    return names[state];
+}
+
+enum model_state model_state_at(const struct model *m, const struct endpoint *e)
+{
+    return (enum model_state)(((m->now.state_low & endpoint_bit(e)) != 0) +
+                              2 * ((m->now.state_high & endpoint_bit(e)) != 0));
+}
+
 static struct str name_of(size_t i)
 {
     return str_of(sorted[i]->facts.name);
 }
 
-/* Order without regard to case, then exact; `fold` compares without the second step. */
-static int compare(struct str a, struct str b, bool fold)
+/* Without regard to case, then exact; `fold` compares without the second step. */
+int model_compare(struct str a, struct str b, bool fold)
 {
     size_t n = a.n < b.n ? a.n : b.n;
     for (size_t i = 0; i < n; i++) {
@@ -45,13 +73,12 @@ static int compare(struct str a, struct str b, bool fold)
     return fold || n == 0 ? 0 : memcmp(a.p, b.p, n);
 }
 
-/* The first place whose name is not before `name`. */
-static size_t lower_bound(struct str name, bool fold)
+size_t model_index(struct str name, bool fold)
 {
     size_t from = 0, to = total;
     while (from < to) {
         size_t mid = from + (to - from) / 2;
-        if (compare(name_of(mid), name, fold) < 0) {
+        if (model_compare(name_of(mid), name, fold) < 0) {
             from = mid + 1;
         } else {
             to = mid;
@@ -62,28 +89,43 @@ static size_t lower_bound(struct str name, bool fold)
 
 /* ---- lists ------------------------------------------------------------------------ */
 
+/* Takes the endpoints of `set` out of *to and those of *from in. */
+static void replace(struct model_where *to, const struct model_where *from, endpoint_set set)
+{
+    to->serves = (to->serves & ~set) | (from->serves & set);
+    to->state_low = (to->state_low & ~set) | (from->state_low & set);
+    to->state_high = (to->state_high & ~set) | (from->state_high & set);
+}
+
+static const struct model_where nowhere;
+
 void model_list_begin(const struct endpoint *e)
 {
     for (size_t i = 0; i < total; i++) {
-        sorted[i]->coming &= ~endpoint_bit(e);
+        replace(&sorted[i]->coming, &nowhere, endpoint_bit(e));
     }
 }
 
-bool model_offer(const struct endpoint *e, const struct model_facts *facts)
+bool model_offer(const struct endpoint *e, const struct model_facts *facts, enum model_state state)
 {
+    static uint32_t serial;
     struct str name = str_of(facts->name);
-    size_t at = lower_bound(name, false);
+    struct model_where here = {endpoint_bit(e), state & 1 ? endpoint_bit(e) : 0, state & 2 ? endpoint_bit(e) : 0};
+    size_t at = model_index(name, false);
 
-    if (at < total && str_eq(name_of(at), name)) {
+    while (at < total && str_eq(name_of(at), name) && strcmp(sorted[at]->facts.digest, facts->digest) < 0) {
+        at++;
+    }
+    if (at < total && str_eq(name_of(at), name) && strcmp(sorted[at]->facts.digest, facts->digest) == 0) {
         struct model *m = sorted[at];
-        bool only = (m->serves & ~endpoint_bit(e)) == 0 && memcmp(&m->facts, facts, sizeof(*facts)) != 0;
+        bool only = (m->now.serves & ~endpoint_bit(e)) == 0 && memcmp(&m->facts, facts, sizeof(*facts)) != 0;
         if (only && !m->news) {
             m->news = pool_get(POOL_MODEL); /* without one the old facts stay: no harm */
         }
         if (only && m->news) {
             m->news->facts = *facts;
         }
-        m->coming |= endpoint_bit(e);
+        replace(&m->coming, &here, endpoint_bit(e));
         return true;
     }
     struct model *m = pool_get(POOL_MODEL);
@@ -91,10 +133,12 @@ bool model_offer(const struct endpoint *e, const struct model_facts *facts)
         return false;
     }
     m->facts = *facts;
-    m->coming = endpoint_bit(e);
+    m->coming = here;
+    m->serial = ++serial;
     memmove(&sorted[at + 1], &sorted[at], (total - at) * sizeof(sorted[0]));
     sorted[at] = m;
     total++;
+    version++;
     return true;
 }
 
@@ -111,7 +155,7 @@ static void sweep(void)
 {
     size_t keep = 0;
     for (size_t i = 0; i < total; i++) {
-        if (sorted[i]->serves == 0 && sorted[i]->coming == 0) {
+        if (sorted[i]->now.serves == 0 && sorted[i]->coming.serves == 0) {
             take_news(sorted[i], false);
             pool_put(POOL_MODEL, sorted[i]);
         } else {
@@ -119,6 +163,7 @@ static void sweep(void)
         }
     }
     total = keep;
+    version++;
 }
 
 unsigned model_list_end(const struct endpoint *e, bool ok)
@@ -126,14 +171,14 @@ unsigned model_list_end(const struct endpoint *e, bool ok)
     unsigned n = 0;
     for (size_t i = 0; i < total; i++) {
         struct model *m = sorted[i];
-        if (m->coming & endpoint_bit(e)) {
+        if (m->coming.serves & endpoint_bit(e)) {
             take_news(m, ok);
         }
         if (ok) {
-            m->serves = (m->serves & ~endpoint_bit(e)) | (m->coming & endpoint_bit(e));
+            replace(&m->now, &m->coming, endpoint_bit(e));
         }
-        m->coming &= ~endpoint_bit(e);
-        n += (m->serves & endpoint_bit(e)) != 0;
+        replace(&m->coming, &nowhere, endpoint_bit(e));
+        n += (m->now.serves & endpoint_bit(e)) != 0;
     }
     sweep();
     return n;
@@ -142,8 +187,8 @@ unsigned model_list_end(const struct endpoint *e, bool ok)
 void model_forget(const struct endpoint *e)
 {
     for (size_t i = 0; i < total; i++) {
-        sorted[i]->serves &= ~endpoint_bit(e);
-        sorted[i]->coming &= ~endpoint_bit(e);
+        replace(&sorted[i]->now, &nowhere, endpoint_bit(e));
+        replace(&sorted[i]->coming, &nowhere, endpoint_bit(e));
     }
     sweep();
 }
@@ -155,11 +200,9 @@ static endpoint_set serving(struct str name, endpoint_set *exact)
 {
     endpoint_set any = 0;
     *exact = 0;
-    for (size_t i = lower_bound(name, true); i < total && compare(name_of(i), name, true) == 0; i++) {
-        any |= sorted[i]->serves;
-        if (str_eq(name_of(i), name)) {
-            *exact = sorted[i]->serves;
-        }
+    for (size_t i = model_index(name, true); i < total && model_compare(name_of(i), name, true) == 0; i++) {
+        any |= sorted[i]->now.serves;
+        *exact |= str_eq(name_of(i), name) ? sorted[i]->now.serves : 0;
     }
     return any;
 }
@@ -210,8 +253,8 @@ const char *model_spelling(struct str name, const struct endpoint *e)
         if (tries[t].n == 0) {
             continue;
         }
-        for (size_t i = lower_bound(tries[t], true); i < total && compare(name_of(i), tries[t], true) == 0; i++) {
-            if (sorted[i]->serves & endpoint_bit(e)) {
+        for (size_t i = model_index(tries[t], true); i < total && model_compare(name_of(i), tries[t], true) == 0; i++) {
+            if (sorted[i]->now.serves & endpoint_bit(e)) {
                 if (str_eq(name_of(i), tries[t])) {
                     return sorted[i]->facts.name;
                 }
@@ -228,9 +271,9 @@ const struct model *model_named(struct str name, endpoint_set usable)
     struct str tries[2] = {name, with_latest(name, mem, sizeof(mem))};
 
     for (int t = 0; t < 2; t++) {
-        size_t i = tries[t].n > 0 ? lower_bound(tries[t], true) : total;
-        for (; i < total && compare(name_of(i), tries[t], true) == 0; i++) {
-            if (sorted[i]->serves & usable) {
+        size_t i = tries[t].n > 0 ? model_index(tries[t], true) : total;
+        for (; i < total && model_compare(name_of(i), tries[t], true) == 0; i++) {
+            if (sorted[i]->now.serves & usable) {
                 return sorted[i];
             }
         }
@@ -238,19 +281,23 @@ const struct model *model_named(struct str name, endpoint_set usable)
     return NULL;
 }
 
-const struct model *model_after(const char *name, endpoint_set usable)
+size_t model_behind(const struct model_mark *mark)
 {
-    struct str s = str_of(name);
-    size_t i = s.n > 0 ? lower_bound(s, false) : 0;
-    if (s.n > 0 && i < total && str_eq(name_of(i), s)) {
-        i++;
-    }
-    for (; i < total; i++) {
-        if (sorted[i]->serves & usable) {
-            return sorted[i];
+    struct str name = str_of(mark->name);
+    size_t i = name.n > 0 ? model_index(name, false) : 0, after = i;
+
+    for (; after < total && name.n > 0 && str_eq(name_of(after), name); after++) {
+        if (sorted[after]->serial == mark->serial) {
+            return after + 1;
         }
     }
-    return NULL;
+    return after;
+}
+
+void model_set_mark(struct model_mark *mark, const struct model *m)
+{
+    memcpy(mark->name, m->facts.name, sizeof(mark->name));
+    mark->serial = m->serial;
 }
 
 /* ---- near names -------------------------------------------------------------------- */
@@ -285,7 +332,8 @@ int model_near(struct str name, struct text *t)
 
     for (size_t i = 0; i < total; i++) {
         size_t s = likeness(name, name_of(i));
-        if (sorted[i]->serves == 0 || s < 5) {
+        bool again = i > 0 && sorted[i - 1]->now.serves != 0 && str_eq(name_of(i), name_of(i - 1));
+        if (sorted[i]->now.serves == 0 || s < 5 || again) {
             continue;
         }
         int at = n < 3 ? n : 2;

@@ -1,8 +1,9 @@
 /*
  * model.h - level 4: the catalogue: which endpoint serves which model.
  *
- * One entry per exact spelling, kept sorted by name without regard to case,
- * so that listings are stable and all spellings of a name are neighbours.
+ * One entry per exact spelling and digest, kept sorted by name without regard
+ * to case, so that listings are stable and all spellings of a name are
+ * neighbours. What belongs together is catalogue.c's business.
  *
  * An endpoint's list is replaced as a whole: model_list_begin, model_offer
  * for each entry, model_list_end. Until the end the old list is in force, so
@@ -15,31 +16,58 @@
 
 #include "endpoint.h"
 
+enum model_kind { KIND_UNKNOWN = 0, KIND_LLM, KIND_VLM, KIND_EMBEDDINGS };
+
 /* What a backend tells about a model. Empty strings and zeros: not told. */
 struct model_facts {
     char name[OLLA_MODEL_NAME];
-    uint64_t size;    /* bytes on disk */
-    uint32_t context; /* tokens */
     char digest[72];
     char modified[40]; /* RFC 3339 */
-    char family[32];
+    uint64_t created;  /* Unix seconds */
+    uint64_t size;     /* bytes on disk */
+    uint64_t weights;  /* number of parameters */
+    uint32_t context;  /* tokens */
+    uint32_t said;     /* CAP_* of traits.h that the server told */
+    enum model_kind kind;
+    char record[24]; /* "type" of the status page */
+    char family[32], variant[48];
     char parameters[16]; /* "3.2B" */
-    char quantization[16];
-    char format[12];
+    char quantization[24];
+    char format[16];
+    char publisher[40];
+    char checkpoint[96], recipe[24]; /* Lemonade's */
+};
+
+/* What an endpoint says about its copy. */
+enum model_state { MODEL_UNKNOWN = 0, MODEL_AVAILABLE, MODEL_NOT_LOADED, MODEL_LOADED };
+
+/* Where a model is: endpoints, and two bits of state for each of them. */
+struct model_where {
+    endpoint_set serves, state_low, state_high;
 };
 
 struct model {
     struct model_facts facts; /* of the endpoint that told first */
-    endpoint_set serves;
-    endpoint_set coming; /* seen in a list that is being read */
-    struct model *news;  /* what the only endpoint that serves it tells now, in force when its list is complete */
+    struct model_where now;
+    struct model_where coming; /* in a list that is being read */
+    struct model *news;        /* what the only endpoint that serves it tells now, in force when its list is complete */
+    uint32_t serial;           /* another one for each entry that ever was */
+    /* catalogue.c's: the entry that stands for all that belong together, the first of them, the next of them */
+    struct model *head, *members, *next;
+    uint16_t family_no;
+};
+
+/* A place in the order of names; zero-filled: before all. */
+struct model_mark {
+    char name[OLLA_MODEL_NAME];
+    uint32_t serial;
 };
 
 void model_init(void);
 
 void model_list_begin(const struct endpoint *e);
-/* false: the catalogue is full (logged once per list by the caller). */
-bool model_offer(const struct endpoint *e, const struct model_facts *facts);
+/* false: the catalogue is full (logged once per list by the caller). All of *facts is compared: zero-fill it first. */
+bool model_offer(const struct endpoint *e, const struct model_facts *facts, enum model_state state);
 /* ok: the list was read to its end and replaces the old one. Returns the number of models of e. */
 unsigned model_list_end(const struct endpoint *e, bool ok);
 
@@ -59,9 +87,23 @@ const char *model_spelling(struct str name, const struct endpoint *e);
 /* The entry that stands for a name on these endpoints: exact, other case, or with ":latest". NULL if there is none. */
 const struct model *model_named(struct str name, endpoint_set usable);
 
-/* Entries in name order: the first one after `name` ("" = from the start) that one of `usable` serves, or NULL. */
-const struct model *model_after(const char *name, endpoint_set usable);
+/* All entries in name order: i from 0 while the result is not NULL. Any list that ends may change the order. */
+struct model *model_at(size_t i);
 size_t model_count(void);
+uint32_t model_version(void); /* another one after each change */
+void model_touch(void);       /* says that something changed which the order of names does not show: endpoints' order */
+
+/* The number of the first entry whose name is not before `name`; fold: without regard to case. */
+size_t model_index(struct str name, bool fold);
+/* Names compared in that order: < 0, 0, > 0. */
+int model_compare(struct str a, struct str b, bool fold);
+/* The number of the first entry behind a mark. */
+size_t model_behind(const struct model_mark *mark);
+void model_set_mark(struct model_mark *mark, const struct model *m);
+
+/* What e says about its copy of m. */
+enum model_state model_state_at(const struct model *m, const struct endpoint *e);
+const char *model_state_name(enum model_state state); /* "loaded", ... */
 
 /* Adds up to three names that look like `name`, comma-separated, to t. Returns how many. */
 int model_near(struct str name, struct text *t);

@@ -27,10 +27,10 @@ static void finish(struct probe *p, enum probe_result result)
     struct endpoint *e = p->e;
 
     net_close(&p->s, result == PROBE_ANSWERED ? NET_CLOSE : NET_ABORT);
+    running[pool_index(POOL_PROBE, p)] = NULL;
     p->ops->done(p, result);
     buf_drop(&p->in);
     buf_drop(&p->item);
-    running[pool_index(POOL_PROBE, p)] = NULL;
     pool_put(POOL_PROBE, p);
     endpoint_release(e);
 }
@@ -51,8 +51,8 @@ static bool connect_to(struct probe *p)
     return false;
 }
 
-bool probe_start(struct endpoint *e, struct target *to, const char *path, int64_t timeout_ms,
-                 const struct probe_ops *ops)
+static bool start(void *owner, struct endpoint *e, struct target *to, const char *path, int64_t timeout_ms,
+                  const struct probe_ops *ops)
 {
     struct probe *p = to->addrs > 0 ? pool_get(POOL_PROBE) : NULL;
     if (!p) {
@@ -65,6 +65,7 @@ bool probe_start(struct endpoint *e, struct target *to, const char *path, int64_
     }
     running[pool_index(POOL_PROBE, p)] = p;
     p->e = e;
+    p->owner = owner;
     p->to = to;
     p->ops = ops;
     p->path = path;
@@ -76,10 +77,22 @@ bool probe_start(struct endpoint *e, struct target *to, const char *path, int64_
     return true;
 }
 
+bool probe_start(struct endpoint *e, struct target *to, const char *path, int64_t timeout_ms,
+                 const struct probe_ops *ops)
+{
+    return start(NULL, e, to, path, timeout_ms, ops);
+}
+
+bool probe_start_for(void *owner, struct endpoint *e, const char *path, int64_t timeout_ms, const struct probe_ops *ops)
+{
+    return start(owner, e, &e->at[TARGET_MAIN], path, timeout_ms, ops);
+}
+
 static void send_request(struct probe *p)
 {
     struct text t = buf_text(&p->in);
     text_addz(&t, "GET ");
+    text_addz(&t, p->owner ? p->e->base : "");
     text_addz(&t, p->path);
     text_addz(&t, " HTTP/1.1\r\nHost: ");
     text_addz(&t, p->to->authority);
@@ -220,6 +233,16 @@ void probe_cancel(const struct endpoint *e)
 {
     for (size_t i = 0; i < OLLA_MAX_PROBES; i++) {
         if (running[i] && (!e || running[i]->e == e)) {
+            finish(running[i], PROBE_CANCELLED);
+        }
+    }
+}
+
+void probe_cancel_for(const void *owner)
+{
+    for (size_t i = 0; i < OLLA_MAX_PROBES; i++) {
+        if (running[i] && running[i]->owner == owner) {
+            running[i]->owner = NULL;
             finish(running[i], PROBE_CANCELLED);
         }
     }

@@ -37,6 +37,7 @@ struct probe_ops {
 struct probe {
     struct stream s;
     struct endpoint *e;
+    void *owner; /* for whom it was started, or NULL */
     struct target *to;
     const struct probe_ops *ops;
     const char *path;
@@ -50,6 +51,7 @@ struct probe {
 
     /* for the taker of the body */
     struct json_list list;
+    struct json_members members;
     struct buf item;
     unsigned offered, skipped;
     bool full;      /* the catalogue is */
@@ -62,7 +64,14 @@ void probe_init(void);
 bool probe_start(struct endpoint *e, struct target *to, const char *path, int64_t timeout_ms,
                  const struct probe_ops *ops);
 
+/* One to the main target, below its base path, on behalf of an owner. `path` has to live as long. */
+bool probe_start_for(void *owner, struct endpoint *e, const char *path, int64_t timeout_ms,
+                     const struct probe_ops *ops);
+
 /* Ends all probes of e (NULL = all) with PROBE_CANCELLED. */
 void probe_cancel(const struct endpoint *e);
+
+/* Ends all probes of an owner that is no more: PROBE_CANCELLED, and p->owner is NULL then. */
+void probe_cancel_for(const void *owner);
 
 #endif

@@ -78,7 +78,7 @@ static void head(struct exchange *x, struct text *t, int status, const char *con
     text_addz(t, http_reason(status));
     text_addz(t, "\r\nDate: ");
     text_add(t, http_date(plat_wall_ms()));
-    text_addz(t, "\r\nContent-Type: ");
+    text_addz(t, content_type ? "\r\nContent-Type: " : "");
     text_addz(t, content_type);
     text_addz(t, "\r\n");
     if (x->id[0]) {
@@ -198,19 +198,83 @@ void reply_redirect(struct exchange *x, struct str location)
 #define PAGE_BYTES 8192
 static char page_mem[PAGE_BYTES];
 
+/* From the start, as often as wanted. */
+static void rewind_page(struct exchange *x, bool hashing)
+{
+    x->hashing = hashing;
+    x->cursor = 0;
+    x->spelling[0] = '\0';
+}
+
+/* FNV-1a with 64 bits over the page without what changes by itself. */
+static uint64_t page_hash(struct exchange *x, const struct exchange_local *page)
+{
+    uint64_t h = UINT64_C(14695981039346656037);
+    int more = 1;
+
+    rewind_page(x, true);
+    while (more) {
+        struct text piece = text_in(page_mem, sizeof(page_mem));
+        more = page->write(x, &piece);
+        for (size_t i = 0; i < piece.n; i++) {
+            h = (h ^ (unsigned char)piece.p[i]) * UINT64_C(1099511628211);
+        }
+    }
+    rewind_page(x, false);
+    return h;
+}
+
+/* Weak comparison (RFC 9110, 13.1.2) of If-None-Match with a tag in quotes. */
+static bool none_match(struct str list, struct str tag)
+{
+    if (list.n > 1024) {
+        return false;
+    }
+    while (list.p) {
+        struct str one = str_split(&list, ',');
+        one = str_starts(one, STR("W/")) ? str_skip(one, 2) : one;
+        if (str_eq(one, STR("*")) || str_eq(one, tag)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void reply_local(struct exchange *x, const struct exchange_local *page)
 {
-    struct text body = text_in(page_mem, sizeof(page_mem)), t;
+    static const char json[] = "application/json";
+    char mem[24] = "";
+    struct text body, t, tag = text_in(mem, sizeof(mem));
+    bool same = false;
 
     if (!buf_hold(&x->c->out, BUF_CLIENT)) {
         give_up(x);
         return;
     }
-    x->cursor = 0;
-    x->spelling[0] = '\0';
-    int more = page->write(x, &body);
+    if (page->etag) {
+        text_char(&tag, '"');
+        text_hex(&tag, page_hash(x, page), 16);
+        text_char(&tag, '"');
+        same = none_match(http_get(x->req.fields, STR("If-None-Match")), text_str(&tag));
+        text_z(&tag);
+    }
+    rewind_page(x, false);
+    body = text_in(page_mem, sizeof(page_mem));
+    int more = same ? 0 : page->write(x, &body);
     t = buf_text(&x->c->out);
-    head(x, &t, 200, page->content_type);
+    head(x, &t, same ? 304 : 200, same ? NULL : json);
+    if (page->etag) {
+        text_addz(&t, "ETag: W/");
+        text_addz(&t, mem);
+        text_addz(&t, "\r\nCache-Control: private, no-cache\r\nVary: Accept-Encoding\r\n");
+    }
+    if (same) {
+        end_head(x, &t, false, UINT64_MAX);
+        buf_text_done(&x->c->out, &t);
+        x->began = true;
+        x->state = X_FLUSH;
+        return;
+    }
     if (!more) {
         send_whole(x, &t, text_str(&body));
         return;
@@ -220,8 +284,7 @@ void reply_local(struct exchange *x, const struct exchange_local *page)
     end_head(x, &t, !x->http10, UINT64_MAX);
     buf_text_done(&x->c->out, &t);
     /* Begin again, now piece by piece into the room there is. */
-    x->cursor = 0;
-    x->spelling[0] = '\0';
+    rewind_page(x, false);
     x->began = true;
     x->state = x->is_head ? X_FLUSH : X_LOCAL;
 }

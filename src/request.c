@@ -180,13 +180,6 @@ static void take_form(struct exchange *x)
     x->scan.model_too_long = x->form.too_long;
 }
 
-bool request_is_early(const struct exchange *x)
-{
-    bool listing = x->route.kind == ROUTE_LOCAL && x->route.page >= LOCAL_MODELS_OPENAI &&
-                   x->route.page <= LOCAL_MODEL_OPENAI;
-    return listing && model_count() == 0 && endpoint_any_pending() && net_now() < x->started + EXCHANGE_HOLD_MS;
-}
-
 bool request_body_step(struct exchange *x)
 {
     struct client *c = x->c;
@@ -221,16 +214,12 @@ bool request_body_step(struct exchange *x)
             return false;
         }
     }
-    if (request_is_early(x)) {
-        c->starved = true; /* an empty list would be taken for the truth: look again soon */
-        return false;
-    }
     if (x->form.mark_n > 0) {
         take_form(x);
     }
     close_gap(x); /* room to read ahead, and so to notice when the client leaves */
     if (x->route.kind != ROUTE_PROXY) {
-        exchange_answer(x);
+        x->state = X_HOLD;
     } else if (x->scan.model_twice) {
         reply_refuse(x, 400, "ambiguous_model", "the request body names \"model\" twice: remove one of them");
     } else if (x->scan.model_too_long) {

@@ -5,9 +5,9 @@
  */
 #include "route.h"
 
-#define NO_MANAGEMENT                                             \
-    "model management operations are not supported by the proxy " \
-    "unless the header X-Olla-Endpoint names the machine they are for"
+#define REMEDY         " unless the header X-Olla-Endpoint names the machine it is for"
+#define NO_MANAGEMENT  "model management operations are not supported by the proxy" REMEDY
+#define NO_OLLAMA_LIST "running models list not supported in multi-instance proxy" REMEDY "; see /api/ps and /api/tags"
 
 enum match { EXACT = 0, BELOW };
 
@@ -18,42 +18,62 @@ static const struct {
     bool root;
     enum route_kind kind;
     enum local_page page;
+    enum listing listing;
     enum dialect dialect;
 } paths[] = {
-    {STR("/internal/health"), EXACT, false, ROUTE_LOCAL, LOCAL_HEALTH, DIALECT_PLAIN},
-    {STR("/internal/status"), EXACT, false, ROUTE_LOCAL, LOCAL_STATUS, DIALECT_PLAIN},
-    {STR("/version"), EXACT, false, ROUTE_LOCAL, LOCAL_VERSION, DIALECT_PLAIN},
-    {STR("/olla/proxy/v1/models"), EXACT, false, ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
-    {STR("/olla/proxy/v1/models/"), BELOW, false, ROUTE_LOCAL, LOCAL_MODEL_OPENAI, DIALECT_OPENAI},
-    {STR("/olla/proxy"), EXACT, false, ROUTE_REDIRECT, 0, DIALECT_PLAIN},
-    {STR("/olla/proxy/"), BELOW, false, ROUTE_PROXY, 0, DIALECT_PLAIN},
-    {STR("/v1/models/"), BELOW, true, ROUTE_LOCAL, LOCAL_MODEL_OPENAI, DIALECT_OPENAI},
-    {STR("/v1/models"), EXACT, true, ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
-    {STR("/api/tags"), EXACT, true, ROUTE_LOCAL, LOCAL_MODELS_OLLAMA, DIALECT_OLLAMA},
-    {STR("/api/version"), EXACT, true, ROUTE_LOCAL, LOCAL_OLLAMA_VERSION, DIALECT_OLLAMA},
-    {STR("/v1/"), BELOW, true, ROUTE_PROXY, 0, DIALECT_PLAIN},
-    {STR("/api/"), BELOW, true, ROUTE_PROXY, 0, DIALECT_PLAIN},
+    /* clang-format off */
+    {STR("/internal/health"),          EXACT, false, ROUTE_LOCAL,    LOCAL_HEALTH,        0,                 DIALECT_PLAIN},
+    {STR("/internal/status"),          EXACT, false, ROUTE_LOCAL,    LOCAL_STATUS,        0,                 DIALECT_PLAIN},
+    {STR("/internal/status/models"),   EXACT, false, ROUTE_LOCAL,    LOCAL_STATUS_MODELS, 0,                 DIALECT_PLAIN},
+    {STR("/version"),                  EXACT, false, ROUTE_LOCAL,    LOCAL_VERSION,       0,                 DIALECT_PLAIN},
+    {STR("/olla/models"),              EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_UNIFIED,   DIALECT_PLAIN},
+    {STR("/olla/models/"),             BELOW, false, ROUTE_LOCAL,    LOCAL_OLLA_MODEL,    0,                 DIALECT_PLAIN},
+    {STR("/olla/anthropic/v1/models"), EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_ANTHROPIC, DIALECT_ANTHROPIC},
+    {STR("/olla/proxy/v1/models"),     EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_OPENAI,    DIALECT_OPENAI},
+    {STR("/olla/proxy/v1/models/"),    BELOW, false, ROUTE_LOCAL,    LOCAL_MODEL,         LISTING_OPENAI,    DIALECT_OPENAI},
+    {STR("/olla/proxy"),               EXACT, false, ROUTE_REDIRECT, 0,                   0,                 DIALECT_PLAIN},
+    {STR("/olla/proxy/"),              BELOW, false, ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},
+    {STR("/v1/models"),                EXACT, true,  ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_OPENAI,    DIALECT_OPENAI},
+    {STR("/v1/models/"),               BELOW, true,  ROUTE_LOCAL,    LOCAL_MODEL,         LISTING_OPENAI,    DIALECT_OPENAI},
+    {STR("/v1/"),                      BELOW, true,  ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},
+    {STR("/api/"),                     BELOW, true,  ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},
+    /* clang-format on */
 };
 
-/* Paths under /olla/<prefix>/ that are not proxied; `type` names the profile they belong to, "" = all. */
+/* Lists under /olla/<prefix>/; `type` names the profile they belong to, "" = all. */
 static const struct {
     const char *type;
     struct str rest;
-    enum route_kind kind;
+    enum match match;
     enum local_page page;
-    enum dialect dialect;
+    enum listing listing;
 } provider_paths[] = {
-    {"", STR("/v1/models"), ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
-    {"ollama", STR("/api/tags"), ROUTE_LOCAL, LOCAL_MODELS_OLLAMA, DIALECT_OLLAMA},
-    {"lm-studio", STR("/api/v1/models"), ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
-    {"lm-studio", STR("/api/v0/models"), ROUTE_LOCAL, LOCAL_MODELS_LM_STUDIO, DIALECT_OPENAI},
-    {"lemonade", STR("/api/v1/models"), ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
-    {"docker-model-runner", STR("/engines/v1/models"), ROUTE_LOCAL, LOCAL_MODELS_OPENAI, DIALECT_OPENAI},
+    {"", STR("/v1/models"), EXACT, LOCAL_MODELS, LISTING_OPENAI},
+    {"", STR("/v1/models/"), BELOW, LOCAL_MODEL, LISTING_OPENAI},
+    {"lm-studio", STR("/api/v1/models"), EXACT, LOCAL_MODELS, LISTING_OPENAI},
+    {"lm-studio", STR("/api/v0/models"), EXACT, LOCAL_MODELS, LISTING_LM_STUDIO},
+    {"lemonade", STR("/api/v1/models"), EXACT, LOCAL_MODELS, LISTING_LEMONADE},
+    {"docker-model-runner", STR("/engines/v1/models"), EXACT, LOCAL_MODELS, LISTING_DMR},
 };
 
-/* Ollama's management calls change one machine: they make no sense for a fleet. */
-static const struct str management[] = {
-    STR("/api/pull"), STR("/api/push"), STR("/api/create"), STR("/api/copy"), STR("/api/delete"),
+/* Ollama's paths that are about all its machines, or that only make sense for one of them. */
+static const struct {
+    struct str path;
+    enum match match;
+    enum route_kind kind;
+    enum local_page page;
+    const char *text;
+} ollama_paths[] = {
+    {STR("/api/tags"), EXACT, ROUTE_LOCAL, LOCAL_MODELS, NULL},
+    {STR("/api/version"), EXACT, ROUTE_LOCAL, LOCAL_OLLAMA_VERSION, NULL},
+    {STR("/api/ps"), EXACT, ROUTE_LOCAL, LOCAL_OLLAMA_PS, NULL},
+    {STR("/api/list"), EXACT, ROUTE_REFUSED, 0, NO_OLLAMA_LIST},
+    {STR("/api/pull"), EXACT, ROUTE_REFUSED, 0, NO_MANAGEMENT},
+    {STR("/api/push"), EXACT, ROUTE_REFUSED, 0, NO_MANAGEMENT},
+    {STR("/api/create"), EXACT, ROUTE_REFUSED, 0, NO_MANAGEMENT},
+    {STR("/api/copy"), EXACT, ROUTE_REFUSED, 0, NO_MANAGEMENT},
+    {STR("/api/delete"), EXACT, ROUTE_REFUSED, 0, NO_MANAGEMENT},
+    {STR("/api/blobs/"), BELOW, ROUTE_REFUSED, 0, NO_MANAGEMENT},
 };
 
 /* Paths, as backends see them, that say which API is spoken. The first row that fits wins. */
@@ -108,13 +128,18 @@ static struct route proxy_to(struct str target)
     return r;
 }
 
-static struct route refuse_management(struct route r)
+/* One machine's API on a fleet. */
+static struct route as_one_ollama(struct route r)
 {
-    for (size_t i = 0; r.api == API_OLLAMA && i < OLLA_COUNT(management); i++) {
-        if (str_eq(r.target, management[i]) || str_starts(r.target, STR("/api/blobs/"))) {
-            r.kind = ROUTE_REFUSED;
+    for (size_t i = 0; r.api == API_OLLAMA && i < OLLA_COUNT(ollama_paths); i++) {
+        if (matches(r.target, ollama_paths[i].path, ollama_paths[i].match)) {
+            r.kind = ollama_paths[i].kind;
+            r.page = ollama_paths[i].page;
+            r.listing = LISTING_OLLAMA;
+            r.pinnable = true;
             r.status = 501;
-            r.text = NO_MANAGEMENT;
+            r.text = ollama_paths[i].text;
+            return r;
         }
     }
     return r;
@@ -135,21 +160,25 @@ static struct route provider(struct str rest)
         return r;
     }
     r = proxy_to(target);
-    if (p->apis & API_OLLAMA) {
-        r = refuse_management(r);
+    if (p->any || (p->apis & API_OLLAMA)) {
+        r = as_one_ollama(r);
     }
     for (size_t i = 0; i < OLLA_COUNT(provider_paths); i++) {
         const char *type = provider_paths[i].type;
-        if (str_eq(target, provider_paths[i].rest) && (type[0] == '\0' || str_eq(str_of(type), str_of(p->name)))) {
-            r.kind = provider_paths[i].kind;
+        if (matches(target, provider_paths[i].rest, provider_paths[i].match) &&
+            (type[0] == '\0' || str_eq(str_of(type), str_of(p->name)))) {
+            r.kind = ROUTE_LOCAL;
             r.page = provider_paths[i].page;
-            r.dialect = provider_paths[i].dialect;
+            r.listing = provider_paths[i].listing;
+            r.dialect = DIALECT_OPENAI;
+            r.target = str_skip(target, provider_paths[i].rest.n);
+            break;
         }
     }
     r.only = p;
     r.has_type = true;
     r.prefix = segment;
-    if (r.kind != ROUTE_PROXY || !profile_is_any(p)) {
+    if (!p->any) {
         r.api = 0; /* a single type says itself who understands the path */
     }
     return r;
@@ -164,12 +193,12 @@ struct route route_find(struct str path, bool root_api)
         if (paths[i].kind != ROUTE_PROXY) {
             return (struct route){.kind = paths[i].kind,
                                   .page = paths[i].page,
+                                  .listing = paths[i].listing,
                                   .dialect = paths[i].dialect,
                                   .target = str_skip(path, paths[i].path.n)};
         }
         /* Keep the slash: the target starts with the last byte of the prefix, or is the whole path at the root. */
-        struct route r = proxy_to(paths[i].root ? path : str_skip(path, paths[i].path.n - 1));
-        return paths[i].root ? refuse_management(r) : r;
+        return as_one_ollama(proxy_to(paths[i].root ? path : str_skip(path, paths[i].path.n - 1)));
     }
     if (str_starts(path, STR("/olla/"))) {
         return provider(str_skip(path, 6));
@@ -296,6 +325,23 @@ static void choose_pinned(const struct route_query *q, struct route_choice *c)
     c->starting = !c->e && !c->no_such_pin && !e->probed;
 }
 
+/*
+ * On shared routes a path of its own makes a type preferred: /infill means llama.cpp, whoever else has the model.
+ * When none of those that know the path has the model, the model decides.
+ */
+static endpoint_set knowing_path(const struct route *r, endpoint_set candidates)
+{
+    endpoint_set knowing = 0;
+    struct endpoint *e;
+    if (r->api != 0 || (r->only && !r->only->any)) {
+        return candidates;
+    }
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        knowing |= profile_has_path(e->profile, r->target) ? endpoint_bit(e) : 0;
+    }
+    return candidates & knowing ? candidates & knowing : candidates;
+}
+
 struct route_choice route_choose(const struct route_query *q)
 {
     struct route_choice c = {.status = 503};
@@ -326,17 +372,18 @@ struct route_choice route_choose(const struct route_query *q)
     } else if (q->route->has_type && !healthy) {
         c.status = 404;
     }
-    c.e = balance(candidates & ~q->tried, q->balancer);
+    c.e = balance(knowing_path(q->route, candidates) & ~q->tried, q->balancer);
     c.starting = !c.e && endpoint_any_pending();
     return c;
 }
 
-endpoint_set route_listed(const struct profile *only)
+endpoint_set route_listed(const struct profile *only, unsigned speaking, bool well)
 {
     endpoint_set set = 0;
     struct endpoint *e;
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        if (e->enabled && e->state == ENDPOINT_HEALTHY && (!only || profile_serves(e->profile, only))) {
+        if (e->enabled && (!well || e->state == ENDPOINT_HEALTHY) && (!only || profile_serves(e->profile, only)) &&
+            (e->profile->apis & speaking)) {
             set |= endpoint_bit(e);
         }
     }

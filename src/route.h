@@ -13,17 +13,35 @@
 /* In which words a client wants to hear about errors (DESIGN of compatibility: by path). */
 enum dialect { DIALECT_PLAIN = 0, DIALECT_OPENAI, DIALECT_OLLAMA, DIALECT_ANTHROPIC };
 
-/* Answers that olla makes itself; the writer of each is in admin.c. */
+/* Answers that olla makes itself; the writer of each is in the table of admin.c. */
 enum local_page {
     LOCAL_HEALTH = 0,
     LOCAL_VERSION,
     LOCAL_STATUS,
-    LOCAL_MODELS_OPENAI,
-    LOCAL_MODELS_OLLAMA,
-    LOCAL_MODELS_LM_STUDIO,
-    LOCAL_MODEL_OPENAI, /* one; its name is the route's target */
+    LOCAL_STATUS_MODELS,
+    LOCAL_MODELS,     /* a list, in the route's format */
+    LOCAL_MODEL,      /* one of it; its name is the route's target */
+    LOCAL_OLLA_MODEL, /* one entry of the catalogue, with all that is known; likewise */
     LOCAL_OLLAMA_VERSION,
+    LOCAL_OLLAMA_PS, /* gathered from all machines first */
     LOCAL_COUNT
+};
+
+/* How a list of models is written (http-surface.md 8). */
+enum listing {
+    LISTING_UNIFIED = 0,
+    LISTING_OPENAI,
+    LISTING_OLLAMA,
+    LISTING_LM_STUDIO,
+    LISTING_VLLM,
+    LISTING_SGLANG,
+    LISTING_LMDEPLOY,
+    LISTING_LLAMACPP,
+    LISTING_LEMONADE,
+    LISTING_DMR,
+    LISTING_VLLM_MLX,
+    LISTING_ANTHROPIC,
+    LISTING_COUNT
 };
 
 enum route_kind {
@@ -37,7 +55,9 @@ enum route_kind {
 struct route {
     enum route_kind kind;
     enum local_page page;
+    enum listing listing;
     enum dialect dialect;
+    bool pinnable;              /* goes to a machine after all if the request names one */
     const struct profile *only; /* provider route or provider listing; NULL = all types */
     bool has_type;              /* a provider route, even if `only` takes all */
     unsigned api;               /* API_* that the endpoint must speak; 0 = any */
@@ -80,7 +100,10 @@ struct route_choice {
 
 struct route_choice route_choose(const struct route_query *q);
 
-/* The endpoints whose models a listing shows: enabled, healthy, and of the route's type. */
-endpoint_set route_listed(const struct profile *only);
+/*
+ * The endpoints whose models a listing shows: enabled, of the route's type (NULL = all), with one of the APIs
+ * in `speaking`, and, if `well`, healthy.
+ */
+endpoint_set route_listed(const struct profile *only, unsigned speaking, bool well);
 
 #endif

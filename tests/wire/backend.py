@@ -208,7 +208,7 @@ class Backend:
     returns normally keeps the connection open for the next request."""
 
     type = "openai-compatible"
-    probe_paths = ("/v1/models", "/health", "/", "/api/tags", "/api/v0/models")
+    probe_paths = ("/v1/models", "/health", "/", "/api/tags", "/api/v0/models", "/api/version", "/props")
 
     def __init__(self, name="a", models=("m1",), host="127.0.0.1"):
         self.name, self.models, self.host = name, list(models), host

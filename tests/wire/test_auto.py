@@ -8,10 +8,15 @@ from backend import Gate, OllamaBackend, eventually
 from harness import World, have_binary
 from servers import (Compatible, Dmr, Gpustack, Lemonade, Litellm, Llamacpp, LlamacppWithTags, LmStudio, LmStudioSaysYes, Localai,
                      Lmdeploy, Ollama, Omlx, Server, Sglang, Vllm, VllmMlx)
+from servers.docker_model_runner import DmrWithTags
+from servers.lemonade import LemonadeWithTags
+from servers.llamacpp import LlamacppRouter
+from servers.localai import LocalaiWithTags
+from servers.sglang import SglangWithTags
 
 CHAT = "/v1/chat/completions"
 FAST = {"check_interval": "1s", "check_timeout": "500ms"}
-PLAIN = (Compatible, Litellm, Localai)  # nothing in their lists tells what they are
+UNNAMED = (Compatible, Litellm, Localai)  # nothing in their lists tells what they are: other paths do, if any
 LISTS = {"discovery.model_discovery.interval": "1s"}
 
 
@@ -24,7 +29,7 @@ class LlamacppTagsWithoutDigest(Llamacpp):
 
 
 FOUND = (Ollama, Llamacpp, LlamacppWithTags, LlamacppTagsWithoutDigest, LmStudio, LmStudioSaysYes, Vllm, Sglang, Lmdeploy, VllmMlx, Omlx,
-         Lemonade, Dmr, Gpustack) + PLAIN
+         Lemonade, Dmr, Gpustack, LlamacppRouter, SglangWithTags, LemonadeWithTags, DmrWithTags, LocalaiWithTags) + UNNAMED
 
 
 def auto(server, how="auto", **keys):
@@ -33,10 +38,6 @@ def auto(server, how="auto", **keys):
     if how is None:
         del spec["type"]
     return spec
-
-
-def type_of(kind):
-    return "openai-compatible" if kind in PLAIN else kind.type
 
 
 class Fleet:
@@ -69,7 +70,7 @@ def test_detected(site, kind):
     """The reference takes every server for an Ollama without models (1.9): nothing behind `auto` can be reached."""
     name = kind.__name__
     entry = site.proxy.endpoint(name)
-    assert (entry["status"], entry["detected_type"], entry["models"]["count"]) == ("healthy", type_of(kind), 2), entry
+    assert (entry["status"], entry["detected_type"], entry["models"]["count"]) == ("healthy", kind.type, 2), entry
     if site.how:
         assert entry["type"] == site.how
     model = "M-" + name
@@ -79,7 +80,7 @@ def test_detected(site, kind):
                                                         "path": kind.base + "/chat/completions"}
         if site.how:
             assert reply.get("X-Olla-Backend-Type") == site.how
-    for prefix in (Compatible if kind in PLAIN else kind).prefixes:
+    for prefix in kind.prefixes:
         assert site.proxy.post("/olla/%s%s" % (prefix, CHAT), {"model": model}).get("X-Olla-Endpoint") == name
         assert model in {m["id"] for m in site.proxy.get("/olla/%s/v1/models" % prefix).json()["data"]}
     other = "vllm" if kind is not Vllm else "sglang"
@@ -91,7 +92,8 @@ def test_native_paths(site):
     """What was detected decides about paths that only some servers have."""
     for path, name in (("/api/chat", "Ollama"), ("/olla/proxy/api/v1/chat/completions", "Lemonade"),
                        ("/olla/proxy/engines/v1/chat/completions", "Dmr")):
-        assert {site.proxy.post(path, {"model": "m-all"}).get("X-Olla-Endpoint") for _ in range(20)} == {name}
+        kind = {n for n in site.servers if n.startswith(name)}  # with its variant
+        assert {site.proxy.post(path, {"model": "m-all"}).get("X-Olla-Endpoint") for _ in range(20)} == kind
     assert site.proxy.post("/v1/messages", {"model": "M-Dmr"}).json()["path"] == "/anthropic/v1/messages"
 
 
@@ -99,7 +101,7 @@ def test_the_answer_is_remembered(site):
     """Asking a server at six wrong paths every few seconds fills its log with errors."""
     if not site.how:
         pytest.skip("once is enough")
-    servers = [server for server in site.servers.values() if not isinstance(server, PLAIN + (Ollama, LmStudio))]
+    servers = [server for server in site.servers.values() if not isinstance(server, UNNAMED + (Ollama, LmStudio))]
     eventually(lambda: all(len([r for r in s.probes if r.path == s.health]) >= 2 for s in servers), "two health checks of each", 6)
     for server in servers:
         seen = [r.path for r in server.probes]
@@ -238,7 +240,7 @@ def test_explicit_probe_paths(world, kind):
     assert [r for r in a.probes if r.path == "/list"], "the list comes from model_url"
     a.forget()
     eventually(lambda: {"/up", "/list"} <= {r.path for r in a.probes}, "both are asked again", 5)
-    assert {r.path for r in a.probes} == {"/up", "/list"}
+    assert {r.path for r in a.probes} == {"/up", "/list"} | set(kind.extras)
 
 
 def test_the_only_list_is_at_model_url(world):

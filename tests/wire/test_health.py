@@ -135,7 +135,8 @@ def test_probe_interval_is_per_endpoint(world):
 
 def test_default_probe_paths(world):
     """Each kind of server has its own health and model path."""
-    kinds = {"ollama": (OllamaBackend, {"/", "/api/tags"}), "llamacpp": (LlamaBackend, {"/health", "/v1/models"}),
+    kinds = {"ollama": (OllamaBackend, {"/", "/api/tags", "/api/version"}),
+             "llamacpp": (LlamaBackend, {"/health", "/v1/models", "/props"}),
              "vllm": (VllmBackend, {"/health", "/v1/models"}), "openai-compatible": (OpenAIBackend, {"/v1/models"})}
     servers = {name.replace("-", ""): world.backend(kind, name, ["m1"]) for name, (kind, _) in kinds.items()}
     world.olla(servers)
@@ -149,7 +150,7 @@ def test_custom_probe_urls(world):
     a.on("/up", lambda c, r: c.reply(b"up", ctype="text/plain"))
     a.on("/list", a.routes["/api/tags"])
     proxy = world.olla({"a": endpoint(a, health_check_url=a.url + "/up", model_url="/list")})
-    assert {r.target for r in a.probes} == {"/list", "/up"}
+    assert {r.target for r in a.probes} == {"/list", "/up", "/api/version"}
     assert served_by(proxy) == "a"
 
 
@@ -158,7 +159,7 @@ def test_probe_url_on_another_host(world):
     a, h = world.backend(OllamaBackend, "a", ["m1"]), world.backend(OpenAIBackend, "h", ["unused"])
     h.on("/up", lambda c, r: c.reply(b"up", ctype="text/plain"))
     proxy = world.olla({"a": endpoint(a, health_check_url=h.url + "/up?x=1")})
-    assert {r.target for r in a.probes} == {"/api/tags"} and {r.target for r in h.probes} == {"/up?x=1"}
+    assert {r.target for r in a.probes} == {"/api/tags", "/api/version"} and {r.target for r in h.probes} == {"/up?x=1"}
     assert served_by(proxy) == "a"
 
 

@@ -75,7 +75,7 @@ def test_spelling(fleets, binary, kind, spelling, change):
     server = fleet.servers[name]
     entry = fleet.proxy.endpoint(name)
     assert (entry["type"], entry["detected_type"], entry["status"]) == (name, kind.type, "healthy")
-    assert {r.path for r in server.probes} == {kind.health, next(iter(kind.lists))}
+    assert {r.path for r in server.probes} == {kind.health, next(iter(kind.lists))} | set(kind.extras)
     for route in ["", "/olla/proxy", "/olla/openai"] + ["/olla/" + prefix for prefix in kind.prefixes]:
         for call in ("/chat/completions", "/completions", "/embeddings"):
             reply = fleet.proxy.post(route + "/v1" + call, {"model": model})

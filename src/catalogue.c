@@ -1,0 +1,303 @@
+/*
+ * catalogue.c - level 4: see catalogue.h.
+ *
+ * Entries are found in one pass over the store, which is sorted by name, with
+ * a hash table for the digests: O(n), a few hundred microseconds for 1,000
+ * models, once after each change and not before somebody asks.
+ *
+ * May include: olla.h, str.h, endpoint.h, model.h, catalogue.h.
+ */
+#include "catalogue.h"
+
+#include <string.h>
+
+#define SLOTS         (2 * OLLA_MAX_MODELS + 1)
+#define SUFFIX_DIGITS 8
+
+static struct model *by_digest[SLOTS];
+static const struct model *by_family[SLOTS];
+static const char *families[OLLA_MAX_MODELS]; /* by number; NULL: none of its models is served */
+static unsigned family_count;
+static uint32_t settled; /* the version of the store that all of this is made from */
+
+/* Place in the configuration of the first endpoint that serves it, among those of scope. */
+static int rank(const struct model *m, endpoint_set scope)
+{
+    struct endpoint *e;
+    int i = 0;
+    while ((e = endpoint_at(i)) != NULL && !(m->now.serves & scope & endpoint_bit(e))) {
+        i++;
+    }
+    return i;
+}
+
+static bool same_name(const struct model *a, const struct model *b)
+{
+    return str_ieq(str_of(a->facts.name), str_of(b->facts.name));
+}
+
+/* ---- entries ---------------------------------------------------------------------- */
+
+static void join(struct model *leader, struct model *m)
+{
+    struct model *last = leader;
+    m->head = leader;
+    m->next = NULL;
+    if (m == leader) {
+        m->members = m;
+        return;
+    }
+    while (last->next) {
+        last = last->next;
+    }
+    last->next = m;
+}
+
+/* The first model with that digest: perhaps m itself. */
+static struct model *leader_of(struct model *m)
+{
+    size_t at = str_hash(str_of(m->facts.digest)) % SLOTS;
+    while (by_digest[at] && strcmp(by_digest[at]->facts.digest, m->facts.digest) != 0) {
+        at = (at + 1) % SLOTS;
+    }
+    if (!by_digest[at]) {
+        by_digest[at] = m;
+    }
+    return by_digest[at];
+}
+
+/* Joins [from, to), all spellings of one name: by digest, and those without one with the first. */
+static void join_run(size_t from, size_t to)
+{
+    struct model *plain = NULL;
+    for (size_t i = from; i < to; i++) {
+        struct model *m = model_at(i);
+        if (m->facts.digest[0]) {
+            struct model *leader = leader_of(m);
+            join(leader, m);
+            plain = plain ? plain : leader;
+        }
+    }
+    for (size_t i = from; i < to; i++) {
+        struct model *m = model_at(i);
+        if (!m->facts.digest[0]) {
+            plain = plain ? plain : m;
+            join(plain, m);
+        }
+    }
+}
+
+/* The best member stands for all. */
+static void choose_head(struct model *leader)
+{
+    struct model *best = leader;
+    int best_rank = rank(leader, ~(endpoint_set)0);
+    for (struct model *m = leader->next; m; m = m->next) {
+        int r = rank(m, ~(endpoint_set)0);
+        int order = model_compare(str_of(m->facts.name), str_of(best->facts.name), false);
+        if (r < best_rank || (r == best_rank && order < 0)) {
+            best = m;
+            best_rank = r;
+        }
+    }
+    for (struct model *m = leader; m; m = m->next) {
+        m->head = best;
+    }
+    best->members = leader;
+}
+
+static void find_entries(void)
+{
+    memset(by_digest, 0, sizeof(by_digest));
+    for (size_t from = 0, to; from < model_count(); from = to) {
+        for (to = from + 1; to < model_count() && same_name(model_at(from), model_at(to)); to++) {
+        }
+        join_run(from, to);
+    }
+    for (size_t i = 0; i < model_count(); i++) {
+        struct model *m = model_at(i);
+        if (m->head == m && m->members == m) {
+            choose_head(m);
+        }
+    }
+}
+
+static void find_families(void)
+{
+    memset(by_family, 0, sizeof(by_family));
+    family_count = 0;
+    for (size_t i = 0; i < model_count(); i++) {
+        struct model *m = model_at(i);
+        const char *name = m->facts.family;
+        size_t at = str_hash(str_of(name)) % SLOTS;
+        while (by_family[at] && strcmp(by_family[at]->facts.family, name) != 0) {
+            at = (at + 1) % SLOTS;
+        }
+        if (!by_family[at]) {
+            by_family[at] = m;
+            families[family_count] = NULL;
+            m->family_no = (uint16_t)family_count++;
+        }
+        m->family_no = by_family[at]->family_no;
+        if (m->now.serves) {
+            families[m->family_no] = by_family[at]->facts.family;
+        }
+    }
+}
+
+void catalogue_settle(void)
+{
+    uint32_t wanted = model_version() + 1; /* 0 = never */
+    if (settled != wanted) {
+        find_entries();
+        find_families();
+        settled = wanted;
+    }
+}
+
+const char *catalogue_family(unsigned place, unsigned *no)
+{
+    unsigned n = 0, unknown = family_count;
+
+    catalogue_settle();
+    for (unsigned i = 0; i < family_count; i++) {
+        if (families[i] && families[i][0] == '\0') {
+            unknown = i;
+        } else if (families[i] && n++ == place) {
+            *no = i;
+            return families[i];
+        }
+    }
+    *no = unknown;
+    return n == place && unknown < family_count ? "" : NULL;
+}
+
+/* ---- views -------------------------------------------------------------------------- */
+
+const struct model *catalogue_name_after(const char *name, endpoint_set scope, endpoint_set usable)
+{
+    struct str last = str_of(name);
+    size_t i = last.n > 0 ? model_index(last, true) : 0, to;
+
+    while (i < model_count() && last.n > 0 && str_ieq(str_of(model_at(i)->facts.name), last)) {
+        i++;
+    }
+    for (; i < model_count(); i = to) {
+        const struct model *best = NULL;
+        endpoint_set served = 0;
+        for (to = i; to < model_count() && same_name(model_at(i), model_at(to)); to++) {
+            const struct model *m = model_at(to);
+            served |= m->now.serves & usable;
+            if ((m->now.serves & scope) && (!best || rank(m, scope) < rank(best, scope))) {
+                best = m;
+            }
+        }
+        if (served) {
+            return best;
+        }
+    }
+    return NULL;
+}
+
+endpoint_set catalogue_serves(const struct model *head)
+{
+    endpoint_set all = 0;
+    for (const struct model *m = head->members; m; m = m->next) {
+        all |= m->now.serves;
+    }
+    return all;
+}
+
+const struct model *catalogue_entry_after(const struct model_mark *mark, endpoint_set usable)
+{
+    const struct model *m;
+    catalogue_settle();
+    for (size_t i = model_behind(mark); (m = model_at(i)) != NULL; i++) {
+        if (m->head == m && (catalogue_serves(m) & usable)) {
+            return m;
+        }
+    }
+    return NULL;
+}
+
+/* True if a comes before b among entries with the same name. */
+static bool before(const struct model *a, const struct model *b)
+{
+    int ra = rank(a, ~(endpoint_set)0), rb = rank(b, ~(endpoint_set)0);
+    return ra != rb ? ra < rb : strcmp(a->facts.digest, b->facts.digest) < 0;
+}
+
+/* Another entry has the plain name. */
+static bool needs_suffix(const struct model *head)
+{
+    const struct model *m;
+    for (size_t i = model_index(str_of(head->facts.name), true); (m = model_at(i)) != NULL && same_name(m, head); i++) {
+        if (m->head == m && m != head && before(m, head)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void catalogue_id(const struct model *head, struct text *t)
+{
+    catalogue_settle();
+    text_addz(t, head->facts.name);
+    if (needs_suffix(head)) {
+        struct str digest = str_of(head->facts.digest);
+        text_char(t, '-');
+        text_add(t, digest.n > SUFFIX_DIGITS ? str_skip(digest, digest.n - SUFFIX_DIGITS) : digest);
+    }
+}
+
+/* The best entry that has a member of that name. */
+static const struct model *find_name(struct str name)
+{
+    const struct model *best = NULL, *m;
+    for (size_t i = model_index(name, true); (m = model_at(i)) != NULL && str_ieq(str_of(m->facts.name), name); i++) {
+        if (m->now.serves && (!best || (m->head != best && before(m, best)))) {
+            best = m->head;
+        }
+    }
+    return best;
+}
+
+/* The entry whose id has a suffix. */
+static const struct model *find_suffixed(struct str id)
+{
+    char mem[OLLA_MODEL_NAME + SUFFIX_DIGITS + 1];
+    const struct model *m;
+
+    if (id.n <= SUFFIX_DIGITS || id.p[id.n - SUFFIX_DIGITS - 1] != '-') {
+        return NULL;
+    }
+    struct str name = {id.p, id.n - SUFFIX_DIGITS - 1};
+    for (size_t i = model_index(name, true); (m = model_at(i)) != NULL && str_ieq(str_of(m->facts.name), name); i++) {
+        struct text t = text_in(mem, sizeof(mem));
+        if (m->head != m) {
+            continue;
+        }
+        catalogue_id(m, &t);
+        if (!t.full && str_ieq(text_str(&t), id)) {
+            return m;
+        }
+    }
+    return NULL;
+}
+
+const struct model *catalogue_find(struct str id)
+{
+    char mem[OLLA_MODEL_NAME + 8];
+    struct text t = text_in(mem, sizeof(mem));
+    const struct model *found;
+
+    catalogue_settle();
+    found = find_name(id);
+    found = found ? found : find_suffixed(id);
+    if (!found && str_find(id, ':') == id.n) {
+        text_add(&t, id);
+        text_addz(&t, ":latest");
+        found = t.full ? NULL : find_name(text_str(&t));
+    }
+    return found;
+}

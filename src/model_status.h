@@ -1,0 +1,14 @@
+/*
+ * model_status.h - level 7: /internal/status/models (http-surface.md 7.4).
+ *
+ * May include: olla.h, levels 1 to 6.
+ */
+#ifndef OLLA_MODEL_STATUS_H
+#define OLLA_MODEL_STATUS_H
+
+#include "exchange.h"
+
+/* Parts as in admin.c. If the store of models changes between two pieces, the lists end early. */
+bool model_status_page(struct exchange *x, struct text *t, uint32_t i);
+
+#endif
