@@ -30,21 +30,19 @@ static int64_t start_wall;
 void admin_bytes_text(struct text *t, uint64_t n)
 {
     static const char *const units[] = {"KB", "MB", "GB", "TB", "PB"};
-    size_t u = 0;
+    unsigned u = 0;
     if (n < 1024) {
         text_u64(t, n);
         text_addz(t, " B");
         return;
     }
-    uint64_t whole = n >> 10, rest = n & 1023;
-    while (whole >= 1024 && u + 1 < OLLA_COUNT(units)) {
-        rest = whole & 1023;
-        whole >>= 10;
+    while (u + 1 < OLLA_COUNT(units) && n >> (10 * (u + 2)) > 0) {
         u++;
     }
-    text_u64(t, whole);
+    uint64_t unit = UINT64_C(1) << (10 * (u + 1)), hundredths = n / unit * 100 + (n % unit * 100 + unit / 2) / unit;
+    text_u64(t, hundredths / 100);
     text_char(t, '.');
-    text_padded(t, rest * 100 / 1024, 2);
+    text_padded(t, hundredths % 100, 2);
     text_char(t, ' ');
     text_addz(t, units[u]);
 }
@@ -146,11 +144,16 @@ void admin_time_text(struct text *t, int64_t wall_ms)
 /* A monotonic instant as wall time; 0 = never. */
 void admin_instant_text(struct text *t, uint64_t at)
 {
+    /* Between the clocks; kept, so that the same instant is always the same text, until the wall clock is set. */
+    static int64_t offset;
+    int64_t now = plat_wall_ms() - (int64_t)net_now();
+
     if (at == 0) {
         text_addz(t, "0001-01-01T00:00:00Z");
         return;
     }
-    admin_time_text(t, plat_wall_ms() - (int64_t)net_now() + (int64_t)at);
+    offset = now - offset > 1000 || offset - now > 1000 ? now : offset;
+    admin_time_text(t, offset + (int64_t)at);
 }
 
 uint64_t admin_last_seen(endpoint_set set)

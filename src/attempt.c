@@ -113,17 +113,19 @@ static void note_spelling(struct exchange *x, const struct route_query *q)
     if (!own && q->model.n > 0) {
         own = model_spelling(q->model, x->e);
     }
-    if (!own || x->scan.model_to == 0 || (!alias && !str_ieq(str_of(own), q->model))) {
+    bool named = x->scan.model_to > 0 || x->query_model.n > 0;
+    if (!own || !named || (!alias && !str_ieq(str_of(own), q->model))) {
         return; /* "name" for "name:latest": the backend knows that itself */
     }
     struct text t = text_in(x->spelling, sizeof(x->spelling));
-    if (x->form.mark_n > 0) {
+    if (x->form.mark_n > 0 || x->query_model.n > 0) {
         text_addz(&t, own);
     } else {
         json_text(&t, str_of(own));
     }
     text_z(&t);
-    bool same = str_eq(str_of(own), q->model) && x->scan.model_to - x->scan.model_from == t.n;
+    bool as_sent = x->query_model.n > 0 || x->scan.model_to - x->scan.model_from == t.n;
+    bool same = str_eq(str_of(own), q->model) && as_sent;
     if (t.full || same) {
         x->spelling[0] = '\0';
     }
@@ -416,5 +418,6 @@ bool attempt_send_step(struct exchange *x)
 
 uint64_t exchange_wire_length(const struct exchange *x)
 {
-    return x->spelling[0] ? x->body.n - (x->scan.model_to - x->scan.model_from) + strlen(x->spelling) : x->body.n;
+    bool spliced = x->spelling[0] && x->query_model.n == 0;
+    return spliced ? x->body.n - (x->scan.model_to - x->scan.model_from) + strlen(x->spelling) : x->body.n;
 }

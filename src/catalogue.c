@@ -20,17 +20,6 @@ static const char *families[OLLA_MAX_MODELS]; /* by number; NULL: none of its mo
 static unsigned family_count;
 static uint32_t settled; /* the version of the store that all of this is made from */
 
-/* Place in the configuration of the first endpoint that serves it, among those of scope. */
-static int rank(const struct model *m, endpoint_set scope)
-{
-    struct endpoint *e;
-    int i = 0;
-    while ((e = endpoint_at(i)) != NULL && !(m->now.serves & scope & endpoint_bit(e))) {
-        i++;
-    }
-    return i;
-}
-
 static bool same_name(const struct model *a, const struct model *b)
 {
     return str_ieq(str_of(a->facts.name), str_of(b->facts.name));
@@ -91,9 +80,9 @@ static void join_run(size_t from, size_t to)
 static void choose_head(struct model *leader)
 {
     struct model *best = leader;
-    int best_rank = rank(leader, ~(endpoint_set)0);
+    int best_rank = model_rank(leader, ~(endpoint_set)0);
     for (struct model *m = leader->next; m; m = m->next) {
-        int r = rank(m, ~(endpoint_set)0);
+        int r = model_rank(m, ~(endpoint_set)0);
         int order = model_compare(str_of(m->facts.name), str_of(best->facts.name), false);
         if (r < best_rank || (r == best_rank && order < 0)) {
             best = m;
@@ -174,26 +163,42 @@ const char *catalogue_family(unsigned place, unsigned *no)
 
 /* ---- views -------------------------------------------------------------------------- */
 
+/* The entry that shows a run of spellings; *to is its end, *served who of usable serves any of them. */
+static const struct model *shown_of_run(size_t i, endpoint_set scope, endpoint_set usable, size_t *to,
+                                        endpoint_set *served)
+{
+    const struct model *best = NULL;
+    *served = 0;
+    for (*to = i; *to < model_count() && same_name(model_at(i), model_at(*to)); (*to)++) {
+        const struct model *m = model_at(*to);
+        *served |= m->now.serves & usable;
+        if ((m->now.serves & scope) && (!best || model_rank(m, scope) < model_rank(best, scope))) {
+            best = m;
+        }
+    }
+    return best;
+}
+
+const struct model *catalogue_shown(const struct model *m, endpoint_set scope)
+{
+    size_t to;
+    endpoint_set served;
+    return shown_of_run(model_index(str_of(m->facts.name), true), scope, scope, &to, &served);
+}
+
 const struct model *catalogue_name_after(const char *name, endpoint_set scope, endpoint_set usable)
 {
     struct str last = str_of(name);
     size_t i = last.n > 0 ? model_index(last, true) : 0, to;
+    endpoint_set served;
 
     while (i < model_count() && last.n > 0 && str_ieq(str_of(model_at(i)->facts.name), last)) {
         i++;
     }
     for (; i < model_count(); i = to) {
-        const struct model *best = NULL;
-        endpoint_set served = 0;
-        for (to = i; to < model_count() && same_name(model_at(i), model_at(to)); to++) {
-            const struct model *m = model_at(to);
-            served |= m->now.serves & usable;
-            if ((m->now.serves & scope) && (!best || rank(m, scope) < rank(best, scope))) {
-                best = m;
-            }
-        }
+        const struct model *m = shown_of_run(i, scope, usable, &to, &served);
         if (served) {
-            return best;
+            return m;
         }
     }
     return NULL;
@@ -208,23 +213,38 @@ endpoint_set catalogue_serves(const struct model *head)
     return all;
 }
 
-const struct model *catalogue_entry_after(const struct model_mark *mark, endpoint_set usable)
-{
-    const struct model *m;
-    catalogue_settle();
-    for (size_t i = model_behind(mark); (m = model_at(i)) != NULL; i++) {
-        if (m->head == m && (catalogue_serves(m) & usable)) {
-            return m;
-        }
-    }
-    return NULL;
-}
-
 /* True if a comes before b among entries with the same name. */
 static bool before(const struct model *a, const struct model *b)
 {
-    int ra = rank(a, ~(endpoint_set)0), rb = rank(b, ~(endpoint_set)0);
+    int ra = model_rank(a, ~(endpoint_set)0), rb = model_rank(b, ~(endpoint_set)0);
     return ra != rb ? ra < rb : strcmp(a->facts.digest, b->facts.digest) < 0;
+}
+
+const struct model *catalogue_entry_after(const struct model_mark *mark, endpoint_set usable)
+{
+    struct str name = str_of(mark->name);
+    const struct model *last = NULL, *m, *best;
+    size_t i = name.n > 0 ? model_index(name, true) : 0;
+
+    catalogue_settle();
+    while (name.n > 0 && (m = model_at(i)) != NULL && str_ieq(str_of(m->facts.name), name) && !last) {
+        last = m->serial == mark->serial ? m : NULL;
+        i++;
+    }
+    i = last ? model_index(name, true) : i; /* the rest of its run, or the next one */
+    for (; model_at(i); last = NULL) {
+        const struct model *first = model_at(i);
+        for (best = NULL; (m = model_at(i)) != NULL && same_name(m, first); i++) {
+            if (m->head == m && (catalogue_serves(m) & usable) && (!last || before(last, m)) &&
+                (!best || before(m, best))) {
+                best = m;
+            }
+        }
+        if (best) {
+            return best;
+        }
+    }
+    return NULL;
 }
 
 /* Another entry has the plain name. */
@@ -297,6 +317,12 @@ const struct model *catalogue_find(struct str id)
     if (!found && str_find(id, ':') == id.n) {
         text_add(&t, id);
         text_addz(&t, ":latest");
+        found = t.full ? NULL : find_name(text_str(&t));
+    }
+    if (!found) { /* a name that is a path: a URL cannot hold its first slash */
+        t = text_in(mem, sizeof(mem));
+        text_char(&t, '/');
+        text_add(&t, id);
         found = t.full ? NULL : find_name(text_str(&t));
     }
     return found;

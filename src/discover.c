@@ -25,7 +25,7 @@ static int active;
 struct list_fields {
     const char *list; /* the key of the array of entries */
     const char *name, *size, *context, *digest, *modified, *created, *weights;
-    const char *family, *parameters, *quantization, *format, *publisher, *kind, *record;
+    const char *family, *families, *parameters, *quantization, *format, *publisher, *kind, *record;
     const char *state, *checkpoint, *recipe;
     const char *words; /* an array of what it can do */
     bool gigabytes;    /* size is in GB, with a fraction */
@@ -45,6 +45,7 @@ static const struct list_fields formats[] = {
                      .digest = "digest",
                      .modified = "modified_at",
                      .family = "details.family",
+                     .families = "details.families",
                      .parameters = "details.parameter_size",
                      .quantization = "details.quantization_level",
                      .format = "details.format",
@@ -220,12 +221,37 @@ static void add_known(struct model_facts *m, const struct endpoint *e)
         traits_family(str_of(m->name), &family, &variant);
         text_z(&family);
         text_z(&variant);
+        m->guessed = true;
     }
-    if (p->extra_path && e->extra.context > 0) { /* of the one model that is loaded */
-        m->context = e->extra.context;
+}
+
+static void get_families(const struct json_slice *s, const struct list_fields *f, struct model_facts *m)
+{
+    char word[32];
+    struct text t = text_in(m->families, sizeof(m->families) - 1);
+    for (unsigned i = 0; f->families && json_item(s, node_at(s, f->families), i, word, sizeof(word)); i++) {
+        text_addz(&t, i > 0 ? "," : "");
+        text_addz(&t, word);
     }
-    m->said |= e->extra.said;
-    m->kind = e->extra.said & CAP_VISION ? KIND_VLM : m->kind;
+    text_z(&t);
+}
+
+/* llama.cpp writes "Q4_K - Medium" and "all F32" for what everybody else calls Q4_K_M and F32. */
+static void shorten_quantization(struct model_facts *m)
+{
+    char mem[sizeof(m->quantization)];
+    struct text t = text_in(mem, sizeof(mem));
+    struct str said = str_of(m->quantization);
+    said = str_starts(said, STR("all ")) ? str_skip(said, 4) : said;
+    size_t end = str_find(said, ' ');
+    struct str rest = str_skip(said, end);
+
+    text_add(&t, (struct str){said.p, end});
+    if (str_starts(rest, STR(" - ")) && rest.n > 3 && rest.p[3] >= 'A' && rest.p[3] <= 'Z') {
+        text_char(&t, '_');
+        text_char(&t, rest.p[3]);
+    }
+    str_copy(m->quantization, sizeof(m->quantization), str_of(text_z(&t)));
 }
 
 /* false: an entry without a usable name. */
@@ -250,8 +276,12 @@ static bool read_entry(struct str object, const struct endpoint *e, struct model
     get_string(&s, f->digest, m->digest, sizeof(m->digest));
     get_string(&s, f->modified, m->modified, sizeof(m->modified));
     get_string(&s, f->family, m->family, sizeof(m->family));
+    get_families(&s, f, m);
     get_string(&s, f->parameters, m->parameters, sizeof(m->parameters));
     get_string(&s, f->quantization, m->quantization, sizeof(m->quantization));
+    if (e->profile->list == LIST_LLAMACPP) {
+        shorten_quantization(m);
+    }
     get_string(&s, f->format, m->format, sizeof(m->format));
     get_string(&s, f->publisher, m->publisher, sizeof(m->publisher));
     get_string(&s, f->record, m->record, sizeof(m->record));
@@ -280,6 +310,35 @@ static bool filtered(const struct endpoint *e, struct str name)
     return !included || any_matches(&ce->model_filter.exclude, name);
 }
 
+static void offer(struct probe *p, const struct model_facts *facts, enum model_state state)
+{
+    if (filtered(p->e, str_of(facts->name))) {
+        return;
+    }
+    if (model_offer(p->e, facts, state)) {
+        p->offered++;
+    } else {
+        p->full = true;
+    }
+}
+
+/* llama.cpp answers to more names than one. */
+static void offer_aliases(struct probe *p, struct model_facts *facts, enum model_state state)
+{
+    char name[OLLA_MODEL_NAME], alias[OLLA_MODEL_NAME];
+    struct json_slice s = json_open((struct str){p->list.out, p->list.n});
+    int aliases = json_get(&s, json_root(&s), "aliases");
+
+    str_copy(name, sizeof(name), str_of(facts->name));
+    for (unsigned i = 0; i < OLLA_MAX_LIST_ITEMS && json_item(&s, aliases, i, alias, sizeof(alias)); i++) {
+        if (strcmp(alias, name) != 0 && usable_name(alias)) {
+            memset(facts->name, 0, sizeof(facts->name)); /* all of the facts are compared */
+            str_copy(facts->name, sizeof(facts->name), str_of(alias));
+            offer(p, facts, state);
+        }
+    }
+}
+
 static void take_entry(struct probe *p)
 {
     static struct model_facts facts;
@@ -287,16 +346,31 @@ static void take_entry(struct probe *p)
     memset(&facts, 0, sizeof(facts));
     if (!read_entry((struct str){p->list.out, p->list.n}, p->e, &facts, &state)) {
         p->skipped++;
-    } else if (filtered(p->e, str_of(facts.name))) {
         return;
-    } else if (!model_offer(p->e, &facts, state)) {
-        p->full = true;
-    } else {
-        p->offered++;
+    }
+    offer(p, &facts, state);
+    if (p->e->profile->list == LIST_LLAMACPP) {
+        offer_aliases(p, &facts, state);
     }
 }
 
 /* ---- the list ----------------------------------------------------------------------- */
+
+/* llama.cpp's other list, in front: the words of the one model that it serves. */
+static void look_at_hints(struct probe *p, const char *bytes, size_t n)
+{
+    size_t used;
+    char word[24];
+    while (!p->hints.array_done && json_list_feed(&p->hints, bytes, n, &used) == 1) {
+        struct json_slice s = json_open((struct str){p->hints.out, p->hints.n});
+        int abilities = json_get(&s, json_root(&s), "capabilities");
+        for (unsigned i = 0; json_item(&s, abilities, i, word, sizeof(word)); i++) {
+            p->e->extra.said |= str_eq(str_of(word), STR("multimodal")) ? CAP_SET_VISION : 0;
+        }
+        bytes += used;
+        n -= used;
+    }
+}
 
 static bool list_body(struct probe *p, const char *bytes, size_t n)
 {
@@ -310,8 +384,13 @@ static bool list_body(struct probe *p, const char *bytes, size_t n)
             return false;
         }
         json_list_start(&p->list, f->list, NULL, p->item.mem, OLLA_BUF_SIZE);
+        json_list_start(&p->hints, "models", NULL, p->hint_text, sizeof(p->hint_text));
+    }
+    if (p->e->profile->list == LIST_LLAMACPP) {
+        look_at_hints(p, bytes, n);
     }
     while ((got = json_list_feed(&p->list, bytes, n, &used)) == 1) {
+        p->entries++;
         take_entry(p);
         bytes += used;
         n -= used;
@@ -369,6 +448,9 @@ static void list_done(struct probe *p, enum probe_result result)
 
     active--;
     e->discovering = false;
+    if (p->entries == 1) { /* with more it would not be known which of them is meant */
+        model_improve(e, e->extra.context, e->extra.said, e->extra.said & CAP_VISION ? KIND_VLM : KIND_UNKNOWN);
+    }
     e->models = model_list_end(e, ok && !e->removed && result != PROBE_CANCELLED);
     if (result == PROBE_CANCELLED || e->removed) {
         return;
@@ -377,9 +459,12 @@ static void list_done(struct probe *p, enum probe_result result)
         e->next_discovery = net_now() + PROBE_AGAIN_MS;
         return;
     }
+    bool locked = result == PROBE_ANSWERED && (p->status == 401 || p->status == 403);
+    bool refused = result == PROBE_ANSWERED && p->status != 200;
     report(p, ok, before, e->models,
-           result == PROBE_ANSWERED && p->status != 200 ? "the answer is not 200: check model_url and type"
-                                                        : lost[result]);
+           locked    ? "it wants credentials for its model list"
+           : refused ? "the answer is not 200: check model_url and type"
+                     : lost[result]);
     e->discovered = true;
     e->list_failed = !ok;
     if (!ok && result == PROBE_ANSWERED && !e->own_models && (p->status == 404 || p->status == 200)) {

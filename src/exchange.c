@@ -198,6 +198,10 @@ bool exchange_start(struct client *c, const struct http_request *req, size_t hea
         x->route.listing = LISTING_ANTHROPIC; /* the same path in both APIs */
         x->route.dialect = DIALECT_ANTHROPIC;
     }
+    x->upgrade = x->route.kind == ROUTE_PROXY && tunnel_wanted(req);
+    if (x->upgrade) {
+        tunnel_take_model(x);
+    }
     dispatch(x);
     return true;
 }
@@ -232,8 +236,8 @@ bool exchange_start_refused(struct client *c, const struct http_error *err)
 
 void exchange_client_left(struct exchange *x)
 {
-    static const enum end_phase phases[] = {PHASE_REQUEST, PHASE_REQUEST, PHASE_CONNECT, PHASE_HEAD,
-                                            PHASE_HEAD,    PHASE_DATA,    PHASE_DATA,    PHASE_LAST};
+    static const enum end_phase phases[] = {PHASE_REQUEST, PHASE_REQUEST, PHASE_CONNECT, PHASE_HEAD, PHASE_HEAD,
+                                            PHASE_DATA,    PHASE_DATA,    PHASE_DATA,    PHASE_LAST};
     x->who = END_CLIENT;
     x->phase = phases[x->state];
     x->keep = false;
@@ -294,6 +298,9 @@ static bool step(struct exchange *x)
     case X_STREAM:
         relay_stream(x);
         return x->state != was;
+    case X_TUNNEL:
+        tunnel_step(x);
+        return x->state != was;
     case X_LOCAL:
         return step_local(x);
     case X_FLUSH:
@@ -309,6 +316,11 @@ static void set_wants(struct exchange *x)
 {
     struct client *c = x->c;
     bool out_waits = buf_len(&c->out) > 0;
+
+    if (x->state == X_TUNNEL) {
+        tunnel_wants(x);
+        return;
+    }
     /* Reading ahead also notices that the client has left. What is known to wait need not wake the loop again. */
     bool read_ahead = !c->readable && (!c->in.mem || buf_room(&c->in) > 0);
 
@@ -338,12 +350,13 @@ static void set_deadline(struct exchange *x)
                           ? x->started + (uint64_t)cf->server.read_timeout + x->bytes_in / BODY_RATE * 1000
                           : 0;
     } else if (x->state >= X_STREAM && x->moved) {
-        bool backend = x->state == X_STREAM && buf_len(&x->c->out) == 0;
+        bool backend = x->state == X_TUNNEL || (x->state == X_STREAM && buf_len(&x->c->out) == 0);
         x->deadline = now + (backend ? (uint64_t)cf->proxy.read_timeout : stall);
         x->moved = false;
     }
     uint64_t at = x->deadline;
-    bool look_again = x->c->starved || x->waiting || (x->c->readable && x->state != X_BODY);
+    bool reads_ahead = x->state != X_BODY && x->state != X_TUNNEL;
+    bool look_again = x->c->starved || x->waiting || (x->c->readable && reads_ahead);
     if (look_again && (at == 0 || at > now + STARVED_MS)) {
         at = now + STARVED_MS;
     }
@@ -382,7 +395,7 @@ void exchange_client_input(struct exchange *x)
 {
     struct client *c = x->c;
 
-    if (!c->readable || x->state == X_BODY || x->state == X_DONE) {
+    if (!c->readable || x->state == X_BODY || x->state == X_TUNNEL || x->state == X_DONE) {
         return;
     }
     /* Not exchange_hold: a lack of room to read ahead must not hold up the reply. */
@@ -459,6 +472,7 @@ void exchange_expired(struct exchange *x)
             break;
         }
         /* fall through */
+    case X_TUNNEL:
     case X_LOCAL:
     case X_FLUSH:
         x->who = END_CLIENT_SLOW;

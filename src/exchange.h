@@ -6,6 +6,7 @@
  *        \                   ^___________________|  next candidate, only before
  *         \                                         the first byte went down
  *          -> X_HOLD -> X_LOCAL (answers of our own) --------> X_FLUSH
+ *   X_WAIT -> X_TUNNEL (after a 101) -> X_DONE
  *
  * Invariants:
  *  1. Handlers do a step and change the state, or return; exchange_finish is
@@ -76,7 +77,7 @@ struct client {
     void (*run)(struct client *c); /* goes on with the client after an event of its exchange */
 };
 
-enum exchange_state { X_BODY = 0, X_HOLD, X_CONNECT, X_SEND, X_WAIT, X_STREAM, X_LOCAL, X_FLUSH, X_DONE };
+enum exchange_state { X_BODY = 0, X_HOLD, X_CONNECT, X_SEND, X_WAIT, X_STREAM, X_TUNNEL, X_LOCAL, X_FLUSH, X_DONE };
 
 /* Who ended it, and in which phase: the two letters of the access line. */
 enum end_who {
@@ -123,6 +124,8 @@ struct exchange {
     struct json_scan scan;      /* what is known of the model, also when it came otherwise */
     struct multipart_scan form; /* mark_n > 0: the body is one, its model goes to scan */
     struct route route;
+    bool upgrade;           /* to another protocol: bytes both ways after a 101 */
+    struct str query_model; /* the model's value in the query of such a request; p == NULL: none */
 
     /* attempts */
     endpoint_set tried;
@@ -151,11 +154,12 @@ struct exchange {
     struct http_body out_body;
     unsigned newlines; /* line ends at the end of what went down */
     enum { EVENTS_NONE = 0, EVENTS_SSE, EVENTS_NDJSON } events;
-    uint32_t cursor; /* parts written of a local page */
+    bool client_ended, backend_ended, reset; /* of a tunnel */
+    uint32_t cursor;                         /* parts written of a local page */
     struct page_place place;
     struct listing_filter filter;
     struct {
-        bool begun, any;
+        bool begun;
         bool failed; /* no room for what came */
         unsigned running;
         endpoint_set to_ask, missing;
@@ -246,6 +250,13 @@ void forward_own_headers(struct exchange *x, struct text *t); /* X-Olla-* of rou
 /* relay.c: the reply. */
 void relay_wait(struct exchange *x);   /* X_WAIT: the head */
 void relay_stream(struct exchange *x); /* X_STREAM: the body */
+
+/* tunnel.c: the bytes after a 101 */
+bool tunnel_wanted(const struct http_request *req); /* it asks for another protocol that olla lets pass: websocket */
+void tunnel_take_model(struct exchange *x);
+void tunnel_begin(struct exchange *x, const struct http_response *r, size_t head_n); /* c->out holds a block */
+void tunnel_step(struct exchange *x);
+void tunnel_wants(struct exchange *x); /* what each side waits for */
 
 /* request.c */
 bool request_clean_path(struct exchange *x); /* decodes and cleans it in place; false: malformed */

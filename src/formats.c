@@ -17,44 +17,6 @@
 
 #define ALIASES_MAX 8
 
-static void fill(char *to, size_t cap, const char *from)
-{
-    if (!to[0]) {
-        str_copy(to, cap, str_of(from));
-    }
-}
-
-#define FILL(to, from) fill(to, sizeof(to), from)
-
-static int count(endpoint_set set)
-{
-    int n = 0;
-    for (; set; set &= set - 1) {
-        n++;
-    }
-    return n;
-}
-
-static void add_facts(struct model_facts *to, const struct model_facts *from)
-{
-    FILL(to->family, from->family);
-    FILL(to->variant, from->variant);
-    FILL(to->parameters, from->parameters);
-    FILL(to->quantization, from->quantization);
-    FILL(to->format, from->format);
-    FILL(to->publisher, from->publisher);
-    FILL(to->checkpoint, from->checkpoint);
-    FILL(to->recipe, from->recipe);
-    FILL(to->digest, from->digest);
-    FILL(to->modified, from->modified);
-    to->created = to->created > 0 ? to->created : from->created;
-    to->weights = to->weights > 0 ? to->weights : from->weights;
-    to->context = to->context > 0 ? to->context : from->context;
-    to->size = to->size > 0 ? to->size : from->size;
-    to->kind = to->kind != KIND_UNKNOWN ? to->kind : from->kind;
-    to->said |= from->said;
-}
-
 void formats_show(struct shown *s, const struct model *m, const char *name, endpoint_set scope)
 {
     catalogue_settle();
@@ -65,8 +27,7 @@ void formats_show(struct shown *s, const struct model *m, const char *name, endp
     s->facts = m->facts;
     for (const struct model *other = m->head->members; other; other = other->next) {
         if (other->now.serves & scope) {
-            add_facts(&s->facts, &other->facts);
-            s->disk += other->facts.size * (uint64_t)count(other->now.serves & scope);
+            model_add_facts(&s->facts, &other->facts);
         }
     }
 }
@@ -301,8 +262,9 @@ static void write_ollama(struct text *t, const struct shown *s, const char *owne
     json_member(t, "format", str_of(f->format));
     json_member(t, "family", str_of(f->family));
     member_list(t, "families");
-    if (f->family[0]) {
-        json_text(t, str_of(f->family));
+    bool first = true;
+    for (struct str rest = str_of(f->families[0] ? f->families : f->family); rest.n > 0; first = false) {
+        formats_string(t, str_split(&rest, ','), first);
     }
     text_char(t, ']');
     json_member(t, "parameter_size", str_of(f->parameters));
@@ -400,18 +362,18 @@ static void write_anthropic(struct text *t, const struct shown *s, const char *o
 
 static const struct format formats[LISTING_COUNT] = {
     /* clang-format off */
-    [LISTING_UNIFIED]   = {"unified",             LIST,              "]}\n", ~0u,           NULL,        NULL,       write_unified},
+    [LISTING_UNIFIED]   = {"unified",             LIST,              "]}\n", ROUTE_ANY_API,           NULL,        NULL,       write_unified},
     [LISTING_OPENAI]    = {"openai",              LIST,              "]}\n", API_OPENAI,    NULL,        NULL,       write_plain},
     [LISTING_OLLAMA]    = {"ollama",              "{\"models\":[",   "]}\n", API_OLLAMA,    NULL,        NULL,       write_ollama},
     [LISTING_LM_STUDIO] = {"lmstudio",            LIST,              "]}\n", API_OPENAI,    "lm-studio", NULL,       write_lm_studio},
-    [LISTING_VLLM]      = {"vllm",                LIST,              "]}\n", ~0u,           NULL,        "vllm",     write_vllm},
-    [LISTING_SGLANG]    = {"sglang",              LIST,              "]}\n", ~0u,           NULL,        "sglang",   write_sglang},
-    [LISTING_LMDEPLOY]  = {"lmdeploy",            LIST,              "]}\n", ~0u,           NULL,        "lmdeploy", write_lmdeploy},
-    [LISTING_LLAMACPP]  = {"llamacpp",            "{\"models\":null,\"object\":\"list\",\"data\":[", "]}\n", ~0u, NULL, "llamacpp", write_plain},
-    [LISTING_LEMONADE]  = {"lemonade",            LIST,              "]}\n", ~0u,           NULL,        "lemonade", write_lemonade},
-    [LISTING_DMR]       = {"docker-model-runner", LIST,              "]}\n", ~0u,           NULL,        "docker",   write_plain},
-    [LISTING_VLLM_MLX]  = {"vllm-mlx",            LIST,              "]}\n", ~0u,           NULL,        "vllm-mlx", write_plain},
-    [LISTING_ANTHROPIC] = {NULL,                  NULL,              NULL,   ~0u,           NULL,        NULL,       write_anthropic},
+    [LISTING_VLLM]      = {"vllm",                LIST,              "]}\n", ROUTE_ANY_API,           NULL,        "vllm",     write_vllm},
+    [LISTING_SGLANG]    = {"sglang",              LIST,              "]}\n", ROUTE_ANY_API,           NULL,        "sglang",   write_sglang},
+    [LISTING_LMDEPLOY]  = {"lmdeploy",            LIST,              "]}\n", ROUTE_ANY_API,           NULL,        "lmdeploy", write_lmdeploy},
+    [LISTING_LLAMACPP]  = {"llamacpp",            "{\"models\":null,\"object\":\"list\",\"data\":[", "]}\n", ROUTE_ANY_API, NULL, "llamacpp", write_plain},
+    [LISTING_LEMONADE]  = {"lemonade",            LIST,              "]}\n", ROUTE_ANY_API,           NULL,        "lemonade", write_lemonade},
+    [LISTING_DMR]       = {"docker-model-runner", LIST,              "]}\n", ROUTE_ANY_API,           NULL,        "docker",   write_plain},
+    [LISTING_VLLM_MLX]  = {"vllm-mlx",            LIST,              "]}\n", ROUTE_ANY_API,           NULL,        "vllm-mlx", write_plain},
+    [LISTING_ANTHROPIC] = {NULL,                  NULL,              NULL,   ROUTE_ANY_API,           NULL,        NULL,       write_anthropic},
     /* clang-format on */
 };
 
@@ -441,6 +403,20 @@ void formats_names(struct text *t)
     }
 }
 
+/* Once for each machine, under however many names it has it. */
+static uint64_t disk_size(const struct shown *s)
+{
+    uint64_t size = 0;
+    endpoint_set counted = 0;
+    for (const struct model *m = s->m->head->members; m; m = m->next) {
+        for (endpoint_set new = m->now.serves & s->scope & ~counted; new; new &= new - 1) {
+            size += m->facts.size;
+        }
+        counted |= m->now.serves;
+    }
+    return size;
+}
+
 void formats_write_entry(struct text *t, const struct shown *s)
 {
     char mem[64];
@@ -453,7 +429,7 @@ void formats_write_entry(struct text *t, const struct shown *s)
     traits_members(t, s);
     json_member(t, "format", str_of(s->facts.format));
     text_addz(t, ",\"total_disk_size\":\"");
-    admin_bytes_text(t, s->disk);
+    admin_bytes_text(t, disk_size(s));
     text_addz(t, "\",\"last_seen\":\"");
     admin_ago_text(t, admin_last_seen(sources(s)));
     text_char(t, '"');

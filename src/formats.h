@@ -16,7 +16,6 @@ struct shown {
     const struct model *m;    /* that it stands for */
     endpoint_set scope;       /* endpoints whose word counts */
     struct model_facts facts; /* of m, and where it says nothing, of the others */
-    uint64_t disk;            /* bytes at all its sources */
     const char *alias;        /* the configured alias that it is listed under, or NULL */
 };
 

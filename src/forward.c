@@ -7,6 +7,8 @@
 #include "exchange.h"
 
 #define AGENT "olla/" OLLA_VERSION
+/* The only other protocol that passes. */
+#define UPGRADE "Connection: Upgrade\r\nUpgrade: websocket\r\n"
 
 /* Request headers that stay here: credentials are for olla, the others are set anew below. */
 static const struct str request_drop[] = {
@@ -90,6 +92,28 @@ static void request_target(struct exchange *x, struct text *t)
     }
 }
 
+/* The query, with the endpoint's spelling of the model if it stands there. */
+static void request_query(const struct exchange *x, struct text *t)
+{
+    struct str query = x->req.query, model = x->query_model;
+
+    if (model.n == 0 || !x->spelling[0]) {
+        text_add(t, query.n > 1 ? query : STR(""));
+        return;
+    }
+    text_add(t, (struct str){query.p, (size_t)(model.p - query.p)});
+    for (const char *c = x->spelling; *c; c++) {
+        char low = str_lower(*c);
+        if ((low >= 'a' && low <= 'z') || (*c >= '0' && *c <= '9') || *c == '-' || *c == '_' || *c == '.') {
+            text_char(t, *c);
+        } else {
+            text_char(t, '%');
+            text_hex(t, (unsigned char)*c, 2);
+        }
+    }
+    text_add(t, str_skip(query, (size_t)(model.p - query.p) + model.n));
+}
+
 bool forward_request_head(struct exchange *x, struct text *t)
 {
     struct str rest = x->req.fields, fields = rest, model = str_of(x->scan.model);
@@ -100,9 +124,7 @@ bool forward_request_head(struct exchange *x, struct text *t)
     text_add(t, x->req.method);
     text_char(t, ' ');
     request_target(x, t);
-    if (x->req.query.n > 1) {
-        text_add(t, x->req.query);
-    }
+    request_query(x, t);
     text_addz(t, " HTTP/1.1\r\n");
     field(t, "Host", str_of(x->e->at[TARGET_MAIN].authority));
     while (http_next_field(&rest, &f)) {
@@ -139,7 +161,9 @@ bool forward_request_head(struct exchange *x, struct text *t)
     if (model.n > 0) {
         field(t, "X-Model", model);
     }
-    if (!x->reusable) {
+    if (x->upgrade) {
+        text_addz(t, UPGRADE);
+    } else if (!x->reusable) {
         text_addz(t, "Connection: close\r\n");
     }
     text_addz(t, "\r\n");
@@ -224,7 +248,11 @@ bool forward_response_head(struct exchange *x, const struct http_response *r, st
         text_addz(t, "X-Accel-Buffering: no\r\n");
         text_addz(t, cache ? "" : "Cache-Control: no-cache\r\n");
     }
-    reply_framing(x, r, t);
+    if (r->status == 101) {
+        text_addz(t, UPGRADE);
+    } else {
+        reply_framing(x, r, t);
+    }
     text_addz(t, "\r\n");
     return !t->full;
 }

@@ -10,6 +10,12 @@
 /* Bytes of the gathered elements that one part of the page takes. */
 #define PIECE 2048
 
+/*
+ * What is kept: records of a slot, a length of four bytes, and the element, in the order of their coming. The page
+ * takes them machine by machine, so that the list does not jump about.
+ */
+#define RECORD_HEAD 5
+
 static void add(struct exchange *x, struct str s)
 {
     if (!x->gather.failed) {
@@ -20,15 +26,20 @@ static void add(struct exchange *x, struct str s)
 /* {"name":... becomes {"endpoint":"NAME","name":... */
 static void add_element(struct exchange *x, const struct endpoint *e, struct str object)
 {
-    char mem[2 + sizeof("\"endpoint\":") + 6 * sizeof(e->name)];
+    char mem[RECORD_HEAD + sizeof("{\"endpoint\":\"\",") + 6 * sizeof(e->name)];
     struct text t = text_in(mem, sizeof(mem));
     struct str rest = str_skip(object, 1);
     bool empty = str_starts(str_trim(rest), STR("}"));
 
-    text_addz(&t, x->gather.any ? ",{\"endpoint\":" : "{\"endpoint\":");
+    t.n = RECORD_HEAD;
+    text_addz(&t, "{\"endpoint\":");
     json_text(&t, str_of(e->name));
     text_addz(&t, empty ? "" : ",");
-    x->gather.any = true;
+    size_t n = t.n - RECORD_HEAD + rest.n;
+    mem[0] = (char)e->slot;
+    for (int i = 0; i < 4; i++) {
+        mem[1 + i] = (char)(n >> (8 * i) & 0xff);
+    }
     add(x, text_str(&t));
     add(x, rest);
 }
@@ -127,38 +138,72 @@ static const struct endpoint *missing_at(const struct exchange *x, uint32_t plac
     return NULL;
 }
 
-bool gather_page(struct exchange *x, struct text *t, uint32_t i)
+static unsigned byte_at(const struct exchange *x, uint64_t at)
 {
-    const struct endpoint *e;
-    uint64_t pieces = (x->body.n + PIECE - 1) / PIECE;
+    struct str s = body_at(&x->body, at);
+    return s.n > 0 ? (unsigned char)s.p[0] : 0;
+}
 
-    if (i == 0) {
-        text_addz(t, "{\"models\":[");
-        return true;
-    }
-    if (i <= pieces) {
-        uint64_t at = (uint64_t)(i - 1) * PIECE, end = at + PIECE < x->body.n ? at + PIECE : x->body.n;
-        while (at < end) {
-            struct str s = body_at(&x->body, at);
-            if (!s.p || s.n == 0) {
-                return false; /* the spool cannot be read: better cut than wrong */
-            }
-            s.n = s.n < end - at ? s.n : (size_t)(end - at);
-            text_add(t, s);
-            at += s.n;
+/* The next piece of an element: x->place has the machine, the place of the record, and how much of it is out. */
+static bool next_piece(struct exchange *x, struct text *t)
+{
+    struct page_place *p = &x->place;
+    struct endpoint *e;
+
+    while ((e = endpoint_at((int)p->family)) != NULL) {
+        if (p->serial >= x->body.n) {
+            p->family++;
+            p->serial = 0;
+            continue;
+        }
+        uint32_t n = 0;
+        for (unsigned i = 0; i < 4; i++) {
+            n |= (uint32_t)byte_at(x, p->serial + 1 + i) << (8 * i);
+        }
+        if (byte_at(x, p->serial) != (unsigned)e->slot) {
+            p->serial += RECORD_HEAD + n;
+            continue;
+        }
+        struct str s = body_at(&x->body, (uint64_t)p->serial + RECORD_HEAD + p->index);
+        s.n = s.n < n - p->index ? s.n : n - p->index;
+        s.n = s.n < PIECE ? s.n : PIECE;
+        text_addz(t, p->index == 0 && p->listed ? "," : "");
+        text_add(t, s);
+        p->listed = true;
+        p->index += (uint32_t)s.n;
+        if (p->index == n || s.n == 0) {
+            p->serial += RECORD_HEAD + n;
+            p->index = 0;
         }
         return true;
     }
-    if (i == pieces + 1) {
-        text_addz(t, "],\"olla\":{\"missing\":[");
-        return true;
-    }
-    e = missing_at(x, i - (uint32_t)pieces - 2);
-    if (e) {
-        text_addz(t, i == pieces + 2 ? "" : ",");
-        json_text(t, str_of(e->name));
-        return true;
-    }
-    text_addz(t, "]}}\n");
     return false;
+}
+
+enum phase { OPEN = 0, ELEMENTS, MISSING };
+
+bool gather_page(struct exchange *x, struct text *t, uint32_t i)
+{
+    struct page_place before = x->place;
+    const struct endpoint *e;
+
+    if (i == 0) {
+        x->place = (struct page_place){.phase = ELEMENTS};
+        text_addz(t, "{\"models\":[");
+    } else if (x->place.phase == ELEMENTS && !next_piece(x, t)) {
+        x->place = (struct page_place){.phase = MISSING};
+        text_addz(t, "],\"olla\":{\"missing\":[");
+    } else if (x->place.phase == MISSING) {
+        e = missing_at(x, x->place.index++);
+        if (!e) {
+            text_addz(t, "]}}\n");
+            return false;
+        }
+        text_addz(t, x->place.index > 1 ? "," : "");
+        json_text(t, str_of(e->name));
+    }
+    if (t->full) {
+        x->place = before;
+    }
+    return true;
 }

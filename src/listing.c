@@ -134,7 +134,9 @@ static struct fleet fleet_of(const struct exchange *x)
 {
     const struct format *f = formats_get(x->route.listing);
     const struct profile *only = f->type ? profile_by_type(str_of(f->type)) : x->route.only;
-    struct fleet fleet = {route_listed(only, f->apis, false), route_listed(only, f->apis, true)};
+    /* Below a prefix the type says itself what its servers speak. */
+    unsigned apis = x->route.only && !x->route.only->any ? ROUTE_ANY_API : f->apis;
+    struct fleet fleet = {route_listed(only, apis, false), route_listed(only, apis, true)};
 
     fleet.usable = (x->filter.all ? fleet.scope : fleet.usable) & x->filter.endpoints;
     return fleet;
@@ -279,6 +281,16 @@ bool listing_page(struct exchange *x, struct text *t, uint32_t i)
 
 /* ---- one model ------------------------------------------------------------------------ */
 
+/* A name that is a path: a URL cannot hold its first slash. */
+static const struct model *named_by_path(struct str rest, endpoint_set usable)
+{
+    char mem[OLLA_MODEL_NAME];
+    struct text t = text_in(mem, sizeof(mem));
+    text_char(&t, '/');
+    text_add(&t, rest);
+    return t.full ? NULL : model_named(text_str(&t), usable);
+}
+
 /* The model with the name of the route, or that the alias of that name stands for. */
 static const struct model *one_model(const struct exchange *x, const char **alias)
 {
@@ -287,7 +299,12 @@ static const struct model *one_model(const struct exchange *x, const char **alia
     const struct model *m = a ? alias_model(a, usable) : NULL;
 
     *alias = m ? a->name : NULL;
-    return m ? m : model_named(x->route.target, usable);
+    if (!m) {
+        m = model_named(x->route.target, usable);
+        m = m ? m : named_by_path(x->route.target, usable);
+        m = m ? catalogue_shown(m, route_listed(x->route.only, API_OPENAI, false)) : NULL; /* as the list spells it */
+    }
+    return m;
 }
 
 bool listing_one_check(struct exchange *x, struct reply_error *err)

@@ -87,6 +87,41 @@ size_t model_index(struct str name, bool fold)
     return from;
 }
 
+/* ---- facts ------------------------------------------------------------------------ */
+
+static void fill(char *to, size_t cap, const char *from)
+{
+    if (!to[0]) {
+        str_copy(to, cap, str_of(from));
+    }
+}
+
+#define FILL(to, from) fill(to, sizeof(to), from)
+
+void model_add_facts(struct model_facts *to, const struct model_facts *from)
+{
+    if (from->family[0] && (!to->family[0] || (to->guessed && !from->guessed))) {
+        memcpy(to->family, from->family, sizeof(to->family));
+        memcpy(to->variant, from->variant, sizeof(to->variant));
+        to->guessed = from->guessed;
+    }
+    FILL(to->families, from->families);
+    FILL(to->parameters, from->parameters);
+    FILL(to->quantization, from->quantization);
+    FILL(to->format, from->format);
+    FILL(to->publisher, from->publisher);
+    FILL(to->checkpoint, from->checkpoint);
+    FILL(to->recipe, from->recipe);
+    FILL(to->digest, from->digest);
+    FILL(to->modified, from->modified);
+    to->created = to->created > 0 ? to->created : from->created;
+    to->weights = to->weights > 0 ? to->weights : from->weights;
+    to->context = to->context > 0 ? to->context : from->context;
+    to->size = to->size > 0 ? to->size : from->size;
+    to->kind = to->kind != KIND_UNKNOWN ? to->kind : from->kind;
+    to->said |= from->said;
+}
+
 /* ---- lists ------------------------------------------------------------------------ */
 
 /* Takes the endpoints of `set` out of *to and those of *from in. */
@@ -106,6 +141,30 @@ void model_list_begin(const struct endpoint *e)
     }
 }
 
+/*
+ * What is known of m once e has told its facts: those alone if nobody else serves it; else each endpoint fills in what
+ * the others do not tell, and the one that stands first in the configuration wins.
+ */
+static const struct model_facts *joined_facts(const struct model *m, const struct endpoint *e,
+                                              const struct model_facts *facts)
+{
+    static struct model_facts joined;
+    const struct model_facts *known = m->news ? &m->news->facts : &m->facts;
+    endpoint_set others = (m->now.serves | m->coming.serves) & ~endpoint_bit(e);
+    const struct endpoint *other;
+    bool first = true;
+
+    if (others == 0) {
+        return facts;
+    }
+    for (int i = 0; (other = endpoint_at(i)) != NULL && other != e && first; i++) {
+        first = !(others & endpoint_bit(other));
+    }
+    joined = first ? *facts : *known;
+    model_add_facts(&joined, first ? known : facts);
+    return &joined;
+}
+
 bool model_offer(const struct endpoint *e, const struct model_facts *facts, enum model_state state)
 {
     static uint32_t serial;
@@ -118,12 +177,13 @@ bool model_offer(const struct endpoint *e, const struct model_facts *facts, enum
     }
     if (at < total && str_eq(name_of(at), name) && strcmp(sorted[at]->facts.digest, facts->digest) == 0) {
         struct model *m = sorted[at];
-        bool only = (m->now.serves & ~endpoint_bit(e)) == 0 && memcmp(&m->facts, facts, sizeof(*facts)) != 0;
-        if (only && !m->news) {
+        const struct model_facts *told = joined_facts(m, e, facts);
+        bool differs = memcmp(&m->facts, told, sizeof(*told)) != 0;
+        if (differs && !m->news) {
             m->news = pool_get(POOL_MODEL); /* without one the old facts stay: no harm */
         }
-        if (only && m->news) {
-            m->news->facts = *facts;
+        if (differs && m->news) {
+            m->news->facts = *told;
         }
         replace(&m->coming, &here, endpoint_bit(e));
         return true;
@@ -140,6 +200,24 @@ bool model_offer(const struct endpoint *e, const struct model_facts *facts, enum
     total++;
     version++;
     return true;
+}
+
+void model_improve(const struct endpoint *e, uint32_t context, unsigned said, enum model_kind kind)
+{
+    for (size_t i = 0; i < total; i++) {
+        struct model *m = sorted[i];
+        if (!(m->coming.serves & endpoint_bit(e))) {
+            continue;
+        }
+        if (!m->news && (m->news = pool_get(POOL_MODEL)) != NULL) {
+            m->news->facts = m->facts;
+        }
+        if (m->news) {
+            m->news->facts.context = context > 0 ? context : m->news->facts.context;
+            m->news->facts.said |= said;
+            m->news->facts.kind = kind != KIND_UNKNOWN ? kind : m->news->facts.kind;
+        }
+    }
 }
 
 static void take_news(struct model *m, bool ok)
@@ -265,20 +343,42 @@ const char *model_spelling(struct str name, const struct endpoint *e)
     return found;
 }
 
+int model_rank(const struct model *m, endpoint_set scope)
+{
+    struct endpoint *e;
+    int i = 0;
+    while ((e = endpoint_at(i)) != NULL && !(m->now.serves & scope & endpoint_bit(e))) {
+        i++;
+    }
+    return i;
+}
+
+/* The best entry of one name on these endpoints. */
+static const struct model *best_named(struct str name, endpoint_set usable)
+{
+    const struct model *best = NULL;
+    bool best_exact = false;
+
+    for (size_t i = model_index(name, true); i < total && model_compare(name_of(i), name, true) == 0; i++) {
+        bool exact = str_eq(name_of(i), name);
+        if (!(sorted[i]->now.serves & usable) || (best_exact && !exact)) {
+            continue;
+        }
+        if (!best || exact > best_exact || model_rank(sorted[i], usable) < model_rank(best, usable)) {
+            best = sorted[i];
+            best_exact = exact;
+        }
+    }
+    return best;
+}
+
 const struct model *model_named(struct str name, endpoint_set usable)
 {
     char mem[OLLA_MODEL_NAME + 8];
-    struct str tries[2] = {name, with_latest(name, mem, sizeof(mem))};
+    const struct model *m = best_named(name, usable);
+    struct str latest = m ? STR("") : with_latest(name, mem, sizeof(mem));
 
-    for (int t = 0; t < 2; t++) {
-        size_t i = tries[t].n > 0 ? model_index(tries[t], true) : total;
-        for (; i < total && model_compare(name_of(i), tries[t], true) == 0; i++) {
-            if (sorted[i]->now.serves & usable) {
-                return sorted[i];
-            }
-        }
-    }
-    return NULL;
+    return latest.n > 0 ? best_named(latest, usable) : m;
 }
 
 size_t model_behind(const struct model_mark *mark)

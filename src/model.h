@@ -31,12 +31,17 @@ struct model_facts {
     enum model_kind kind;
     char record[24]; /* "type" of the status page */
     char family[32], variant[48];
+    bool guessed;        /* these two, by the name */
+    char families[64];   /* with commas between them */
     char parameters[16]; /* "3.2B" */
     char quantization[24];
     char format[16];
     char publisher[40];
     char checkpoint[96], recipe[24]; /* Lemonade's */
 };
+
+/* Fills in what *to does not tell. */
+void model_add_facts(struct model_facts *to, const struct model_facts *from);
 
 /* What an endpoint says about its copy. */
 enum model_state { MODEL_UNKNOWN = 0, MODEL_AVAILABLE, MODEL_NOT_LOADED, MODEL_LOADED };
@@ -47,10 +52,10 @@ struct model_where {
 };
 
 struct model {
-    struct model_facts facts; /* of the endpoint that told first */
+    struct model_facts facts; /* of all endpoints that serve it */
     struct model_where now;
     struct model_where coming; /* in a list that is being read */
-    struct model *news;        /* what the only endpoint that serves it tells now, in force when its list is complete */
+    struct model *news;        /* facts that are in force when the list that tells them is complete */
     uint32_t serial;           /* another one for each entry that ever was */
     /* catalogue.c's: the entry that stands for all that belong together, the first of them, the next of them */
     struct model *head, *members, *next;
@@ -84,7 +89,10 @@ endpoint_set model_find(struct str name, endpoint_set usable, endpoint_set *know
 /* The spelling that endpoint e uses for that name, NULL if it does not serve it. Lives until e's next list. */
 const char *model_spelling(struct str name, const struct endpoint *e);
 
-/* The entry that stands for a name on these endpoints: exact, other case, or with ":latest". NULL if there is none. */
+/*
+ * The entry that stands for a name on these endpoints: exact, other case, or with ":latest"; of several the one whose
+ * endpoint stands first in the configuration. NULL if there is none.
+ */
 const struct model *model_named(struct str name, endpoint_set usable);
 
 /* All entries in name order: i from 0 while the result is not NULL. Any list that ends may change the order. */
@@ -100,6 +108,12 @@ int model_compare(struct str a, struct str b, bool fold);
 /* The number of the first entry behind a mark. */
 size_t model_behind(const struct model_mark *mark);
 void model_set_mark(struct model_mark *mark, const struct model *m);
+
+/* Place in the configuration of the first endpoint of scope that serves it; endpoint_count() if none does. */
+int model_rank(const struct model *m, endpoint_set scope);
+
+/* The list of e is about to end, and this is known of all in it: of a server with one model. */
+void model_improve(const struct endpoint *e, uint32_t context, unsigned said, enum model_kind kind);
 
 /* What e says about its copy of m. */
 enum model_state model_state_at(const struct model *m, const struct endpoint *e);

@@ -50,7 +50,9 @@ struct probe {
     struct http_body body;
 
     /* for the taker of the body */
-    struct json_list list;
+    struct json_list list, hints;
+    char hint_text[640];
+    unsigned entries; /* of the list */
     struct json_members members;
     struct buf item;
     unsigned offered, skipped;

@@ -34,8 +34,8 @@ static const struct profile profiles[] = {
         .health_path = "/health",
         .models_path = "/v1/models",
         .extra_path = "/props",
-        .native = "/health /completion /embedding /infill /tokenize /detokenize /apply-template /rerank /reranking "
-                  "/slots /props /metrics",
+        .native = "/health /completion /embedding /infill /tokenize /detokenize /apply-template /rerank /v1/rerank "
+                  "/reranking /slots /props /metrics",
         .list = LIST_LLAMACPP,
         .record = "llamacpp",
         .weights = "gguf",
@@ -46,8 +46,8 @@ static const struct profile profiles[] = {
         USUAL("vllm"),
         .prefixes = "vllm",
         .health_path = "/health",
-        .native = "/health /rerank /v2/rerank /score /classify /pooling /tokenize /detokenize /get_tokenizer_info "
-                  "/metrics /version",
+        .native = "/health /rerank /v1/rerank /v2/rerank /score /classify /pooling /tokenize /detokenize /v1/tokenize "
+                  "/v1/detokenize /get_tokenizer_info /metrics /version",
         .record = "vllm",
         .apis = ANTHROPIC,
         .idle_ms = IDLE_SHORT,
@@ -67,7 +67,7 @@ static const struct profile profiles[] = {
         USUAL("omlx"),
         .prefixes = "omlx",
         .health_path = "/health",
-        .native = "/health",
+        .native = "/health /v1/rerank /v1/models/status",
         .apis = ANTHROPIC,
         .idle_ms = IDLE_SHORT,
     },
@@ -75,7 +75,7 @@ static const struct profile profiles[] = {
         USUAL("sglang"),
         .prefixes = "sglang",
         .health_path = "/health",
-        .native = "/health /generate /batch /extend /metrics /version",
+        .native = "/health /generate /batch /extend /metrics /version /v1/rerank /v1/chat/completions/vision",
         .record = "sglang",
         .apis = API_OPENAI,
         .idle_ms = IDLE_SHORT,
@@ -84,7 +84,7 @@ static const struct profile profiles[] = {
         USUAL("lmdeploy"),
         .prefixes = "lmdeploy",
         .health_path = "/health",
-        .native = "/health /generate /pooling /is_sleeping",
+        .native = "/health /generate /pooling /is_sleeping /v1/encode",
         .record = "lmdeploy",
         .apis = API_OPENAI,
         .idle_ms = IDLE_SHORT,
@@ -116,7 +116,7 @@ static const struct profile profiles[] = {
         USUAL("litellm"),
         .prefixes = "litellm",
         .health_path = "/health/liveliness", /* its /health runs a completion on every model (quirk Q12) */
-        .native = "/ /chat/completions /completions /embeddings /models /health/readiness /health/liveness",
+        .native = "/ /v1/rerank /chat/completions /completions /embeddings /models /health/readiness /health/liveness",
         .apis = ANTHROPIC,
         .idle_ms = IDLE_SHORT,
     },
@@ -139,6 +139,7 @@ static const struct profile profiles[] = {
         .spellings = "local-ai local_ai",
         .prefixes = "localai",
         .health_path = "/readyz",
+        .native = "/v1/rerank",
         .apis = API_OPENAI,
         .idle_ms = IDLE_LONG,
     },
@@ -146,6 +147,7 @@ static const struct profile profiles[] = {
         USUAL("gpustack"),
         .prefixes = "gpustack",
         .health_path = "/healthz",
+        .native = "/v1/rerank",
         .apis = API_OPENAI,
         .idle_ms = IDLE_SHORT,
     },
@@ -313,6 +315,17 @@ static bool is_path(const char *path, size_t cap)
     return !path || (str_starts(str_of(path), STR("/")) && strlen(path) < cap);
 }
 
+/* True if the built-in type's own prefixes are free for section `mine`: it is that type, or another section moves it. */
+static bool is_moved(const struct conf *c, int mine, const struct profile *p)
+{
+    for (int i = 0; i < c->profiles; i++) {
+        if (builtin(str_of(c->profile[i].name)) == p && (i == mine || c->profile[i].prefixes.n > 0)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Whose prefix that is beside section `mine`: a name, or NULL. */
 static const char *taken_by(const struct conf *c, int mine, struct str prefix)
 {
@@ -326,9 +339,8 @@ static const char *taken_by(const struct conf *c, int mine, struct str prefix)
             return c->profile[i].name;
         }
     }
-    const struct profile *replaced = builtin(str_of(c->profile[mine].name));
     for (size_t i = 0; i < OLLA_COUNT(profiles); i++) {
-        if (&profiles[i] != replaced && has_word(profiles[i].prefixes, prefix, false)) {
+        if (!is_moved(c, mine, &profiles[i]) && has_word(profiles[i].prefixes, prefix, false)) {
             return profiles[i].name;
         }
     }

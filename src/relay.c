@@ -86,8 +86,15 @@ static bool one_head(struct exchange *x)
         exchange_attempt_failed(x, FAIL_GARBLED);
         return false;
     }
-    if (r.status == 101) {
+    if (r.status == 101 && !x->upgrade) {
         exchange_attempt_failed(x, FAIL_GARBLED); /* nobody asked for another protocol */
+        return false;
+    }
+    if (r.status == 101) {
+        x->head_at = net_now();
+        if (exchange_hold(x, &x->c->out, BUF_CLIENT)) {
+            tunnel_begin(x, &r, (size_t)n);
+        }
         return false;
     }
     if (r.status >= 100 && r.status < 200) {

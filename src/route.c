@@ -40,7 +40,13 @@ static const struct {
     /* clang-format on */
 };
 
-/* Lists under /olla/<prefix>/; `type` names the profile they belong to, "" = all. */
+/* How the list at a type's own path is written. */
+static const enum listing own_lists[] = {
+    [LIST_OPENAI] = LISTING_OPENAI,     [LIST_OLLAMA] = LISTING_OLLAMA,     [LIST_LM_STUDIO] = LISTING_LM_STUDIO,
+    [LIST_LLAMACPP] = LISTING_LLAMACPP, [LIST_LEMONADE] = LISTING_LEMONADE,
+};
+
+/* Further lists under /olla/<prefix>/; `type` names the profile they belong to, "" = all. */
 static const struct {
     const char *type;
     struct str rest;
@@ -51,8 +57,6 @@ static const struct {
     {"", STR("/v1/models"), EXACT, LOCAL_MODELS, LISTING_OPENAI},
     {"", STR("/v1/models/"), BELOW, LOCAL_MODEL, LISTING_OPENAI},
     {"lm-studio", STR("/api/v1/models"), EXACT, LOCAL_MODELS, LISTING_OPENAI},
-    {"lm-studio", STR("/api/v0/models"), EXACT, LOCAL_MODELS, LISTING_LM_STUDIO},
-    {"lemonade", STR("/api/v1/models"), EXACT, LOCAL_MODELS, LISTING_LEMONADE},
     {"docker-model-runner", STR("/engines/v1/models"), EXACT, LOCAL_MODELS, LISTING_DMR},
 };
 
@@ -145,6 +149,30 @@ static struct route as_one_ollama(struct route r)
     return r;
 }
 
+/* Where the servers of a type have lists, olla has one of all of them. */
+static struct route as_own_list(struct route r, const struct profile *p)
+{
+    for (size_t i = 0; i < OLLA_COUNT(provider_paths); i++) {
+        const char *type = provider_paths[i].type;
+        bool has = type[0] ? str_eq(str_of(type), str_of(p->name)) : (p->apis & API_OPENAI) != 0;
+        if (has && matches(r.target, provider_paths[i].rest, provider_paths[i].match)) {
+            r.kind = ROUTE_LOCAL;
+            r.page = provider_paths[i].page;
+            r.listing = provider_paths[i].listing;
+            r.dialect = DIALECT_OPENAI;
+            r.target = str_skip(r.target, provider_paths[i].rest.n);
+            return r;
+        }
+    }
+    if (str_eq(r.target, str_of(p->models_path))) {
+        r.kind = ROUTE_LOCAL;
+        r.page = LOCAL_MODELS;
+        r.listing = own_lists[p->list];
+        r.dialect = p->list == LIST_OLLAMA ? DIALECT_OLLAMA : DIALECT_OPENAI;
+    }
+    return r;
+}
+
 static struct route provider(struct str rest)
 {
     struct str segment = {rest.p, str_find(rest, '/')};
@@ -163,17 +191,8 @@ static struct route provider(struct str rest)
     if (p->any || (p->apis & API_OLLAMA)) {
         r = as_one_ollama(r);
     }
-    for (size_t i = 0; i < OLLA_COUNT(provider_paths); i++) {
-        const char *type = provider_paths[i].type;
-        if (matches(target, provider_paths[i].rest, provider_paths[i].match) &&
-            (type[0] == '\0' || str_eq(str_of(type), str_of(p->name)))) {
-            r.kind = ROUTE_LOCAL;
-            r.page = provider_paths[i].page;
-            r.listing = provider_paths[i].listing;
-            r.dialect = DIALECT_OPENAI;
-            r.target = str_skip(target, provider_paths[i].rest.n);
-            break;
-        }
+    if (r.kind == ROUTE_PROXY && !profile_has_path(p, target)) {
+        r = as_own_list(r, p);
     }
     r.only = p;
     r.has_type = true;
@@ -325,6 +344,19 @@ static void choose_pinned(const struct route_query *q, struct route_choice *c)
     c->starting = !c->e && !c->no_such_pin && !e->probed;
 }
 
+/* What nearly all requests are for, and all have: not worth looking for. */
+static bool is_common(struct str target)
+{
+    static const struct str paths_of_all[] = {STR("/v1/chat/completions"), STR("/v1/completions"),
+                                              STR("/v1/embeddings")};
+    for (size_t i = 0; i < OLLA_COUNT(paths_of_all); i++) {
+        if (str_eq(target, paths_of_all[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /*
  * On shared routes a path of its own makes a type preferred: /infill means llama.cpp, whoever else has the model.
  * When none of those that know the path has the model, the model decides.
@@ -333,7 +365,7 @@ static endpoint_set knowing_path(const struct route *r, endpoint_set candidates)
 {
     endpoint_set knowing = 0;
     struct endpoint *e;
-    if (r->api != 0 || (r->only && !r->only->any)) {
+    if ((r->api & ~(unsigned)API_OPENAI) || (r->only && !r->only->any) || is_common(r->target)) {
         return candidates;
     }
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
@@ -383,7 +415,7 @@ endpoint_set route_listed(const struct profile *only, unsigned speaking, bool we
     struct endpoint *e;
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
         if (e->enabled && (!well || e->state == ENDPOINT_HEALTHY) && (!only || profile_serves(e->profile, only)) &&
-            (e->profile->apis & speaking)) {
+            !profile_is_auto(e->profile) && (speaking == ROUTE_ANY_API || (e->profile->apis & speaking))) {
             set |= endpoint_bit(e);
         }
     }

@@ -104,6 +104,7 @@ struct route_choice route_choose(const struct route_query *q);
  * The endpoints whose models a listing shows: enabled, of the route's type (NULL = all), with one of the APIs
  * in `speaking`, and, if `well`, healthy.
  */
+#define ROUTE_ANY_API (~0u)
 endpoint_set route_listed(const struct profile *only, unsigned speaking, bool well);
 
 #endif
