@@ -113,6 +113,7 @@ test-real: deps-build deps-real
 bench: deps-build deps-bench
 	$(MAKE) --no-print-directory all
 	@$(PYTHON) tests/bench/bench.py $(BUILD)/olla
+	@$(PYTHON) tests/bench/catalogue.py $(BUILD)/olla
 
 layers:
 	@tests/check-layers.sh

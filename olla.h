@@ -21,7 +21,7 @@
 
 /* ---- connections -------------------------------------------------------- */
 
-/* Client connections at one time; each costs about 2.4 KB with its exchange.
+/* Client connections at one time; each costs about 2.6 KB with its exchange.
  * When all are taken the listener is not polled and the kernel queues. */
 #ifndef OLLA_MAX_CLIENTS
 #define OLLA_MAX_CLIENTS 512
@@ -96,7 +96,7 @@
 #define OLLA_MAX_ADDRS 4
 #endif
 
-/* Distinct model names in the catalogue; each costs about 350 B. */
+/* Distinct model names (and digests) in the catalogue; each costs about 750 B. */
 #ifndef OLLA_MAX_MODELS
 #define OLLA_MAX_MODELS 1024
 #endif

@@ -514,7 +514,7 @@ static const struct exchange_local pages[LOCAL_COUNT] = {
     [LOCAL_HEALTH] = {.write = write_health},
     [LOCAL_VERSION] = {.write = write_version},
     [LOCAL_STATUS] = {.write = write_status, .etag = true},
-    [LOCAL_STATUS_MODELS] = {.write = write_status_models, .etag = true},
+    [LOCAL_STATUS_MODELS] = {.write = write_status_models, .etag = true, .state = model_status_state},
     [LOCAL_MODELS] = {.write = write_listing, .check = listing_check},
     [LOCAL_MODEL] = {.write = write_model, .check = listing_one_check},
     [LOCAL_OLLA_MODEL] = {.write = write_entry, .check = listing_entry_check},

@@ -250,13 +250,13 @@ static bool step_local(struct exchange *x)
 {
     struct client *c = x->c;
     x->moved = true;
-    bool moved = reply_more(x, &local_pages[x->route.page]);
+    reply_more(x, &local_pages[x->route.page]);
     if (buf_len(&c->out) > 0 && net_flush(&c->s, &c->out) == OLLA_ERR) {
         exchange_client_left(x);
         return true;
     }
     buf_drop_if_empty(&c->out);
-    return moved && buf_len(&c->out) == 0;
+    return x->state != X_LOCAL; /* one piece in a turn: writing a long list must not hold up the streams */
 }
 
 static bool step_flush(struct exchange *x)
@@ -315,7 +315,7 @@ static bool step(struct exchange *x)
 static void set_wants(struct exchange *x)
 {
     struct client *c = x->c;
-    bool out_waits = buf_len(&c->out) > 0;
+    bool out_waits = buf_len(&c->out) > 0 || x->state == X_LOCAL;
 
     if (x->state == X_TUNNEL) {
         tunnel_wants(x);

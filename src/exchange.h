@@ -187,6 +187,7 @@ struct exchange_local {
     bool (*check)(struct exchange *x, struct reply_error *err); /* NULL = fine; false is answered with *err */
     bool (*ready)(struct exchange *x);                          /* NULL = at once; false: asked again soon */
     bool etag;
+    uint64_t (*state)(const struct exchange *x); /* ... of this; NULL: of the text */
 };
 
 void exchange_init(const struct exchange_local *pages); /* pages: LOCAL_COUNT rows */
@@ -238,7 +239,7 @@ void reply_refuse(struct exchange *x, int status, const char *code, const char *
 void reply_redirect(struct exchange *x, struct str location);
 void reply_empty(struct exchange *x);                                    /* 200 without a body */
 void reply_local(struct exchange *x, const struct exchange_local *page); /* first part; goes on in X_LOCAL */
-bool reply_more(struct exchange *x, const struct exchange_local *page);  /* false: waits for room */
+void reply_more(struct exchange *x, const struct exchange_local *page);  /* one piece, if there is room */
 /* The error event that tells a stream's reader that it broke. */
 void reply_broken_stream(struct exchange *x, const char *message);
 

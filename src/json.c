@@ -152,8 +152,10 @@ int json_get(const struct json_slice *s, int object, const char *key)
         return -1;
     }
     for (int i = object + 1; i + 1 < s->tokens && pool[i].start < pool[object].end; i++) {
-        /* a key of this object that has a value */
-        if (pool[i].parent != object || pool[i + 1].parent != i || !json_string(s, i, name, sizeof name)) {
+        const size_t n = (size_t)(pool[i].end - pool[i].start);
+        /* A key of this object that has a value; unescaping makes no text longer. */
+        if (pool[i].parent != object || pool[i + 1].parent != i || n < want.n ||
+            (n > want.n && !memchr(s->text.p + pool[i].start, '\\', n)) || !json_string(s, i, name, sizeof name)) {
             continue;
         }
         if (str_eq(str_of(name), want)) {

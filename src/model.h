@@ -22,7 +22,7 @@ enum model_kind { KIND_UNKNOWN = 0, KIND_LLM, KIND_VLM, KIND_EMBEDDINGS };
 struct model_facts {
     char name[OLLA_MODEL_NAME];
     char digest[72];
-    char modified[40]; /* RFC 3339 */
+    char modified[36]; /* RFC 3339 */
     uint64_t created;  /* Unix seconds */
     uint64_t size;     /* bytes on disk */
     uint64_t weights;  /* number of parameters */
@@ -30,14 +30,14 @@ struct model_facts {
     uint32_t said;     /* CAP_* of traits.h that the server told */
     enum model_kind kind;
     char record[24]; /* "type" of the status page */
-    char family[32], variant[48];
+    char family[32], variant[32];
     bool guessed;        /* these two, by the name */
-    char families[64];   /* with commas between them */
+    char families[32];   /* with commas between them */
     char parameters[16]; /* "3.2B" */
     char quantization[24];
     char format[16];
     char publisher[40];
-    char checkpoint[96], recipe[24]; /* Lemonade's */
+    char checkpoint[80], recipe[24]; /* Lemonade's */
 };
 
 /* Fills in what *to does not tell. */

@@ -172,7 +172,7 @@ static void write_abilities(struct text *t, const struct model_facts *f)
     text_addz(t, first ? "" : "]");
 }
 
-static void write_model(struct text *t, const struct model *m, endpoint_set set, bool hashing)
+static void write_model(struct text *t, const struct model *m, endpoint_set set)
 {
     const struct model_facts *f = &m->facts;
     uint64_t seen = admin_last_seen(set);
@@ -188,11 +188,9 @@ static void write_model(struct text *t, const struct model *m, endpoint_set set,
     }
     string_member(t, "params", f->parameters);
     string_member(t, "quant", f->quantization);
-    if (!hashing) {
-        text_addz(t, ",\"last_seen\":\"");
-        admin_ago_text(t, seen);
-        text_char(t, '"');
-    }
+    text_addz(t, ",\"last_seen\":\"");
+    admin_ago_text(t, seen);
+    text_char(t, '"');
     if (seen > 0) {
         text_addz(t, ",\"last_seen_at\":\"");
         admin_instant_text(t, seen);
@@ -207,7 +205,7 @@ static void write_model(struct text *t, const struct model *m, endpoint_set set,
 
 /* ---- sections: false when there is no further element --------------------------------- */
 
-static void write_head(struct exchange *x, struct text *t)
+static void write_head(struct text *t)
 {
     uint64_t names = 0, families = 0, endpoints = 0;
     struct endpoint *e;
@@ -222,12 +220,9 @@ static void write_head(struct exchange *x, struct text *t)
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
         endpoints += e->models > 0;
     }
-    text_char(t, '{');
-    if (!x->hashing) {
-        text_addz(t, "\"timestamp\":\"");
-        admin_time_text(t, plat_wall_ms());
-        text_char(t, '"');
-    }
+    text_addz(t, "{\"timestamp\":\"");
+    admin_time_text(t, plat_wall_ms());
+    text_char(t, '"');
     json_member_u64(t, "total_models", names);
     json_member_u64(t, "total_families", families);
     json_member_u64(t, "total_endpoints", endpoints);
@@ -279,7 +274,7 @@ static bool recent_model(struct exchange *x, struct text *t)
         return false;
     }
     text_addz(t, x->place.index > 0 ? "," : "");
-    write_model(t, m, served(at), x->hashing);
+    write_model(t, m, served(at));
     x->place.index++;
     return true;
 }
@@ -316,7 +311,7 @@ static bool group_model(struct exchange *x, struct text *t)
         text_addz(t, ",\"models\":[");
     }
     text_addz(t, p->listed ? "," : "");
-    write_model(t, model_at(at), served(at), x->hashing);
+    write_model(t, model_at(at), served(at));
     p->listed = true;
     p->index = (uint32_t)at + 1;
     return true;
@@ -328,6 +323,18 @@ static void next_phase(struct page_place *p, enum phase phase)
     memset(p, 0, sizeof(*p));
     p->phase = phase;
     p->version = version;
+}
+
+/* The store counts its changes; the rest is when each endpoint told its list. */
+uint64_t model_status_state(const struct exchange *x)
+{
+    uint64_t h = model_version() * 2 + wants_groups(x);
+    struct endpoint *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        h = (h ^ str_hash(str_of(e->name))) * UINT64_C(1099511628211);
+        h = (h ^ e->last_discovery) * UINT64_C(1099511628211);
+    }
+    return h;
 }
 
 bool model_status_page(struct exchange *x, struct text *t, uint32_t i)
@@ -348,7 +355,7 @@ bool model_status_page(struct exchange *x, struct text *t, uint32_t i)
     }
     switch ((enum phase)p->phase) {
     case HEAD:
-        write_head(x, t);
+        write_head(t);
         next_phase(p, BY_FAMILY);
         break;
     case BY_FAMILY:

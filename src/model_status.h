@@ -8,6 +8,9 @@
 
 #include "exchange.h"
 
+/* Another number whenever the page says something else, but for how long ago it was. */
+uint64_t model_status_state(const struct exchange *x);
+
 /* Parts as in admin.c. If the store of models changes between two pieces, the lists end early. */
 bool model_status_page(struct exchange *x, struct text *t, uint32_t i);
 

@@ -8,6 +8,8 @@
 #include "pool.h"
 
 #define MAX_REPLY (OLLA_MAX_LIST + OLLA_MAX_HEAD)
+/* So much of a list is read in one turn: taking its entries must not hold up the streams. */
+#define READ_MAX 4096
 
 POOL_STORAGE(PROBE, struct probe, probe_pool)
 
@@ -193,7 +195,7 @@ static bool take_reply(struct probe *p)
 static void readable(struct probe *p)
 {
     buf_compact(&p->in);
-    long n = net_read(&p->s, &p->in, OLLA_BUF_SIZE);
+    long n = net_read(&p->s, &p->in, READ_MAX);
     if (n == OLLA_AGAIN) {
         return;
     }

@@ -253,7 +253,7 @@ void reply_local(struct exchange *x, const struct exchange_local *page)
     }
     if (page->etag) {
         text_char(&tag, '"');
-        text_hex(&tag, page_hash(x, page), 16);
+        text_hex(&tag, page->state ? page->state(x) : page_hash(x, page), 16);
         text_char(&tag, '"');
         same = none_match(http_get(x->req.fields, STR("If-None-Match")), text_str(&tag));
         text_z(&tag);
@@ -289,16 +289,16 @@ void reply_local(struct exchange *x, const struct exchange_local *page)
     x->state = x->is_head ? X_FLUSH : X_LOCAL;
 }
 
-bool reply_more(struct exchange *x, const struct exchange_local *page)
+void reply_more(struct exchange *x, const struct exchange_local *page)
 {
     struct buf *out = &x->c->out;
     if (!exchange_hold(x, out, BUF_CLIENT)) {
-        return false;
+        return;
     }
     buf_compact(out);
     size_t room = buf_room(out);
     if (room < PAGE_BYTES / 2) {
-        return false;
+        return;
     }
     room -= 64; /* chunk framing */
     struct text body = text_in(page_mem, room < sizeof(page_mem) ? room : sizeof(page_mem));
@@ -318,7 +318,6 @@ bool reply_more(struct exchange *x, const struct exchange_local *page)
     }
     x->bytes_out += body.n;
     buf_text_done(out, &t);
-    return true;
 }
 
 /* ---- broken streams -------------------------------------------------------------- */

@@ -249,7 +249,7 @@ class Process:
                 self.child.wait()
 
 
-def start_backend(folder):
+def start_backend(folder, stream=()):
     compiler = os.environ.get("CC", "cc").split()
     if shutil.which(compiler[0]) is None:
         raise Missing(f"no C compiler ({compiler[0]}) for the backend")
@@ -260,7 +260,7 @@ def start_backend(folder):
     if built.returncode != 0:
         raise Missing(f"the backend does not compile: {built.stderr.strip()[:300]}")
     port = free_port()
-    return Process("backend", [program, str(port)], port, folder).wait_ready(chat_request("close"))
+    return Process("backend", [program, str(port), *stream], port, folder).wait_ready(chat_request("close"))
 
 
 def start_nginx(folder, backend):
