@@ -1,9 +1,10 @@
 // One exchange with an official npm client library; the test reads the lines this prints.
 //
 //   node client.mjs openai|ollama whole|stream BASE_URL MODEL MAX_TOKENS
+//   node client.mjs ollama tour BASE_URL MODEL 0        every other call of the library once
 //
 // Prints one JSON object per line: {"first": ENDPOINT} when the first piece of a stream is there, and at last
-// {"end": "complete", text, pieces, endpoint, finish, usage} or {"end": "error", message, pieces, endpoint}.
+// {"end": "complete", text, pieces, endpoint, finish, usage, tour} or {"end": "error", message, pieces, endpoint}.
 import OpenAI from "openai";
 import { Ollama } from "ollama";
 
@@ -48,6 +49,22 @@ async function runOpenai() {
     }
 }
 
+async function takeTour(client) {
+    const tour = {};
+    tour.list = (await client.list()).models.map((entry) => entry.model);
+    tour.context = (await client.show({ model })).model_info["sample.context_length"];
+    tour.generate = (await client.generate({ model, prompt: "The sea" })).response;
+    tour.embed = (await client.embed({ model, input: ["the sea", "the land"] })).embeddings.map((one) => one.length);
+    tour.embeddings = (await client.embeddings({ model, prompt: "the sea" })).embedding.length;
+    tour.ps = (await client.ps()).models.map((entry) => entry.model);
+    tour.version = (await client.version()).version;
+    tour.pull = await client.pull({ model: "sample-new" }).catch((error) => ({
+        status: error.status_code,
+        message: error.message,
+    }));
+    return tour;
+}
+
 async function runOllama() {
     const client = new Ollama({
         host: base,
@@ -57,6 +74,10 @@ async function runOllama() {
             return response;
         },
     });
+    if (mode === "tour") {
+        result.tour = await takeTour(client);
+        return;
+    }
     const request = { model, messages, options: { num_predict: Number(limit) } };
     const take = (part) => {
         takePiece(part.message.content);

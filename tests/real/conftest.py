@@ -1,4 +1,4 @@
-"""The machines of `make test-real`: llama-servers, scripted Ollama samples, and olla in front of them all.
+"""The machines of `make test-real`: llama-servers, scripted Ollama samples, a LiteLLM, and olla in front of them all.
 
 prepare.sh has put the programs into OLLA_REAL_DIR; run.sh starts pytest in the Python made there. Every process is
 started here, ended by its own pid, and every wait has an end.
@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import typing
 import urllib.request
 
 import pytest
@@ -68,9 +69,11 @@ def wait_for(what, check, timeout=START_TIMEOUT, step=0.1):
 class Machine:
     """A server process on a fixed port that can be killed and started again."""
 
-    def __init__(self, name, command, port, health, folder):
+    def __init__(self, name, command, port, health, folder, env=None):
         self.name = name
         self.command = command
+        self.env = env
+        self.folder = folder
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.health = self.url + health
@@ -79,7 +82,8 @@ class Machine:
 
     def start(self):
         with open(self.log, "ab") as log:
-            self.child = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.child = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env,
+                                          cwd=self.folder)
         return self
 
     def wait(self):
@@ -119,28 +123,52 @@ def in_system(*words):
     return ["unshare", "--map-root-user", "--root", system, *words]
 
 
-def llama(name, model, folder):
-    """Four slots of 8192 tokens, so that a long stream takes some seconds."""
+def llama(name, models, folder):
+    """Four slots with so many tokens that a long stream takes some seconds."""
     port = free_port()
+    model, = models
     command = in_system("llama-server", "-m", f"/models/{model}.gguf", "--host", "127.0.0.1", "--port", str(port),
-                        "-c", "32768", "-np", "4", "-t", "1", "--alias", model, "--offline", "--no-webui", "--slots")
+                        "-c", str(4 * CONTEXT[model]), "-np", "4", "-t", "1", "--alias", model, "--offline",
+                        "--no-webui", "--slots")
     return Machine(name, command, port, "/health", folder)
 
 
-def sample(name, model, folder):
+def sample(name, models, folder):
     port = free_port()
     command = [sys.executable, SAMPLE_SERVER, "--port", str(port), "--name", name, "--dialect", "ollama",
-               "--models", model, "--delay", "0.05"]
+               "--models", ",".join(models), "--delay", "0.05"]
     return Machine(name, command, port, "/api/version", folder)
 
 
-ENDPOINTS = (  # name, type, maker, model
-    ("llama-a1", "llamacpp", llama, "tiny-a"),
-    ("llama-a2", "openai-compatible", llama, "tiny-a"),
-    ("llama-b", "llamacpp", llama, "tiny-b"),
-    ("ollama-1", "ollama", sample, "sample-chat"),
-    ("ollama-2", "ollama", sample, "sample-chat"),
+def litellm(name, _models, folder):
+    """Nothing of this shell's environment, which may hold LiteLLM's settings, and no key, because olla has none to
+    send. The price list is the one it brought, so that it asks the internet for nothing."""
+    port = free_port()
+    command = [os.path.join(REAL, "litellm", "bin", "litellm"), "--config", os.path.join(HERE, "litellm.yaml"),
+               "--host", "127.0.0.1", "--port", str(port)]
+    env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": folder, "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+           "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}
+    return Machine(name, command, port, "/health/liveliness", folder, env)
+
+
+class Endpoint(typing.NamedTuple):
+    name: str
+    type: str
+    on: object  # what makes its machine, or the endpoint whose machine it is on too
+    models: tuple
+
+
+CONTEXT = {"tiny-a": 8192, "tiny-b": 5120}  # tokens per slot; both models were made for 8192
+ENDPOINTS = (
+    Endpoint("llama-a1", "llamacpp", llama, ("tiny-a",)),
+    Endpoint("llama-a2", "openai-compatible", llama, ("tiny-a",)),
+    Endpoint("llama-b", "auto", llama, ("tiny-b",)),
+    Endpoint("ollama-1", "ollama", sample, ("sample-chat",)),
+    Endpoint("ollama-2", "ollama", sample, ("sample-chat", "sample-embed")),
+    Endpoint("litellm-1", "litellm", litellm, ("lite/chat", "lite/embed")),
+    Endpoint("litellm-2", "auto", "litellm-1", ("lite/chat", "lite/embed")),
 )
+SERVERS = {model: {one.name for one in ENDPOINTS if model in one.models} for row in ENDPOINTS for model in row.models}
 
 
 class House:
@@ -148,7 +176,10 @@ class House:
 
     def __init__(self, folder):
         self.folder = folder
-        self.machines = {name: make(name, model, folder) for name, _, make, model in ENDPOINTS}
+        self.machines = {}
+        for one in ENDPOINTS:
+            shared = isinstance(one.on, str)
+            self.machines[one.name] = self.machines[one.on] if shared else one.on(one.name, one.models, folder)
         port = free_port()
         self.olla = Machine("olla", [OLLA, "-c", self.write_ini(port)], port, "/internal/health", folder)
         self.url = self.olla.url
@@ -156,21 +187,31 @@ class House:
     def write_ini(self, port):
         # Round-robin, so that a test sees both servers of a model take turns.
         text = f"[server]\nhost = 127.0.0.1\nport = {port}\n\n[proxy]\nload_balancer = round-robin\n"
-        for name, kind, _, _ in ENDPOINTS:
-            text += (f"\n[endpoint:{name}]\nurl = {self.machines[name].url}\ntype = {kind}\n"
-                     "check_interval = 1s\ncheck_timeout = 500ms\n")
+        for one in ENDPOINTS:
+            text += (f"\n[endpoint:{one.name}]\nurl = {self.machines[one.name].url}\ntype = {one.type}\n"
+                     "check_interval = 1s\ncheck_timeout = 900ms\n")
         path = os.path.join(self.folder, "olla.ini")
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
         return path
 
+    def distinct_machines(self):
+        return list(dict.fromkeys(self.machines.values()))
+
     def start(self):
-        for machine in self.machines.values():
+        for machine in self.distinct_machines():
             machine.start()
-        for machine in self.machines.values():
+        for machine in self.distinct_machines():
             machine.wait()
         self.olla.start().wait()
         self.wait_whole()
+
+    def get(self, path):
+        return get_json(self.url + path)
+
+    def endpoint(self, name):
+        """What olla thinks of it."""
+        return next(one for one in self.get("/internal/status")["endpoints"] if one["name"] == name)
 
     def ask(self, model):
         """The endpoint that answers a minimal request."""
@@ -183,11 +224,11 @@ class House:
 
     def wait_whole(self):
         """Until olla uses every endpoint (again)."""
-        wanted = {name for name, _, _, _ in ENDPOINTS}
+        wanted = {one.name for one in ENDPOINTS}
         seen = set()
 
         def complete():
-            for model in {model for _, _, _, model in ENDPOINTS}:
+            for model in {one.models[0] for one in ENDPOINTS}:
                 seen.add(self.ask(model))
             return wanted <= seen
 
@@ -195,7 +236,7 @@ class House:
 
     def repair(self):
         """Starts again what a test killed."""
-        dead = [machine for machine in self.machines.values() if machine.child.poll() is not None]
+        dead = [machine for machine in self.distinct_machines() if machine.child.poll() is not None]
         for machine in dead:
             machine.start().wait()
         if dead:
@@ -203,7 +244,7 @@ class House:
 
     def stop(self):
         self.olla.stop()
-        for machine in self.machines.values():
+        for machine in self.distinct_machines():
             machine.stop()
 
 

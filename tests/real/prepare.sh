@@ -4,6 +4,7 @@
 #   models/   inside sid: tiny-a.gguf and tiny-b.gguf, random weights, half a megabyte each
 #   venv/     Python with the official `openai` and `ollama` client libraries, and pytest
 #   node/     the npm packages of the same names
+#   litellm/  Python with a real LiteLLM proxy (750 MB); apart, because it needs an older `openai` than the tests want
 # What is there is used again; a step that fails is repeated, and when it still fails the message names it.
 # Remove the folder to start afresh.
 set -eu
@@ -33,7 +34,7 @@ retry() {
         fi
         if [ "$attempt" -ge 3 ]; then
             say "step '$name' failed; the last lines of $log are:" >&2
-            tail -n 15 "$log" | sed 's/^/    /' >&2
+            tail -n 15 "$log" | cut -c1-300 | sed 's/^/    /' >&2
             exit 1
         fi
         attempt=$((attempt + 1))
@@ -84,9 +85,10 @@ make_models() {
     as_root chmod -R a+rX "$dir/sid/models"
 }
 
+# make_venv FOLDER REQUIREMENTS
 make_venv() {
-    [ -x "$dir/venv/bin/pip" ] || timeout 300 "$python" -m venv --clear "$dir/venv" || return 1
-    timeout 900 "$dir/venv/bin/pip" install --quiet --retries 2 -r "$here/requirements.txt"
+    [ -x "$dir/$1/bin/pip" ] || timeout 300 "$python" -m venv --clear "$dir/$1" || return 1
+    timeout 900 "$dir/$1/bin/pip" install --quiet --retries 2 -r "$here/$2"
 }
 
 make_node() {
@@ -116,8 +118,12 @@ if ! has models "$here/tiny_model.py" || [ ! -f "$dir/sid/models/tiny-b.gguf" ];
     cp "$here/tiny_model.py" "$dir/models.stamp"
 fi
 if ! has venv "$here/requirements.txt" || ! "$dir/venv/bin/python" -c 'import openai, ollama, pytest' 2>/dev/null; then
-    retry "Python client libraries" make_venv
+    retry "Python client libraries" make_venv venv requirements.txt
     cp "$here/requirements.txt" "$dir/venv.stamp"
+fi
+if ! has litellm "$here/litellm.txt" || [ ! -x "$dir/litellm/bin/litellm" ]; then
+    retry "LiteLLM" make_venv litellm litellm.txt
+    cp "$here/litellm.txt" "$dir/litellm.stamp"
 fi
 if ! has node "$here/package.json" || [ ! -d "$dir/node/node_modules/openai" ]; then
     retry "npm client libraries" make_node

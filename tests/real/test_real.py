@@ -1,63 +1,38 @@
-"""Official client libraries through olla to real llama-servers (and to scripted samples where Ollama's API is wanted,
-which llama-server does not have)."""
+"""Official client libraries through olla to real llama-servers; the plug of every kind of server is pulled."""
 import concurrent.futures
 import threading
 
-import ollama
 import openai
 import pytest
-from conftest import get_json, wait_for
+from clients import ASK, ENDLESS, ollama_client, openai_client, openai_stream, pieces
+from conftest import CONTEXT, SERVERS, get_json, wait_for
 
-ASK = [{"role": "user", "content": "Tell me about the sea."}]
 LONG = 8000  # tokens: some seconds of streaming from the tiny model
-# Random weights would end a text at any moment.
-ENDLESS = {"ignore_eos": True}
-SERVERS = {"tiny-a": {"llama-a1", "llama-a2"}, "tiny-b": {"llama-b"}, "sample-chat": {"ollama-1", "ollama-2"}}
 MODELS = ("tiny-a", "tiny-b")
-
-
-def openai_client(house, path="/v1"):
-    return openai.OpenAI(base_url=house.url + path, api_key="none", max_retries=0, timeout=60)
-
-
-def ollama_client(house, path="", seen=None):
-    """seen gets the endpoint of every reply."""
-    def note(response):
-        if seen is not None:
-            seen.append(response.headers.get("X-Olla-Endpoint"))
-
-    return ollama.Client(host=house.url + path, timeout=60, event_hooks={"response": [note]})
-
-
-def openai_stream(house, model, limit, path="/v1", **more):
-    """(endpoint, iterator of chunks)"""
-    raw = openai_client(house, path).chat.completions.with_raw_response.create(
-        model=model, messages=ASK, max_tokens=limit, stream=True, stream_options={"include_usage": True},
-        extra_body=ENDLESS, **more)
-    return raw.headers.get("X-Olla-Endpoint"), raw.parse()
-
-
-def pieces(chunks):
-    """The texts of a stream; finish reason and usage are in the dictionary."""
-    facts = {"texts": [], "finish": None, "usage": None}
-    for chunk in chunks:
-        if chunk.usage:
-            facts["usage"] = chunk.usage.completion_tokens
-        for choice in chunk.choices:
-            if choice.delta.content:
-                facts["texts"].append(choice.delta.content)
-            facts["finish"] = choice.finish_reason or facts["finish"]
-    return facts
 
 
 # Lists
 
 def test_openai_lists_the_models_of_all_servers(house):
-    assert set(SERVERS) <= {model.id for model in openai_client(house).models.list()}
+    ids = [model.id for model in openai_client(house).models.list()]
+    assert set(SERVERS) <= set(ids)
+    assert len(ids) == len(set(ids))
 
 
-def test_ollama_lists_the_models_of_servers_with_its_api(house):
-    assert "sample-chat" in {entry.model.removesuffix(":latest") for entry in ollama_client(house).list().models}
+@pytest.mark.parametrize("endpoint, kind", (("llama-a1", "llamacpp"), ("llama-a2", "openai-compatible"),
+                                            ("llama-b", "llamacpp")))
+def test_type_of_a_llama_server(house, endpoint, kind):
+    """Detected on llama-b, which has `type = auto`."""
+    assert house.endpoint(endpoint)["detected_type"] == kind
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_context_length_of_a_llama_server(house, model):
+    """What a slot was started with, not what the model was made for."""
+    listed = {entry["id"]: entry["olla"] for entry in house.get("/olla/models")["data"]}
+    assert listed[model]["max_context_length"] == CONTEXT[model]
+    assert {place["endpoint"] for place in listed[model]["availability"]} == SERVERS[model]
+    assert house.get("/olla/models/" + model)["max_context_length"] == CONTEXT[model]
 
 
 # OpenAI's library for Python
@@ -136,33 +111,6 @@ def test_client_that_leaves_stops_the_server(house):
     wait_for("all slots to be idle", lambda: not any(slot["is_processing"] for slot in get_json(slots)), 1.0, 0.05)
 
 
-# Ollama's library for Python
-
-@pytest.mark.parametrize("path", ("", "/olla/ollama", "/olla/proxy"))
-def test_ollama_whole_reply(house, path):
-    seen = []
-    client = ollama_client(house, path, seen)
-    reply = client.chat(model="sample-chat", messages=ASK)
-    assert reply.done and "scripted sample" in reply.message.content
-    assert client.generate(model="sample-chat", prompt="The sea").response.endswith("The sea")
-    assert set(seen) <= SERVERS["sample-chat"]
-
-
-@pytest.mark.parametrize("path", ("", "/olla/ollama", "/olla/proxy"))
-def test_ollama_stream(house, path):
-    parts = list(ollama_client(house, path).chat(model="sample-chat", messages=ASK, stream=True))
-    assert len(parts) > 10
-    assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
-    assert "scripted sample" in "".join(part.message.content for part in parts)
-
-
-def test_ollama_unknown_model_is_not_found(house):
-    with pytest.raises(ollama.ResponseError) as caught:
-        ollama_client(house).chat(model="sample-nothing", messages=ASK)
-    assert caught.value.status_code == 404
-    assert "sample-nothing" in caught.value.error
-
-
 # The libraries for JavaScript
 
 @pytest.mark.parametrize("model", MODELS)
@@ -173,16 +121,6 @@ def test_node_openai(house, node, model):
         assert result["endpoint"] in SERVERS[model]
         assert (result["finish"], result["usage"]) == ("length", 30)
         assert result["pieces"] == 1 if mode == "whole" else result["pieces"] > 5
-
-
-@pytest.mark.parametrize("path", ("", "/olla/ollama"))
-def test_node_ollama(house, node, path):
-    for mode in ("whole", "stream"):
-        result = node("ollama", mode, house.url + path, "sample-chat", 100).finish()
-        assert result["end"] == "complete", result
-        assert result["endpoint"] in SERVERS["sample-chat"]
-        assert result["finish"] == "stop"
-        assert "scripted sample" in result["text"]
 
 
 def test_node_unknown_model_is_not_found(house, node):

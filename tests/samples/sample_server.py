@@ -4,16 +4,21 @@
     sample_server.py --port N --name NAME [--models a,b] [--dialect ollama|openai] [--delay SECONDS]
 
 `make run` starts two of these when no real server answers, and the tests use it where a server with Ollama's API is
-wanted. Both dialects have OpenAI's routes; `ollama` has Ollama's besides. Every reply is one fixed text with the
-caller's words repeated, sent word by word. Standard library only; listens on 127.0.0.1; ends on SIGTERM or when the
-process that started it is gone. Port 0 takes a free one; the line "listening on PORT" on stdout tells which.
+wanted. Both dialects have OpenAI's routes; `ollama` has Ollama's besides, in the shapes of its API documentation. Every
+reply is one fixed text with the caller's words repeated, sent word by word; an embedding is a few numbers made from a
+hash of the text. A model counts as loaded (/api/ps) from its first use on. Standard library only; listens on 127.0.0.1;
+ends on SIGTERM or when the process that started it is gone. Port 0 takes a free one; the line "listening on PORT" on
+stdout tells which.
 """
 import argparse
+import base64
+import hashlib
 import http.server
 import json
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -21,6 +26,8 @@ import time
 VERSION = "0.0.0-sample"
 MAX_BODY = 64 * 1024 * 1024
 MAX_ECHO_WORDS = 20
+CONTEXT_LENGTH = 4096
+KEEP_LOADED = 300  # seconds, as Ollama does when the request has no keep_alive
 
 
 class BadRequest(Exception):
@@ -32,8 +39,23 @@ class BadRequest(Exception):
         self.text = text
 
 
-def stamp():
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def stamp(ahead=0):
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + ahead))
+
+
+def embedding_of(text):
+    """Eight numbers, the same for the same text, with length 1 as those of real models."""
+    numbers = [byte - 127.5 for byte in hashlib.sha256(text.encode()).digest()[:8]]
+    length = sum(number * number for number in numbers) ** 0.5
+    return [round(number / length, 6) for number in numbers]
+
+
+def texts_of(value):
+    """An `input` is a text or a list of texts."""
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise BadRequest(400, "sample server: input has to be a text or a list of texts")
+    return texts
 
 
 def text_of(content):
@@ -64,6 +86,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         self.dispatch("POST")
+
+    def do_DELETE(self):
+        self.dispatch("DELETE")
 
     def dispatch(self, method):
         self.started = time.monotonic()
@@ -130,6 +155,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if wanted == model or wanted + ":latest" == model or wanted == model + ":latest":
                 return model
         raise BadRequest(404, f"sample server {self.server.name}: model '{wanted}' not found")
+
+    def use_model(self, body):
+        """A used model is loaded; `keep_alive` 0 unloads it."""
+        model = self.pick_model(body)
+        if body.get("keep_alive") in (0, "0", "0s"):
+            self.server.loaded.pop(model, None)
+        else:
+            self.server.loaded[model] = stamp(KEEP_LOADED)
+        return model
 
     def script(self, said, limit):
         """The words of the reply, each but the first with the blank before it."""
@@ -199,10 +233,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     # Ollama's routes
 
+    def ollama_details(self):
+        return {"parent_model": "", "format": "sample", "family": "sample", "families": ["sample"],
+                "parameter_size": "0", "quantization_level": "none"}
+
     def ollama_entry(self, model):
-        return {"name": model, "model": model, "modified_at": self.server.since, "size": 1, "digest": "0" * 64,
-                "details": {"parent_model": "", "format": "sample", "family": "sample", "families": ["sample"],
-                            "parameter_size": "0", "quantization_level": "none"}}
+        # As with real files: the same name on two servers has the same digest, two names have two.
+        return {"name": model, "model": model, "size": 1, "digest": hashlib.sha256(model.encode()).hexdigest(),
+                "details": self.ollama_details()}
 
     def ollama_root(self, _body):
         self.send_whole(f"Ollama is running? No: this is the scripted sample server {self.server.name}.\n".encode(),
@@ -212,20 +250,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_whole({"version": VERSION})
 
     def ollama_tags(self, _body):
-        self.send_whole({"models": [self.ollama_entry(model) for model in self.server.models]})
+        self.send_whole({"models": [{**self.ollama_entry(model), "modified_at": self.server.since}
+                                    for model in self.server.models]})
 
     def ollama_ps(self, _body):
-        entries = [self.ollama_entry(model) for model in self.server.models]
-        for entry in entries:
-            entry.update(expires_at="2099-01-01T00:00:00Z", size_vram=0)
-        self.send_whole({"models": entries})
+        self.send_whole({"models": [{**self.ollama_entry(model), "expires_at": until, "size_vram": 0,
+                                     "context_length": CONTEXT_LENGTH}
+                                    for model, until in sorted(self.server.loaded.items()) if until > stamp()]})
 
     def ollama_show(self, body):
         model = self.pick_model(body)
         self.send_whole({"modelfile": f"# {model}: a scripted sample, not a model", "parameters": "", "template": "",
-                         "license": "sample", "details": self.ollama_entry(model)["details"],
-                         "model_info": {"general.architecture": "sample", "sample.context_length": 4096},
-                         "capabilities": ["completion"], "modified_at": self.server.since})
+                         "license": "sample", "details": self.ollama_details(),
+                         "model_info": {"general.architecture": "sample", "sample.context_length": CONTEXT_LENGTH},
+                         "capabilities": ["completion", "embedding"], "modified_at": self.server.since})
 
     def ollama_chat(self, body):
         messages = body.get("messages") or []
@@ -237,9 +275,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.ollama_answer(body, said, bool(said), lambda word: {"response": word})
 
     def ollama_answer(self, body, said, asked, wrap):
-        model = self.pick_model(body)
+        model = self.use_model(body)
         options = body.get("options") if isinstance(body.get("options"), dict) else {}
-        words, finish = self.script(said, options.get("num_predict")) if asked else ([], "load")
+        if asked:
+            words, finish = self.script(said, options.get("num_predict"))
+        else:
+            words, finish = [], "load" if model in self.server.loaded else "unload"
         streaming = body.get("stream", True) is not False
 
         def frame(word, **more):
@@ -260,6 +301,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_stream("application/x-ndjson", lines())
         else:
             self.send_whole(last("".join(self.paced(words))), "application/json; charset=utf-8")
+
+    def ollama_embed(self, body):
+        model = self.use_model(body)
+        texts = texts_of(body.get("input"))
+        spent = int((time.monotonic() - self.started) * 1e9)
+        self.send_whole({"model": model, "embeddings": [embedding_of(text) for text in texts], "total_duration": spent,
+                         "load_duration": 0, "prompt_eval_count": sum(len(text.split()) for text in texts)})
+
+    def ollama_embeddings(self, body):
+        """The older form: one text in, one embedding out."""
+        self.use_model(body)
+        self.send_whole({"embedding": embedding_of(text_of(body.get("prompt")))})
 
     # OpenAI's routes
 
@@ -286,8 +339,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.openai_answer(body, said, body.get("max_tokens"), "text_completion", "text_completion",
                            lambda word: {"text": word}, lambda text: {"text": text}, None, {"text": ""})
 
+    def openai_embeddings(self, body):
+        model = self.use_model(body)
+        texts = texts_of(body.get("input"))
+        vectors = [embedding_of(text) for text in texts]
+        if body.get("encoding_format") == "base64":  # what OpenAI's own libraries ask for
+            vectors = [base64.b64encode(struct.pack(f"<{len(one)}f", *one)).decode() for one in vectors]
+        count = sum(len(text.split()) for text in texts)
+        self.send_whole({"object": "list", "model": model, "usage": {"prompt_tokens": count, "total_tokens": count},
+                         "data": [{"object": "embedding", "index": index, "embedding": one}
+                                  for index, one in enumerate(vectors)]})
+
     def openai_answer(self, body, said, limit, kind, chunk_kind, wrap_word, wrap_text, opening, closing):
-        model = self.pick_model(body)
+        model = self.use_model(body)
         words, finish = self.script(said, limit)
         options = body.get("stream_options") if isinstance(body.get("stream_options"), dict) else {}
         usage = {"prompt_tokens": len(said.split()), "completion_tokens": len(words),
@@ -323,6 +387,7 @@ OPENAI_ROUTES = {
     ("GET", "/v1/models"): Handler.openai_models,
     ("POST", "/v1/chat/completions"): Handler.openai_chat,
     ("POST", "/v1/completions"): Handler.openai_completion,
+    ("POST", "/v1/embeddings"): Handler.openai_embeddings,
 }
 OLLAMA_ROUTES = {
     ("GET", "/"): Handler.ollama_root,
@@ -332,6 +397,8 @@ OLLAMA_ROUTES = {
     ("POST", "/api/show"): Handler.ollama_show,
     ("POST", "/api/chat"): Handler.ollama_chat,
     ("POST", "/api/generate"): Handler.ollama_generate,
+    ("POST", "/api/embed"): Handler.ollama_embed,
+    ("POST", "/api/embeddings"): Handler.ollama_embeddings,
 }
 
 
@@ -345,6 +412,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.models = [model.strip() for model in options.models.split(",") if model.strip()]
         self.delay = options.delay
         self.since = stamp()
+        self.loaded = {}  # model: when it would be unloaded
         self.number = 0
         self.lock = threading.Lock()
         self.routes = dict(OPENAI_ROUTES)
