@@ -10,6 +10,7 @@
 
 #include "exchange.h"
 #include "log.h"
+#include "queue.h"
 
 static void note_decision(struct exchange *x, const struct route_choice *c)
 {
@@ -27,45 +28,66 @@ static void note_decision(struct exchange *x, const struct route_choice *c)
     }
 }
 
+/* The sentence for the client: what is the matter. */
+static void explain(struct text *t, const struct exchange *x, const struct route_choice *choice)
+{
+    if (choice->limited) {
+        text_addz(t, "all endpoints that could serve this take no requests now");
+    } else if (choice->closed) {
+        text_addz(t, "all endpoints that could serve this have failed and are left alone for a while");
+    } else if (choice->reason) {
+        text_addz(t, choice->status == 404 ? "model \"" : "no healthy endpoint serves the model \"");
+        text_addz(t, x->scan.model);
+        text_addz(t, choice->status == 404 ? "\" not found" : "\" now");
+    } else if (choice->no_such_pin) {
+        text_addz(t, "no endpoint for this route is named as the header X-Olla-Endpoint says");
+    } else if (http_get(x->req.fields, STR("X-Olla-Endpoint")).n > 0) {
+        text_addz(t, "the endpoint that the header X-Olla-Endpoint names is not healthy");
+    } else if (x->route.has_type) {
+        text_addz(t, "No ");
+        text_add(t, str_eq(x->route.prefix, STR("openai")) ? x->route.prefix : str_of(x->route.only->name));
+        text_addz(t, " endpoints available");
+    } else {
+        text_addz(t, "no healthy endpoints available");
+    }
+}
+
+static unsigned seconds(uint64_t ms)
+{
+    return ms < 1000 ? 1 : (unsigned)((ms + 999) / 1000);
+}
+
 static void reject(struct exchange *x, const struct route_choice *choice)
 {
-    char mem[640];
+    char mem[896];
     struct text t = text_in(mem, sizeof(mem) - 1);
-    struct reply_error err = {.status = choice->status, .code = choice->reason ? choice->reason : "no_endpoint"};
-    struct str model = str_of(x->scan.model);
+    struct route_query q = attempt_query(x);
+    const char *word = choice->limited ? "rate_limited" : choice->closed ? "breaker_open" : choice->reason;
+    struct reply_error err = {.status = choice->status, .code = word ? word : "no_endpoint"};
 
     note_decision(x, choice);
-    if (x->route.dialect == DIALECT_PLAIN && choice->reason) {
-        text_addz(&t, choice->reason); /* scripts look for the word */
+    if (x->route.dialect == DIALECT_PLAIN && word) {
+        text_addz(&t, word); /* scripts look for the word */
         text_addz(&t, ": ");
     }
-    if (choice->reason) {
-        text_addz(&t, choice->status == 404 ? "model \"" : "no healthy endpoint serves the model \"");
-        text_add(&t, model);
-        text_addz(&t, choice->status == 404 ? "\" not found" : "\" now");
-    } else if (choice->no_such_pin) {
-        text_addz(&t, "no endpoint for this route is named as the header X-Olla-Endpoint says");
-    } else if (http_get(x->req.fields, STR("X-Olla-Endpoint")).n > 0) {
-        text_addz(&t, "the endpoint that the header X-Olla-Endpoint names is not healthy");
-    } else if (x->route.has_type) {
-        text_addz(&t, "No ");
-        text_add(&t, str_eq(x->route.prefix, STR("openai")) ? x->route.prefix : str_of(x->route.only->name));
-        text_addz(&t, " endpoints available");
-    } else {
-        text_addz(&t, "no healthy endpoints available");
-    }
+    explain(&t, x, choice);
     if (choice->starting) {
         text_addz(&t, "; endpoints are still being probed, try again in a moment");
         err.retry_after = 1;
     } else if (choice->status == 404 && choice->reason) {
         char near[400];
         struct text names = text_in(near, sizeof(near));
-        if (model_near(model, &names) > 0) {
+        if (model_near(str_of(x->scan.model), &names) > 0) {
             text_addz(&t, "; did you mean: ");
             text_add(&t, text_str(&names));
         }
+    } else if (choice->closed) {
+        err.retry_after = seconds(choice->closed_ms);
     } else if (choice->status == 503) {
         err.retry_after = 5;
+    }
+    if (!choice->no_such_pin && choice->status != 404) {
+        route_reasons(&q, &t);
     }
     err.message = text_z(&t);
     x->who = END_PROXY;
@@ -73,7 +95,46 @@ static void reject(struct exchange *x, const struct route_choice *choice)
     reply_error(x, &err);
 }
 
-static struct route_query query(const struct exchange *x)
+static void refuse_in_line(struct exchange *x, int status, const char *code, const char *message)
+{
+    char mem[896];
+    struct text t = text_in(mem, sizeof(mem) - 1);
+    struct route_query q = attempt_query(x);
+    struct reply_error err = {status, code, NULL, 5};
+
+    text_addz(&t, message);
+    route_reasons(&q, &t);
+    err.message = text_z(&t);
+    x->who = END_RESOURCE;
+    x->phase = PHASE_REQUEST;
+    reply_error(x, &err);
+    queue_leave(x);
+}
+
+void attempt_waited_too_long(struct exchange *x)
+{
+    queue_stats.timed_out++;
+    refuse_in_line(x, 503, "queue_timeout", "no endpoint had room for the request in time (proxy.queue.timeout)");
+}
+
+void attempt_note_limit(struct exchange *x, const struct http_response *r)
+{
+    struct str after = http_get(r->fields, STR("Retry-After"));
+    uint64_t wait = 0;
+    bool told = http_retry_after(after, plat_wall_ms(), &wait);
+
+    if (r->status == 429 || (r->status == 503 && told)) {
+        endpoint_limit(x->e, told ? wait : 1000);
+    }
+}
+
+/* Requests that a machine works on, as max_concurrent and sessions mean it. */
+static bool is_inference(const struct exchange *x)
+{
+    return x->route.inference >= 0 && str_eq(str_of(x->method), STR("POST"));
+}
+
+struct route_query attempt_query(const struct exchange *x)
 {
     return (struct route_query){
         .route = &x->route,
@@ -83,14 +144,19 @@ static struct route_query query(const struct exchange *x)
         .alias = conf_alias_find(conf_now, str_of(x->scan.model)),
         .pin = http_get(x->req.fields, STR("X-Olla-Endpoint")),
         .refreshed = x->refreshed,
+        .counts = is_inference(x),
     };
 }
 
 bool exchange_may_retry(const struct exchange *x)
 {
-    struct route_query q = query(x);
+    struct route_query q = attempt_query(x);
     int max = conf_now->proxy.retry.max_attempts;
-    return conf_now->proxy.retry.enabled && !x->began && (max == 0 || x->attempts < max) && route_choose(&q).e != NULL;
+    if (!conf_now->proxy.retry.enabled || x->began || (max > 0 && x->attempts >= max)) {
+        return false;
+    }
+    struct route_choice c = route_choose(&q);
+    return c.e != NULL || c.full != 0;
 }
 
 /* What the endpoint calls the model: its own spelling, or what the alias stands for there. */
@@ -156,12 +222,26 @@ static struct target *main_target(const struct exchange *x)
     return &x->e->at[TARGET_MAIN];
 }
 
+/* All that could serve it are busy. true: it was answered, because the line is full too. */
+static bool wait_in_line(struct exchange *x, const struct route_choice *choice)
+{
+    if (!queue_enter(x, choice->full)) {
+        refuse_in_line(x, 429, "queue_full", "too many requests are waiting already (proxy.queue.max_waiting)");
+        return true;
+    }
+    x->deadline = x->queue.since + (uint64_t)conf_now->proxy.queue.timeout;
+    return false;
+}
+
 /* Chooses an endpoint, or answers that there is none. false: neither is possible yet. */
 static bool choose(struct exchange *x)
 {
-    struct route_query q = query(x);
-    struct route_choice choice = route_choose(&q);
+    struct route_query q = attempt_query(x);
 
+    if (queue_waits(x)) {
+        return false;
+    }
+    struct route_choice choice = route_choose(&q);
     if (wait_for_news(x, &choice)) {
         return false;
     }
@@ -169,10 +249,18 @@ static bool choose(struct exchange *x)
         q.refreshed = true;
         choice = route_choose(&q);
     }
+    if (choice.e && q.counts && choice.e->max_concurrent > 0 && queue_is_wanted(x, choice.e)) {
+        choice.full = endpoint_bit(choice.e);
+        choice.e = NULL;
+    }
+    if (!choice.e && choice.full) {
+        return wait_in_line(x, &choice);
+    }
     if (!choice.e) {
         choice.starting = choice.starting && !x->refreshed;
         choice.status = choice.starting ? 503 : choice.status;
         reject(x, &choice);
+        queue_leave(x);
         return true;
     }
     x->e = choice.e;
@@ -185,7 +273,9 @@ static bool choose(struct exchange *x)
     x->fresh = conf_now->proxy.engine == ENGINE_SHERPA;
     x->reusable = !x->fresh;
     x->sent = 0;
-    endpoint_begin(x->e);
+    x->deadline = 0;
+    endpoint_begin(x->e, &x->use, q.counts, choice.turn);
+    queue_leave(x);
     note_spelling(x, &q);
     return true;
 }
@@ -210,6 +300,7 @@ static const struct {
     [FAIL_LOST] = {502, END_SERVER, PHASE_HEAD, "closed the connection without an answer"},
     [FAIL_GARBLED] = {502, END_SERVER, PHASE_HEAD, "sent a malformed reply"},
     [FAIL_STATUS] = {502, END_SERVER, PHASE_HEAD, "answered with an error status"},
+    [FAIL_SILENT] = {504, END_SERVER_SLOW, PHASE_HEAD, "did not begin its answer in time (first_byte_timeout)"},
 };
 
 static void fail_finally(struct exchange *x, enum attempt_failure kind)
@@ -254,6 +345,7 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
     if (kind <= FAIL_CONNECT_TIMEOUT && x->generation == x->e->generation) {
         endpoint_failed(x->e, failures[kind].why);
     }
+    bool limited = kind == FAIL_STATUS && x->status == 429;
     bool again = exchange_may_retry(x) && kind != FAIL_GARBLED &&
                  (kind != FAIL_LOST || conf_now->proxy.retry.on_connection_lost);
     if (!again) {
@@ -266,8 +358,9 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
         log_z("reason", failures[kind].why);
         log_end();
     }
-    endpoint_end(x->e, false, 0, 0);
+    endpoint_end(x->e, &x->use, limited ? OUTCOME_NONE : OUTCOME_BAD, false, 0, 0);
     x->e = NULL;
+    x->status = 0;
     x->state = X_CONNECT;
 }
 
@@ -279,7 +372,7 @@ static bool begin_send(struct exchange *x)
     struct text t = buf_text(&x->u->out);
     if (!forward_request_head(x, &t)) {
         attempt_drop_upstream(x);
-        endpoint_unused(x->e);
+        endpoint_unused(x->e, &x->use);
         x->e = NULL;
         exchange_totals.size_limited++;
         reply_refuse(x, 431, "headers_too_large", "Request headers too large");
@@ -333,7 +426,7 @@ bool attempt_connect_step(struct exchange *x)
     if (!x->u && no_slot) {
         struct reply_error err = {503, "out_of_connections", "olla has no free connection to the backends, try again",
                                   1};
-        endpoint_unused(x->e);
+        endpoint_unused(x->e, &x->use);
         x->e = NULL;
         x->who = END_RESOURCE;
         x->phase = PHASE_CONNECT;
@@ -344,7 +437,8 @@ bool attempt_connect_step(struct exchange *x)
         exchange_attempt_failed(x, FAIL_REFUSED);
         return true;
     }
-    x->deadline = net_now() + (uint64_t)conf_now->proxy.connection_timeout;
+    x->deadline = net_now() + (uint64_t)(x->e->connection_timeout > 0 ? x->e->connection_timeout
+                                                                      : conf_now->proxy.connection_timeout);
     return false;
 }
 
@@ -405,8 +499,9 @@ bool attempt_send_step(struct exchange *x)
         buf_drop(&u->out);
     }
     if (buf_len(&u->out) == 0 && x->sent == total) {
+        int64_t limit = conf_now->proxy.response_header_timeout, own = x->e->first_byte_timeout;
         x->state = X_WAIT;
-        x->deadline = net_now() + (uint64_t)conf_now->proxy.response_header_timeout;
+        x->deadline = net_now() + (uint64_t)(own > 0 && own < limit ? own : limit);
         return x->u_readable;
     }
     if (x->u_readable) {

@@ -183,8 +183,8 @@ void conf_on_setting(struct conf_loader *ld, struct str section, struct str key,
         CONF_SAY(ld, .key = text_z(&path), .what = "unknown key, ignored", .warning = true);
     } else if (row->type == CONF_INERT) {
         return;
-    } else if (ld->seen[row - conf_rows] != 0 && row->type != CONF_STATUSES && row->type != CONF_PATTERNS &&
-               row->type != CONF_NAMES) {
+    } else if (ld->seen[row - conf_rows] != 0 && row->type != CONF_STATUSES && row->type != CONF_CHOICES &&
+               row->type != CONF_PATTERNS && row->type != CONF_NAMES) {
         CONF_SAY(ld, .key = row->path, .what = "set twice; one has to go, the first is in line ",
                  .number = ld->seen[row - conf_rows]);
     } else {

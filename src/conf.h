@@ -19,6 +19,18 @@
 
 enum conf_balancer { BALANCE_LEAST_CONNECTIONS = 0, BALANCE_ROUND_ROBIN, BALANCE_PRIORITY };
 enum conf_engine { ENGINE_OLLA = 0, ENGINE_SHERPA };
+enum conf_relay { RELAY_AUTO = 0, RELAY_STREAMING, RELAY_STANDARD };
+enum conf_health { HEALTH_HTTP = 0, HEALTH_PASSIVE, HEALTH_NONE };
+enum conf_key_source { KEY_SESSION_HEADER = 0, KEY_PREFIX_HASH, KEY_AUTH_HEADER, KEY_IP, KEY_SOURCES };
+/* Kinds of requests that an endpoint may be restricted to; the words of endpoint.serves. */
+enum conf_kind_of_request {
+    SERVES_CHAT = 0,
+    SERVES_EMBEDDINGS,
+    SERVES_AUDIO,
+    SERVES_IMAGES,
+    SERVES_RERANK,
+    SERVES_KINDS
+};
 enum conf_strategy { STRATEGY_STRICT = 0, STRATEGY_OPTIMISTIC, STRATEGY_DISCOVERY };
 enum conf_fallback { FALLBACK_COMPATIBLE_ONLY = 0, FALLBACK_NONE, FALLBACK_ALL };
 enum conf_log_level { LOG_LEVEL_DEBUG = 0, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
@@ -60,6 +72,13 @@ struct conf_endpoint {
     int64_t check_interval; /* ms */
     int64_t check_timeout;  /* ms */
     int priority;
+    int weight;         /* 1 and more */
+    int max_concurrent; /* inference requests at one time, 0 = any number */
+    int max_context;    /* tokens, 0 = as it says itself */
+    uint8_t serves[SERVES_KINDS];
+    int serves_n; /* 0 = all kinds */
+    enum conf_health health;
+    int64_t connection_timeout, first_byte_timeout, read_timeout; /* ms; 0 = those of proxy, none, those of proxy */
     bool enabled;
     bool preserve_path;
     struct {
@@ -100,6 +119,30 @@ struct conf {
     struct {
         enum conf_engine engine;
         enum conf_balancer load_balancer;
+        enum conf_relay profile;
+        struct {
+            int consecutive_failures; /* 0 = never by that */
+            int window;
+            int failure_percent;
+            int64_t open_time, max_open_time; /* ms */
+        } breaker;
+        struct {
+            int max_waiting;
+            int64_t timeout; /* ms */
+        } queue;
+        struct {
+            int64_t interval; /* ms, 0 = off */
+            bool json;
+        } heartbeat;
+        struct {
+            bool enabled;
+            int idle_ttl_seconds; /* 0 = never */
+            int max_sessions;
+            uint8_t key_sources[KEY_SOURCES]; /* in the order of trying */
+            int key_sources_n;
+            int prefix_hash_bytes; /* 0 = all */
+            int load_slack;
+        } sticky_sessions;
         /* ms, never 0 */
         int64_t connection_timeout;
         int64_t connection_keep_alive;

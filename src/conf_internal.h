@@ -24,6 +24,7 @@ enum conf_type {
     CONF_URL,      /* struct conf_url */
     CONF_TARGET,   /* a path, or an absolute URL whose host is kept too */
     CONF_STATUSES, /* list of status codes with its count */
+    CONF_CHOICES,  /* list of words of `allowed`, as bytes in the order given, with its count */
     CONF_PATTERNS, /* struct conf_list of patterns */
     CONF_NAMES,    /* struct conf_list of any texts */
     CONF_NOTHING,  /* only the empty list is allowed */
@@ -50,7 +51,7 @@ struct conf_row {
 };
 
 /* Ends with a row without a path. */
-#define CONF_ROWS_MAX 96
+#define CONF_ROWS_MAX 128
 extern const struct conf_row conf_rows[CONF_ROWS_MAX];
 
 const struct conf_row *conf_row_find(struct str path); /* NULL = unknown */

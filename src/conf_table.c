@@ -87,6 +87,47 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
     {SET(proxy.retry.on_connection_lost), BOOL("true"),
      .help = "A connection that ends before the response has begun counts as a failure."},
 
+    {SET(proxy.profile), ENUM("auto", "auto, streaming, standard"), .env = "OLLA_PROXY_PROFILE",
+     .help = "streaming = whatever a backend sends goes down at once; standard = small pieces that come\n"
+             "together go down together; auto = by the type of the content."},
+
+    {SET(proxy.breaker.consecutive_failures), INT("3", 0, 1000),
+     .help = "After so many failures in a row an endpoint gets no requests for a while. 0 = never by that."},
+    {SET(proxy.breaker.window), INT("16", 1, 32), .help = "So many of the last outcomes are looked at,"},
+    {SET(proxy.breaker.failure_percent), INT("50", 1, 100),
+     .help = "and when this part of them are failures, it gets none either."},
+    {SET(proxy.breaker.open_time), RANGE("10s", 1, LONGEST, "a duration of more than 0"),
+     .help = "That long; then one request is tried. When it fails, twice as long,"},
+    {SET(proxy.breaker.max_open_time), RANGE("2m", 1, LONGEST, "a duration of more than 0"), .help = "up to this."},
+
+    {SET(proxy.queue.max_waiting), INT("64", 0, 30000),
+     .help = "Requests that may wait when all endpoints are at their max_concurrent; more get 429."},
+    {SET(proxy.queue.timeout), NEVER_0("60s"), .help = "They wait so long at most, then they get 503. 0 = 60s."},
+
+    {SET(proxy.heartbeat.interval), DURATION("15s"),
+     .help = "A client that asked for a stream hears something after so long a silence: a comment, a\n"
+             "ping, an empty line, as its API has it. 0 = never."},
+    {SET(proxy.heartbeat.json), BOOL("false"),
+     .help = "The same for requests that did not ask for a stream: blanks in front of the JSON. Then the\n"
+             "status is always 200 and errors are in the body."},
+
+    {SET(proxy.sticky_sessions.enabled), BOOL("true"), .env = "OLLA_PROXY_STICKY_SESSIONS_ENABLED",
+     .help = "Send the turns of a conversation to the endpoint that has its beginning in memory."},
+    {SET(proxy.sticky_sessions.idle_ttl_seconds), INT("600", 0, 2000000000),
+     .help = "A conversation is forgotten after so long without a request. 0 = never."},
+    {SET(proxy.sticky_sessions.max_sessions), .flags = CONF_CLAMP, .type = CONF_INT, .def = "1024", .min = 1,
+     .max = OLLA_MAX_SESSIONS, .allowed = "a whole number from 1 to OLLA_MAX_SESSIONS, the limit of this build",
+     .help = "Conversations that are remembered; beyond it the one that was idle longest is forgotten."},
+    {SET(proxy.sticky_sessions.key_sources), .type = CONF_CHOICES,
+     .second = offsetof(struct conf, proxy.sticky_sessions.key_sources_n),
+     .def = "session_header, prefix_hash, auth_header", .allowed = "session_header, prefix_hash, auth_header, ip",
+     .help = "How a conversation is recognised; the first that a request has counts. session_header = what\n"
+             "clients send to tell their sessions, in headers or in the body; prefix_hash = its beginning."},
+    {SET(proxy.sticky_sessions.prefix_hash_bytes), INT("0", 0, 2000000000),
+     .help = "So many bytes of the beginning are looked at. 0 = to the end of the user's first message."},
+    {SET(proxy.sticky_sessions.load_slack), INT("2", 0, 100000),
+     .help = "Not when its endpoint has so many more requests than another one could have."},
+
     {.path = "discovery.type",
      ENUM("static", "static"),
      .help = "Where endpoints come from: the [endpoint:NAME] sections."},
@@ -129,6 +170,21 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
              "docker-model-runner, localai, gpustack, openai-compatible, or the NAME of a profile below.\n"
              "Nothing or auto = found out by looking at the server's lists."},
     {KEY(priority), INT("100", 0, 1000000), .help = "Higher is preferred by the priority balancer."},
+    {KEY(weight), INT("1", 1, 1000), .help = "An endpoint with 3 gets three times the requests of one with 1."},
+    {KEY(max_concurrent), INT("0", 0, 30000),
+     .help = "So many inference requests at one time; more wait (see proxy.queue). 0 = any number."},
+    {KEY(max_context), INT("0", 0, 2000000000),
+     .help = "Tokens that fit; longer requests go elsewhere if they can. 0 = as the server says."},
+    {KEY(serves), .type = CONF_CHOICES, .second = offsetof(struct conf_endpoint, serves_n), .def = "",
+     .allowed = "chat, embeddings, audio, images, rerank", .help = "Only these kinds of requests. Nothing = all."},
+    {KEY(health), ENUM("http", "http, passive, none"),
+     .help = "http = it is asked every check_interval; passive = only requests show if it is well;\n"
+             "none = it always counts as well."},
+    {KEY(connection_timeout), DURATION("0s"), .help = "As in proxy, for this endpoint. 0 = that."},
+    {KEY(first_byte_timeout), DURATION("0s"),
+     .help = "Without a byte of the response by then the request goes to another endpoint. A model that is\n"
+             "being loaded, or a long prompt, takes its time: mind that. 0 = never."},
+    {KEY(read_timeout), DURATION("0s"), .help = "As in proxy, for this endpoint. 0 = that."},
     {KEY(enabled), BOOL("true"), .help = "false = leave this endpoint alone."},
     {KEY(health_check_url), TARGET(health_host),
      .help = "Asked to see if the backend is well; a path is taken below url. Nothing = by type."},

@@ -47,7 +47,7 @@ void conf_store_raw(struct conf_loader *ld, const struct conf_row *row, struct s
                  .what = "all of the line belongs to this text, comments too; put the text in quotes");
     }
     /* Nothing at all stands for the default, but an empty list is a list, and a URL has none. */
-    if (value.n > 0 || quoted || row->type == CONF_STATUSES || row->type == CONF_URL) {
+    if (value.n > 0 || quoted || row->type == CONF_STATUSES || row->type == CONF_CHOICES || row->type == CONF_URL) {
         conf_store(ld, row, value);
     }
 }
@@ -263,6 +263,33 @@ static struct str next_item(struct str *list)
 
 static const char too_many[] = "more items than OLLA_MAX_LIST_ITEMS, the limit of this build";
 
+static void store_choices(struct conf_loader *ld, const struct conf_row *row, struct str s)
+{
+    uint8_t *item = place(ld, row, row->offset);
+    int *count = place(ld, row, row->second);
+
+    *count = ld->seen[row - conf_rows] ? *count : 0;
+    while (s.p) {
+        struct str one = next_item(&s);
+        int64_t v = 0;
+        bool again = false;
+
+        if (one.n == 0) {
+            continue;
+        }
+        if (parse_enum(str_of(row->allowed), one, &v) != OLLA_OK) {
+            say_wrong(ld, row, "not one of the words", one);
+            continue;
+        }
+        for (int i = 0; i < *count; i++) {
+            again = again || item[i] == v;
+        }
+        if (!again && *count < (int)row->size) {
+            item[(*count)++] = (uint8_t)v;
+        }
+    }
+}
+
 static void store_statuses(struct conf_loader *ld, const struct conf_row *row, struct str s)
 {
     uint16_t *item = place(ld, row, row->offset);
@@ -334,6 +361,9 @@ void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str v
         break;
     case CONF_STATUSES:
         store_statuses(ld, row, value);
+        break;
+    case CONF_CHOICES:
+        store_choices(ld, row, value);
         break;
     case CONF_PATTERNS:
     case CONF_NAMES:

@@ -18,10 +18,17 @@
 /* Waits after failures are interval x 1, 2, 4, 8, 12, 12 ..., never above this (routing.md 3.5). */
 #define BACKOFF_MAX    12
 #define BACKOFF_CAP_MS 60000
+/* A health check that got no answer is repeated after this. */
+#define AGAIN_MS 1000
+/* Nobody is believed who says that he takes nothing for longer. */
+#define LIMIT_MAX_MS 3600000
+/* One choice of an endpoint of weight 1. */
+#define PASS_STEP (UINT64_C(1) << 20)
 
 static struct endpoint table[OLLA_MAX_ENDPOINTS];
 static struct endpoint *ordered[OLLA_MAX_ENDPOINTS];
 static int count;
+static uint32_t news;
 
 struct endpoint *endpoint_at(int i)
 {
@@ -40,8 +47,8 @@ int endpoint_count(void)
 
 const char *endpoint_state_name(enum endpoint_state state)
 {
-    static const char *const names[] = {"unknown", "healthy",      "busy",        "unhealthy",
-                                        "offline", "config_error", "rate_limited"};
+    static const char *const names[] = {"unknown",   "healthy", "busy",         "warming",
+                                        "unhealthy", "offline", "config_error", "rate_limited"};
     return names[state];
 }
 
@@ -170,6 +177,8 @@ static void take_target(struct endpoint *e, const struct endpoint *wanted)
     e->probed = e->discovered = e->list_failed = false;
     e->failures = 0;
     e->backoff = 1;
+    e->limited_until = 0;
+    breaker_reset(&e->breaker);
     e->next_check = e->next_discovery = e->last_discovery = 0;
     for (int i = 0; i < TARGETS; i++) {
         struct target *t = &e->at[i];
@@ -218,6 +227,23 @@ void endpoint_release(struct endpoint *e)
     }
 }
 
+static void take_limits(struct endpoint *e, const struct conf_endpoint *ce)
+{
+    e->health = ce->health;
+    e->weight = (unsigned)ce->weight;
+    e->max_concurrent = (unsigned)ce->max_concurrent;
+    e->max_context = (uint32_t)ce->max_context;
+    e->serves = 0;
+    for (int i = 0; i < ce->serves_n; i++) {
+        e->serves |= 1u << ce->serves[i];
+    }
+    e->connection_timeout = ce->connection_timeout;
+    e->first_byte_timeout = ce->first_byte_timeout;
+    e->read_timeout = ce->read_timeout;
+}
+
+static void assume_well(struct endpoint *e);
+
 void endpoint_apply(const struct conf *c)
 {
     static struct endpoint wanted;
@@ -253,11 +279,14 @@ void endpoint_apply(const struct conf *c)
         e->preserve_path = ce->preserve_path;
         e->check_interval = ce->check_interval;
         e->check_timeout = ce->check_timeout;
+        take_limits(e, ce);
         e->next_discovery = net_now(); /* its filter may have changed */
         e->ask_again = e->discovering;
         e->order = i;
         ordered[count++] = e;
+        assume_well(e);
     }
+    news++;
     for (int i = 0; i < OLLA_MAX_ENDPOINTS; i++) {
         if (table[i].used && !kept[i]) {
             table[i].removed = true;
@@ -267,29 +296,58 @@ void endpoint_apply(const struct conf *c)
 
 /* ---- state ------------------------------------------------------------------------ */
 
-void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const char *why)
+/* A tenth more or less, so that endpoints are not all asked at once. */
+static uint64_t jittered(uint64_t ms)
 {
-    uint64_t now = net_now();
-    enum endpoint_state was = e->state;
+    static uint32_t seed;
+    if (seed == 0) {
+        plat_random(&seed, sizeof(seed));
+        seed |= 1;
+    }
+    seed ^= seed << 13;
+    seed ^= seed >> 17;
+    seed ^= seed << 5;
+    return ms - ms / 10 + seed % (ms / 5 + 1);
+}
 
-    e->why = why;
-    if (state == ENDPOINT_HEALTHY) {
+/* When it is asked again, and how much longer each time. */
+static void schedule(struct endpoint *e)
+{
+    uint64_t now = net_now(), interval = (uint64_t)e->check_interval, wait = interval * e->backoff;
+
+    switch (e->state) {
+    case ENDPOINT_HEALTHY:
         e->failures = 0;
         e->backoff = 1;
-        e->next_check = now + (uint64_t)e->check_interval;
-    } else {
-        uint64_t wait = (uint64_t)e->check_interval * e->backoff;
-        e->next_check = now + (e->backoff > 1 && wait > BACKOFF_CAP_MS ? BACKOFF_CAP_MS : wait);
+        e->next_check = now + jittered(interval);
+        break;
+    case ENDPOINT_BUSY:
+        e->next_check = now + (interval < AGAIN_MS ? interval : AGAIN_MS);
+        break;
+    case ENDPOINT_WARMING:
+        e->next_check = now + jittered(interval);
+        break;
+    default:
+        e->next_check = now + jittered(e->backoff > 1 && wait > BACKOFF_CAP_MS ? BACKOFF_CAP_MS : wait);
         e->backoff = e->backoff * 2 > BACKOFF_MAX ? BACKOFF_MAX : e->backoff * 2;
         e->failures++;
-    }
-    if (state != ENDPOINT_HEALTHY) {
         endpoint_undetect(e); /* another server may come back there */
+        break;
     }
+}
+
+void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const char *why)
+{
+    enum endpoint_state was = e->state;
+    bool was_up = endpoint_is_up(e);
+
+    e->why = why;
+    e->state = state;
+    schedule(e);
     if (state == was) {
         return;
     }
-    e->state = state;
+    news++;
     if (log_begin(state == ENDPOINT_HEALTHY ? LOG_INFO : LOG_WARN, "endpoint state")) {
         log_z("endpoint", e->name);
         log_z("from", endpoint_state_name(was));
@@ -297,8 +355,9 @@ void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const cha
         log_z("reason", why);
         log_end();
     }
-    if (state == ENDPOINT_HEALTHY) {
-        e->next_discovery = now; /* the list may have changed while it was away */
+    if (state == ENDPOINT_HEALTHY && !was_up) {
+        e->next_discovery = net_now(); /* the list may have changed while it was away */
+        breaker_reset(&e->breaker);    /* it is another machine, or the same one started anew */
     }
 }
 
@@ -310,6 +369,15 @@ static void join(char *to, size_t cap, const char *base, const char *path)
     text_z(&t);
 }
 
+/* One that is not asked counts as well from the start. */
+static void assume_well(struct endpoint *e)
+{
+    if (e->enabled && e->health != HEALTH_HTTP && !profile_is_auto(e->profile) && e->state != ENDPOINT_HEALTHY) {
+        e->probed = true;
+        endpoint_set_state(e, ENDPOINT_HEALTHY, "is not asked (health is not http)");
+    }
+}
+
 void endpoint_detected(struct endpoint *e, const struct profile *p)
 {
     if (!e->detected || strcmp(e->detected->name, p->name) != 0) {
@@ -318,6 +386,8 @@ void endpoint_detected(struct endpoint *e, const struct profile *p)
     e->profile = e->detected = p;
     e->redetect = false;
     e->next_check = net_now();
+    news++;
+    assume_well(e);
     if (!e->own_health) {
         join(e->health_path, sizeof(e->health_path), e->base, p->health_path);
     }
@@ -333,7 +403,8 @@ void endpoint_undetect(struct endpoint *e)
 
 bool endpoint_can_list(struct endpoint *e)
 {
-    return e->enabled && e->state == ENDPOINT_HEALTHY && conf_now->discovery.model_discovery.enabled &&
+    bool answers = e->state == ENDPOINT_HEALTHY || e->state == ENDPOINT_BUSY;
+    return e->enabled && answers && conf_now->discovery.model_discovery.enabled &&
            endpoint_target(e, TARGET_MODELS)->addrs > 0;
 }
 
@@ -374,20 +445,92 @@ bool endpoint_any_pending(void)
     return false;
 }
 
-void endpoint_begin(struct endpoint *e)
+/* ---- use -------------------------------------------------------------------------------- */
+
+static struct breaker_rules rules(void)
 {
-    static uint64_t sequence;
-    e->inflight++;
-    e->picked = ++sequence;
+    return (struct breaker_rules){
+        .row = (unsigned)conf_now->proxy.breaker.consecutive_failures,
+        .window = (unsigned)conf_now->proxy.breaker.window,
+        .percent = (unsigned)conf_now->proxy.breaker.failure_percent,
+        .open_ms = (uint64_t)conf_now->proxy.breaker.open_time,
+        .max_open_ms = (uint64_t)conf_now->proxy.breaker.max_open_time,
+    };
 }
 
-void endpoint_end(struct endpoint *e, bool ok, uint64_t ms, uint64_t bytes)
+static bool has_breaker(const struct endpoint *e)
+{
+    return conf_now->proxy.engine == ENGINE_OLLA && e->health != HEALTH_NONE;
+}
+
+uint32_t endpoint_news(void)
+{
+    return news;
+}
+
+bool endpoint_is_open(const struct endpoint *e)
+{
+    return e->limited_until <= net_now() && (!has_breaker(e) || breaker_allows(&e->breaker, net_now()));
+}
+
+uint64_t endpoint_closed_for(const struct endpoint *e)
+{
+    uint64_t until = e->limited_until, now = net_now();
+    if (has_breaker(e) && e->breaker.open && e->breaker.until > until) {
+        until = e->breaker.until;
+    }
+    return until > now ? until - now : 0;
+}
+
+uint64_t endpoint_turn(const struct endpoint *e, uint64_t largest)
+{
+    uint64_t least = largest > PASS_STEP ? largest - PASS_STEP : 0;
+    return e->pass > least ? e->pass : least;
+}
+
+void endpoint_begin(struct endpoint *e, struct endpoint_use *use, bool counts, uint64_t turn)
+{
+    static uint64_t sequence;
+    use->counts = counts;
+    use->trial = has_breaker(e) && breaker_begin(&e->breaker, net_now());
+    e->inflight++;
+    e->serving += counts;
+    e->picked = ++sequence;
+    e->pass = (e->pass > turn ? e->pass : turn) + PASS_STEP / e->weight;
+}
+
+static void note_breaker(const struct endpoint *e)
+{
+    const char *state = breaker_state(&e->breaker, net_now());
+    if (log_begin(e->breaker.open ? LOG_WARN : LOG_INFO, "breaker")) {
+        log_z("endpoint", e->name);
+        log_z("state", state);
+        if (e->breaker.open) {
+            log_u64("open_ms", e->breaker.length);
+        }
+        log_end();
+    }
+}
+
+static void leave(struct endpoint *e, const struct endpoint_use *use, enum outcome outcome)
+{
+    struct breaker_rules r = rules();
+    e->inflight--;
+    e->serving -= use->counts;
+    news++;
+    if (has_breaker(e) && breaker_end(&e->breaker, &r, use->trial, outcome, net_now())) {
+        note_breaker(e);
+    }
+}
+
+void endpoint_end(struct endpoint *e, const struct endpoint_use *use, enum outcome outcome, bool served, uint64_t ms,
+                  uint64_t bytes)
 {
     uint32_t ms32 = ms > UINT32_MAX ? UINT32_MAX : (uint32_t)ms;
-    e->inflight--;
+    leave(e, use, outcome);
     e->requests++;
     e->bytes += bytes;
-    if (!ok) {
+    if (!served) {
         e->failed++;
     } else {
         e->latency_ms_min = e->requests - e->failed == 1 || ms32 < e->latency_ms_min ? ms32 : e->latency_ms_min;
@@ -397,16 +540,38 @@ void endpoint_end(struct endpoint *e, bool ok, uint64_t ms, uint64_t bytes)
     endpoint_release(e);
 }
 
-void endpoint_unused(struct endpoint *e)
+void endpoint_unused(struct endpoint *e, const struct endpoint_use *use)
 {
-    e->inflight--;
+    leave(e, use, OUTCOME_NONE);
     endpoint_release(e);
+}
+
+void endpoint_limit(struct endpoint *e, uint64_t ms)
+{
+    uint64_t until = net_now() + (ms < LIMIT_MAX_MS ? ms : LIMIT_MAX_MS);
+    if (e->removed || until <= e->limited_until) {
+        return;
+    }
+    if (e->limited_until < net_now() && log_begin(LOG_INFO, "endpoint takes no requests for a while")) {
+        log_z("endpoint", e->name);
+        log_u64("ms", until - net_now());
+        log_end();
+    }
+    e->limited_until = until;
+}
+
+void endpoint_probed(struct endpoint *e, bool good)
+{
+    struct breaker_rules r = rules();
+    if (has_breaker(e) && breaker_probe(&e->breaker, &r, good, net_now())) {
+        note_breaker(e);
+    }
 }
 
 void endpoint_failed(struct endpoint *e, const char *why)
 {
-    if (e->removed) {
-        return;
+    if (e->removed || e->health != HEALTH_HTTP) {
+        return; /* only the breaker judges it */
     }
     if (e->state != ENDPOINT_OFFLINE) {
         endpoint_set_state(e, ENDPOINT_OFFLINE, why);

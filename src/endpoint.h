@@ -15,13 +15,15 @@
 #define OLLA_ENDPOINT_H
 
 #include "../platform/platform.h"
+#include "breaker.h"
 #include "conf.h"
 #include "profile.h"
 
 enum endpoint_state {
     ENDPOINT_UNKNOWN = 0, /* not probed yet */
     ENDPOINT_HEALTHY,
-    ENDPOINT_BUSY,         /* answers, but slowly or "loading" */
+    ENDPOINT_BUSY,         /* one health check got no answer: a machine under load does that */
+    ENDPOINT_WARMING,      /* is loading its model */
     ENDPOINT_UNHEALTHY,    /* answers with an error */
     ENDPOINT_OFFLINE,      /* does not answer */
     ENDPOINT_CONFIG_ERROR, /* 401 or 403 to the probe */
@@ -76,6 +78,12 @@ struct endpoint {
     bool preserve_path;
     int64_t check_interval;
     int64_t check_timeout;
+    enum conf_health health;
+    unsigned weight;
+    unsigned max_concurrent;                                      /* 0 = any number */
+    uint32_t max_context;                                         /* tokens, 0 = as it says */
+    unsigned serves;                                              /* bits of enum conf_kind_of_request, 0 = all */
+    int64_t connection_timeout, first_byte_timeout, read_timeout; /* ms, 0 = those of proxy; the second: none */
 
     /* health */
     enum endpoint_state state;
@@ -111,8 +119,12 @@ struct endpoint {
 
     /* traffic */
     unsigned inflight;
-    uint64_t picked;       /* sequence number of the last choice, for rotation */
-    struct upstream *idle; /* most recently used first */
+    unsigned serving; /* of these, requests that max_concurrent counts */
+    uint64_t picked;  /* sequence number of the last choice */
+    uint64_t pass;    /* grows by 1 / weight with each choice: the least is next */
+    struct breaker breaker;
+    uint64_t limited_until; /* it said that it takes nothing before */
+    struct upstream *idle;  /* most recently used first */
     unsigned idle_n;
     uint64_t requests, failed, bytes;
     uint64_t latency_ms_sum; /* of successes */
@@ -158,11 +170,50 @@ bool endpoint_can_list(struct endpoint *e);
 void endpoint_ask_lists(uint64_t since);
 bool endpoint_lists_pending(void); /* some list is asked for or about to be */
 
-/* An exchange begins and ends using e. ok: it was served; ms: from arrival to the end. */
-void endpoint_begin(struct endpoint *e);
-void endpoint_end(struct endpoint *e, bool ok, uint64_t ms, uint64_t bytes);
+/* True if its state lets requests go there: healthy, busy or warming. */
+static inline bool endpoint_is_up(const struct endpoint *e)
+{
+    return e->state == ENDPOINT_HEALTHY || e->state == ENDPOINT_BUSY || e->state == ENDPOINT_WARMING;
+}
 
-void endpoint_unused(struct endpoint *e); /* ends a use that never reached it: counts nothing */
+/* True if no more requests that count may go there now. */
+static inline bool endpoint_is_full(const struct endpoint *e)
+{
+    return e->max_concurrent > 0 && e->serving >= e->max_concurrent;
+}
+
+/* True if neither its breaker nor a limit that it named forbids it. */
+bool endpoint_is_open(const struct endpoint *e);
+/* ms until it may be so, 0 = now. */
+uint64_t endpoint_closed_for(const struct endpoint *e);
+
+/* What one exchange does with an endpoint; lives in the exchange. */
+struct endpoint_use {
+    bool counts; /* for max_concurrent */
+    bool trial;  /* of the breaker */
+};
+
+/* An exchange begins and ends using e. turn: its place in the rotation (0 = chosen otherwise); served: it counts as a success; ms: from arrival to the end. */
+void endpoint_begin(struct endpoint *e, struct endpoint_use *use, bool counts, uint64_t turn);
+void endpoint_end(struct endpoint *e, const struct endpoint_use *use, enum outcome outcome, bool served, uint64_t ms,
+                  uint64_t bytes);
+
+void endpoint_unused(struct endpoint *e, const struct endpoint_use *use); /* it never got there: counts nothing */
+
+/* It said that it takes nothing for so long. */
+void endpoint_limit(struct endpoint *e, uint64_t ms);
+
+/* For the breaker: how a health check ended. */
+void endpoint_probed(struct endpoint *e, bool good);
+
+/*
+ * The rotation's place of e among some whose largest `pass` is given: the least is next. Nobody is more than one
+ * choice behind, so that one that was away gets its share from now on, not what it missed.
+ */
+uint64_t endpoint_turn(const struct endpoint *e, uint64_t largest);
+
+/* Changes whenever a request that waits for an endpoint should look again: one has room, is up, or is tried again. */
+uint32_t endpoint_news(void);
 
 /* Called by the request path after a refused or lost connection: offline at once, probed soon. */
 void endpoint_failed(struct endpoint *e, const char *why);

@@ -13,6 +13,7 @@
 #include "gather.h"
 #include "log.h"
 #include "pool.h"
+#include "queue.h"
 
 /* A slow upload is fine as long as it moves: each KiB received buys one more second. */
 #define BODY_RATE   1024
@@ -456,10 +457,16 @@ void exchange_expired(struct exchange *x)
     case X_CONNECT:
         if (x->u) {
             exchange_attempt_failed(x, FAIL_CONNECT_TIMEOUT);
+        } else if (x->queue.in_line) {
+            attempt_waited_too_long(x);
         }
         break;
     case X_SEND:
     case X_WAIT:
+        if (x->e->first_byte_timeout > 0 && exchange_may_retry(x)) {
+            exchange_attempt_failed(x, FAIL_SILENT);
+            break;
+        }
         attempt_drop_upstream(x);
         x->who = END_SERVER_SLOW;
         x->phase = PHASE_HEAD;
@@ -523,6 +530,16 @@ static void access_line(const struct exchange *x, uint64_t ms)
     log_end();
 }
 
+/* What it says about its endpoint. */
+static enum outcome outcome_of(const struct exchange *x)
+{
+    if (x->who == END_SERVER || x->who == END_SERVER_SLOW || (x->began && x->status >= 500)) {
+        return OUTCOME_BAD;
+    }
+    bool silent = x->who != END_NOBODY && !x->began;
+    return silent || x->status == 429 || x->who == END_KILLED || x->who == END_RESOURCE ? OUTCOME_NONE : OUTCOME_GOOD;
+}
+
 static void count(struct exchange *x, uint64_t ms)
 {
     bool served = x->status > 0 && x->status < 500 && x->who != END_SERVER && x->who != END_SERVER_SLOW;
@@ -535,7 +552,7 @@ static void count(struct exchange *x, uint64_t ms)
     exchange_totals.bytes += x->bytes_out;
     exchange_totals.failed += !served;
     exchange_totals.latency_ms_sum += served ? ms : 0;
-    endpoint_end(x->e, served, ms, x->bytes_out);
+    endpoint_end(x->e, &x->use, outcome_of(x), served, ms, x->bytes_out);
 }
 
 /* What the end of the exchange means for the connection. */
@@ -564,6 +581,7 @@ enum exchange_after exchange_finish(struct exchange *x)
     uint64_t ms = net_now() - x->started;
 
     assert(x->state == X_DONE);
+    queue_leave(x);
     attempt_drop_upstream(x);
     gather_cancel(x);
     access_line(x, ms);

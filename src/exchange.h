@@ -103,6 +103,7 @@ struct exchange {
     struct client *c;
     struct upstream *u;
     struct endpoint *e;
+    struct endpoint_use use; /* of e */
     enum exchange_state state;
     enum end_who who;
     enum end_phase phase;
@@ -136,6 +137,12 @@ struct exchange {
     bool u_readable;
     const char *strategy, *decision, *reason; /* routing headers, NULL = none */
     char alias_reason[OLLA_MODEL_NAME + 48];
+    struct {
+        bool in_line, turn;
+        uint8_t class_;
+        endpoint_set wanted; /* the endpoints that it waits for */
+        uint64_t since;
+    } queue;
     uint64_t hold_until;                /* ... and so long it waits for them */
     bool waiting;                       /* for news of the endpoints: looks again soon */
     bool refreshed;                     /* the model lists were read anew for this request */
@@ -270,10 +277,21 @@ bool attempt_connect_step(struct exchange *x);
 bool attempt_send_step(struct exchange *x);
 void attempt_drop_upstream(struct exchange *x); /* its connection is of no more use: reset */
 /* A failure before the reply began: next address, next candidate, or an error reply. */
-enum attempt_failure { FAIL_REFUSED = 0, FAIL_CONNECT_TIMEOUT, FAIL_LOST, FAIL_GARBLED, FAIL_STATUS };
+enum attempt_failure {
+    FAIL_REFUSED = 0,
+    FAIL_CONNECT_TIMEOUT,
+    FAIL_LOST,
+    FAIL_GARBLED,
+    FAIL_STATUS,
+    FAIL_SILENT /* no byte by first_byte_timeout */
+};
 void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind);
-/* True if another endpoint may be tried now. */
+/* True if another endpoint may be tried now, or waited for. */
 bool exchange_may_retry(const struct exchange *x);
+struct route_query attempt_query(const struct exchange *x);
+void attempt_waited_too_long(struct exchange *x); /* in line */
+/* A backend said when it takes requests again: by its 429, or by Retry-After with 503. */
+void attempt_note_limit(struct exchange *x, const struct http_response *r);
 
 /* exchange.c */
 extern const struct stream_ops exchange_upstream_ops;

@@ -52,6 +52,10 @@ static enum endpoint_state judge(const struct probe *p, const char **why)
         i++;
     }
     *why = rows[i].why;
+    if (p->status == 503 && p->e->profile->loading_503) {
+        *why = "is loading its model";
+        return ENDPOINT_WARMING;
+    }
     if (rows[i].state == ENDPOINT_HEALTHY && p->e->profile->check_models && !p->list.found) {
         *why = "answers, but without a model list: check health_check_url and type";
         return ENDPOINT_UNHEALTHY;
@@ -83,13 +87,19 @@ static void health_done(struct probe *p, enum probe_result result)
     }
     if (result == PROBE_ANSWERED) {
         enum endpoint_state state = judge(p, &why);
+        if (state == ENDPOINT_HEALTHY || state == ENDPOINT_UNHEALTHY) {
+            endpoint_probed(e, state == ENDPOINT_HEALTHY);
+        }
         endpoint_set_state(e, state, why);
         if (state == ENDPOINT_RATE_LIMITED) {
             e->next_check = net_now() + 1000 * (p->retry_after > 0 ? p->retry_after : RATE_LIMITED_S);
         }
         return;
     }
-    endpoint_set_state(e, ENDPOINT_OFFLINE, lost[result]);
+    endpoint_probed(e, false);
+    /* One that got no answer is no proof: a machine under load is slow to answer. The second in a row is. */
+    bool once = e->state == ENDPOINT_HEALTHY && (result == PROBE_TIMEOUT || result == PROBE_LOST);
+    endpoint_set_state(e, once ? ENDPOINT_BUSY : ENDPOINT_OFFLINE, lost[result]);
 }
 
 static const struct probe_ops health_ops = {"HealthChecker", health_body, health_done};
@@ -113,7 +123,8 @@ uint64_t health_tick(void)
     struct endpoint *e;
 
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        if (!e->enabled || e->probing || endpoint_target(e, to_detect(e) ? TARGET_MAIN : TARGET_HEALTH)->addrs == 0) {
+        if (!e->enabled || e->probing || (e->health != HEALTH_HTTP && !to_detect(e)) ||
+            endpoint_target(e, to_detect(e) ? TARGET_MAIN : TARGET_HEALTH)->addrs == 0) {
             continue;
         }
         if (e->next_check <= now) {

@@ -144,6 +144,9 @@ bool http_body_at_eof(struct http_body *b);
  */
 long http_unescape(struct str path, char *to, size_t cap);
 
+/* Retry-After (RFC 9110, 10.2.3), seconds or a date, as ms from now. false: none, or malformed. */
+bool http_retry_after(struct str value, int64_t wall_ms, uint64_t *ms);
+
 /*
  * The value of the first parameter of that name in a query ("?a=1&b=2"), decoded into to[cap]; *raw, if wanted, is
  * its place in the query as it was sent. false (and ""): none, malformed, or too long.

@@ -56,6 +56,52 @@ long http_unescape(struct str path, char *to, size_t cap)
     return (long)n;
 }
 
+/* Days from 1 January 1970 to a date of the Gregorian calendar (March is month 0 of a year here, so that leap days come last). */
+static int64_t days_from_date(int64_t year, int month, int day)
+{
+    year -= month <= 2;
+    int64_t era = year / 400, of_era = year - era * 400;
+    int64_t of_year = (153 * (month + (month > 2 ? -3 : 9)) + 2) / 5 + day - 1;
+    return era * 146097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719468;
+}
+
+/* "Sun, 06 Nov 1994 08:49:37 GMT" as ms since 1970, -1 if it is none. */
+static int64_t parse_date(struct str s)
+{
+    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    uint64_t day, year, hour, minute, second;
+    int month = 0;
+
+    if (s.n != 29 || s.p[3] != ',' || !str_ends(s, STR(" GMT")) || s.p[19] != ':' || s.p[22] != ':') {
+        return -1;
+    }
+    while (month < 12 && !str_ieq((struct str){months + 3 * month, 3}, (struct str){s.p + 8, 3})) {
+        month++;
+    }
+    bool good = month < 12 && str_to_u64((struct str){s.p + 5, 2}, 31, &day) == OLLA_OK &&
+                str_to_u64((struct str){s.p + 12, 4}, 9999, &year) == OLLA_OK &&
+                str_to_u64((struct str){s.p + 17, 2}, 23, &hour) == OLLA_OK &&
+                str_to_u64((struct str){s.p + 20, 2}, 59, &minute) == OLLA_OK &&
+                str_to_u64((struct str){s.p + 23, 2}, 60, &second) == OLLA_OK;
+    return good ? (days_from_date((int64_t)year, month + 1, (int)day) * 86400 +
+                   (int64_t)(hour * 3600 + minute * 60 + second)) *
+                      1000
+                : -1;
+}
+
+bool http_retry_after(struct str value, int64_t wall_ms, uint64_t *ms)
+{
+    uint64_t seconds;
+
+    if (str_to_u64(value, INT32_MAX, &seconds) == OLLA_OK) {
+        *ms = seconds * 1000;
+        return true;
+    }
+    int64_t at = parse_date(value);
+    *ms = at > wall_ms ? (uint64_t)(at - wall_ms) : 0;
+    return at >= 0;
+}
+
 bool http_query(struct str query, struct str key, char *to, size_t cap, struct str *raw)
 {
     to[0] = '\0';

@@ -37,6 +37,7 @@ static const struct profile profiles[] = {
         .native = "/health /completion /embedding /infill /tokenize /detokenize /apply-template /rerank /v1/rerank "
                   "/reranking /slots /props /metrics",
         .list = LIST_LLAMACPP,
+        .loading_503 = true,
         .record = "llamacpp",
         .weights = "gguf",
         .apis = ANTHROPIC,

@@ -44,6 +44,7 @@ struct profile {
     const char *messages_base; /* ... before /v1/messages, where that differs */
     unsigned idle_ms;          /* how long an idle connection may be reused (quirk Q7) */
     bool drop_origin;          /* refuses foreign Origin headers: drop them (quirk Q9) */
+    bool loading_503;          /* 503 to the health check means that it is loading (quirk Q10) */
     bool check_models;         /* answers 200 to anything, so health needs a look at the body (quirk Q10) */
     bool any;                  /* openai-compatible: its routes take all types that speak it */
 };

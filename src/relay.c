@@ -106,6 +106,7 @@ static bool one_head(struct exchange *x)
         return true;
     }
     x->head_at = net_now();
+    attempt_note_limit(x, &r);
     if (retry_status(r.status) && exchange_may_retry(x)) {
         x->status = r.status;
         exchange_attempt_failed(x, FAIL_STATUS);

@@ -125,10 +125,49 @@ enum dialect route_dialect(struct str target)
     return dialect;
 }
 
+/* What a request is for, by its path as backends see it, whatever stands before it. */
+static const struct {
+    struct str end;
+    enum conf_kind_of_request kind;
+} kinds[] = {
+    {STR("/chat/completions"), SERVES_CHAT},
+    {STR("/completions"), SERVES_CHAT},
+    {STR("/messages"), SERVES_CHAT},
+    {STR("/responses"), SERVES_CHAT},
+    {STR("/api/chat"), SERVES_CHAT},
+    {STR("/api/generate"), SERVES_CHAT},
+    {STR("/completion"), SERVES_CHAT},
+    {STR("/infill"), SERVES_CHAT},
+    {STR("/generate"), SERVES_CHAT},
+    {STR("/embeddings"), SERVES_EMBEDDINGS},
+    {STR("/embed"), SERVES_EMBEDDINGS},
+    {STR("/embedding"), SERVES_EMBEDDINGS},
+    {STR("/rerank"), SERVES_RERANK},
+    {STR("/reranking"), SERVES_RERANK},
+    {STR("/score"), SERVES_RERANK},
+    {STR("/audio/transcriptions"), SERVES_AUDIO},
+    {STR("/audio/translations"), SERVES_AUDIO},
+    {STR("/audio/speech"), SERVES_AUDIO},
+    {STR("/images/generations"), SERVES_IMAGES},
+    {STR("/images/edits"), SERVES_IMAGES},
+    {STR("/images/variations"), SERVES_IMAGES},
+};
+
+static int kind_of(struct str target)
+{
+    for (size_t i = 0; i < OLLA_COUNT(kinds); i++) {
+        if (str_ends(target, kinds[i].end)) {
+            return (int)kinds[i].kind;
+        }
+    }
+    return -1;
+}
+
 static struct route proxy_to(struct str target)
 {
     struct route r = {.kind = ROUTE_PROXY, .target = target.n > 0 ? target : STR("/")};
     classify(r.target, &r.dialect, &r.api);
+    r.inference = kind_of(r.target);
     return r;
 }
 
@@ -225,188 +264,12 @@ struct route route_find(struct str path, bool root_api)
     return (struct route){.kind = ROUTE_NOT_FOUND};
 }
 
-/* ---- candidates --------------------------------------------------------------- */
+/* ---- endpoints of a route ----------------------------------------------------- */
 
-static bool compatible(const struct endpoint *e, const struct route *r)
+bool route_fits(const struct endpoint *e, const struct route *r)
 {
     return e->enabled && (!r->only || profile_serves(e->profile, r->only)) &&
            (r->api == 0 || (e->profile->apis & r->api));
-}
-
-/* True if a is the better one. Ties rotate: the one picked longest ago wins, then configuration order. */
-static bool better(const struct endpoint *a, const struct endpoint *b, enum conf_balancer how)
-{
-    if (how == BALANCE_PRIORITY && a->priority != b->priority) {
-        return a->priority > b->priority;
-    }
-    if (how != BALANCE_ROUND_ROBIN && a->inflight != b->inflight) {
-        return a->inflight < b->inflight;
-    }
-    return a->picked < b->picked;
-}
-
-static struct endpoint *balance(endpoint_set candidates, enum conf_balancer how)
-{
-    struct endpoint *best = NULL, *e;
-    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        if ((candidates & endpoint_bit(e)) && (!best || better(e, best, how))) {
-            best = e;
-        }
-    }
-    return best;
-}
-
-static int members(endpoint_set set)
-{
-    int n = 0;
-    for (; set; set &= set - 1) {
-        n++;
-    }
-    return n;
-}
-
-/* Who serves any of the alias's models. */
-static endpoint_set find_alias(const struct conf_alias *a, endpoint_set usable, endpoint_set *known)
-{
-    endpoint_set found = 0, one;
-    *known = 0;
-    for (int i = 0; i < a->models.n; i++) {
-        found |= model_find(str_of(a->models.item[i]), usable, &one);
-        *known |= one;
-    }
-    return found;
-}
-
-/* The words for a model that was found, is known but not served now, or is not known (routing.md 6). */
-static const struct {
-    const char *name;
-    const char *found, *found_after, *unavailable[3], *unknown[3];
-} strategies[] = {
-    [STRATEGY_STRICT] = {"strict",
-                         "model_found",
-                         "model_found",
-                         {"model_unavailable", "model_unavailable", "model_unavailable"},
-                         {"model_not_found", "model_not_found", "model_not_found"}},
-    [STRATEGY_OPTIMISTIC] = {"optimistic",
-                             "model_found",
-                             "model_found",
-                             {"model_unavailable_compatible_only", "model_unavailable_no_fallback",
-                              "all_healthy_fallback"},
-                             {"model_not_found", "model_not_found", "model_not_found_fallback"}},
-    [STRATEGY_DISCOVERY] = {"discovery",
-                            "model_found_no_refresh",
-                            "model_found",
-                            {"model_unavailable_no_refresh", "model_unavailable_no_refresh",
-                             "all_healthy_after_discovery"},
-                            {"model_not_found", "model_not_found", "all_healthy_after_discovery"}},
-};
-
-/* What the strategy makes of it; candidates holds those that have the model. */
-static endpoint_set apply_strategy(const struct route_query *q, struct route_choice *c, endpoint_set candidates,
-                                   endpoint_set known, endpoint_set healthy)
-{
-    enum conf_strategy how = conf_now->model_registry.routing_strategy.type;
-    enum conf_fallback fallback = conf_now->model_registry.routing_strategy.options.fallback_behavior;
-
-    c->strategy = strategies[how].name;
-    if (candidates) {
-        c->decision = "routed";
-        c->reason = q->refreshed ? strategies[how].found_after : strategies[how].found;
-        return candidates;
-    }
-    c->refresh = how == STRATEGY_DISCOVERY && !q->refreshed && healthy &&
-                 conf_now->model_registry.routing_strategy.options.discovery_refresh_on_miss;
-    bool wants_all = how != STRATEGY_STRICT && fallback == FALLBACK_ALL;
-    bool all = wants_all && (how == STRATEGY_OPTIMISTIC || q->refreshed);
-    fallback = wants_all && !all ? FALLBACK_NONE : fallback; /* nothing was asked anew: the plain words */
-    c->status = known || (wants_all && !healthy) ? 503 : 404;
-    c->reason = known ? strategies[how].unavailable[fallback] : strategies[how].unknown[fallback];
-    if (known && q->refreshed && !all) {
-        c->reason = "model_unavailable_after_discovery";
-    }
-    c->decision = all && healthy ? "fallback" : "rejected";
-    return all ? healthy : 0;
-}
-
-/* The wanted endpoint, if it is there and well. */
-static void choose_pinned(const struct route_query *q, struct route_choice *c)
-{
-    struct endpoint *e;
-    int i = 0;
-    while ((e = endpoint_at(i)) != NULL && !str_eq(str_of(e->name), q->pin)) {
-        i++;
-    }
-    c->no_such_pin = e == NULL || !compatible(e, q->route);
-    c->status = c->no_such_pin ? 404 : 503;
-    if (!c->no_such_pin && e->state == ENDPOINT_HEALTHY && !(q->tried & endpoint_bit(e))) {
-        c->e = e;
-    }
-    c->starting = !c->e && !c->no_such_pin && !e->probed;
-}
-
-/* What nearly all requests are for, and all have: not worth looking for. */
-static bool is_common(struct str target)
-{
-    static const struct str paths_of_all[] = {STR("/v1/chat/completions"), STR("/v1/completions"),
-                                              STR("/v1/embeddings")};
-    for (size_t i = 0; i < OLLA_COUNT(paths_of_all); i++) {
-        if (str_eq(target, paths_of_all[i])) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/*
- * On shared routes a path of its own makes a type preferred: /infill means llama.cpp, whoever else has the model.
- * When none of those that know the path has the model, the model decides.
- */
-static endpoint_set knowing_path(const struct route *r, endpoint_set candidates)
-{
-    endpoint_set knowing = 0;
-    struct endpoint *e;
-    if ((r->api & ~(unsigned)API_OPENAI) || (r->only && !r->only->any) || is_common(r->target)) {
-        return candidates;
-    }
-    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        knowing |= profile_has_path(e->profile, r->target) ? endpoint_bit(e) : 0;
-    }
-    return candidates & knowing ? candidates & knowing : candidates;
-}
-
-struct route_choice route_choose(const struct route_query *q)
-{
-    struct route_choice c = {.status = 503};
-    endpoint_set healthy = 0, candidates, known = 0;
-    struct endpoint *e;
-
-    if (q->pin.n > 0) {
-        choose_pinned(q, &c);
-        return c;
-    }
-    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        if (compatible(e, q->route) && e->state == ENDPOINT_HEALTHY) {
-            healthy |= endpoint_bit(e);
-        }
-    }
-    candidates = healthy;
-    if (q->model.n > 0 && (healthy || !q->route->has_type)) {
-        candidates = q->alias ? find_alias(q->alias, healthy, &known) : 0;
-        if (known) {
-            c.strategy = "alias";
-            c.decision = candidates ? "routed" : "rejected";
-            c.reason = candidates ? NULL : "model_unavailable";
-            c.resolved = members(candidates);
-        } else {
-            candidates = model_find(q->model, healthy, &known);
-            candidates = apply_strategy(q, &c, candidates, known, healthy);
-        }
-    } else if (q->route->has_type && !healthy) {
-        c.status = 404;
-    }
-    c.e = balance(knowing_path(q->route, candidates) & ~q->tried, q->balancer);
-    c.starting = !c.e && endpoint_any_pending();
-    return c;
 }
 
 endpoint_set route_listed(const struct profile *only, unsigned speaking, bool well)
@@ -414,7 +277,7 @@ endpoint_set route_listed(const struct profile *only, unsigned speaking, bool we
     endpoint_set set = 0;
     struct endpoint *e;
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        if (e->enabled && (!well || e->state == ENDPOINT_HEALTHY) && (!only || profile_serves(e->profile, only)) &&
+        if (e->enabled && (!well || endpoint_is_up(e)) && (!only || profile_serves(e->profile, only)) &&
             !profile_is_auto(e->profile) && (speaking == ROUTE_ANY_API || (e->profile->apis & speaking))) {
             set |= endpoint_bit(e);
         }

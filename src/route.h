@@ -61,6 +61,7 @@ struct route {
     const struct profile *only; /* provider route or provider listing; NULL = all types */
     bool has_type;              /* a provider route, even if `only` takes all */
     unsigned api;               /* API_* that the endpoint must speak; 0 = any */
+    int inference;              /* enum conf_kind_of_request by the path, -1 = something else */
     struct str target;          /* for ROUTE_PROXY: the path for the backend, a part of the given path */
     struct str prefix;          /* the provider segment as typed */
     int status;
@@ -75,6 +76,9 @@ enum dialect route_dialect(struct str target);
 
 /* ---- candidates -------------------------------------------------------------- */
 
+/* True if the route takes the endpoint, whatever its state. */
+bool route_fits(const struct endpoint *e, const struct route *r);
+
 struct route_query {
     const struct route *route;
     struct str model;   /* "" = none named */
@@ -83,6 +87,8 @@ struct route_query {
     struct str pin;                 /* name of the only endpoint wanted, "" = any; the model does not count then */
     const struct conf_alias *alias; /* of that name, or NULL */
     bool refreshed;                 /* the lists were read anew for this request */
+    bool counts;                    /* max_concurrent applies */
+    uint32_t tokens;                /* of the prompt, about; 0 = not known */
 };
 
 /* What was decided; the words go into X-Olla-Routing-* (http-surface.md 5.4). */
@@ -91,6 +97,10 @@ struct route_choice {
     int status;           /* 404 or 503 */
     bool no_such_pin;     /* 404: nobody has the wanted name */
     bool starting;        /* nothing yet, but endpoints are still being probed: worth a look soon */
+    uint64_t turn;        /* of e in the rotation, for endpoint_begin */
+    endpoint_set full;    /* not empty: these would take it, but are at their max_concurrent */
+    bool closed, limited; /* all that are left: not before closed_ms; because of limits they named (429) */
+    uint64_t closed_ms;
     bool refresh;         /* the discovery strategy wants the lists read anew before it decides */
     const char *strategy; /* "strict", ... or "alias" */
     const char *decision; /* "routed", "rejected", "fallback"; NULL when no model was named */
@@ -99,6 +109,9 @@ struct route_choice {
 };
 
 struct route_choice route_choose(const struct route_query *q);
+
+/* Adds "; endpoints: NAME (reason), ..." for all that cannot serve the request now. */
+void route_reasons(const struct route_query *q, struct text *t);
 
 /*
  * The endpoints whose models a listing shows: enabled, of the route's type (NULL = all), with one of the APIs

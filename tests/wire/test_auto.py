@@ -266,13 +266,13 @@ def test_base_path(world):
 
 
 def test_loading_llamacpp(world):
-    """While it loads, llama.cpp answers /v1/models (meta is null) and 503 at /health (quirk Q10): not ready yet."""
+    """While it loads, llama.cpp answers /v1/models (meta is null) and 503 at /health (quirk Q10): warming, not dead."""
     a = world.backend(Llamacpp, "a", ["m1"])
     whole, ready = a.both, a.routes["/health"]
     a.both = lambda: dict(whole(), data=[dict(entry, meta=None) for entry in whole()["data"]])
     a.on("/health", lambda c, r: c.reply({"error": {"code": 503, "message": "Loading model"}}, 503))
     proxy = world.olla({"a": auto(a)}, ready=None)
-    proxy.wait_log("endpoint state", 5, endpoint="a", to="unhealthy")
+    proxy.wait_log("endpoint state", 5, endpoint="a", to="warming")
     deadline = time.monotonic() + 1.3
     while time.monotonic() < deadline:
         assert proxy.endpoint("a")["status"] != "healthy"

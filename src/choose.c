@@ -1,0 +1,394 @@
+/*
+ * choose.c - level 5: candidates to one endpoint; see route.h and docs/routing.md.
+ *
+ * Sets of endpoints, narrowed step by step: of the route, up, with the model,
+ * not tried yet, open, large enough, with room; then the best of what is left.
+ * Nothing here changes anything: a choice counts when endpoint_begin is called.
+ *
+ * May include: olla.h, str.h, conf.h, profile.h, endpoint.h, model.h, route.h.
+ */
+#include "net.h"
+#include "route.h"
+
+/* ---- which have it ---------------------------------------------------------------- */
+
+static int members(endpoint_set set)
+{
+    int n = 0;
+    for (; set; set &= set - 1) {
+        n++;
+    }
+    return n;
+}
+
+/* Who serves any of the alias's models. */
+static endpoint_set find_alias(const struct conf_alias *a, endpoint_set usable, endpoint_set *known)
+{
+    endpoint_set found = 0, one;
+    *known = 0;
+    for (int i = 0; i < a->models.n; i++) {
+        found |= model_find(str_of(a->models.item[i]), usable, &one);
+        *known |= one;
+    }
+    return found;
+}
+
+/* The words for a model that was found, is known but not served now, or is not known (routing.md 6). */
+static const struct {
+    const char *name;
+    const char *found, *found_after, *unavailable[3], *unknown[3];
+} strategies[] = {
+    [STRATEGY_STRICT] = {"strict",
+                         "model_found",
+                         "model_found",
+                         {"model_unavailable", "model_unavailable", "model_unavailable"},
+                         {"model_not_found", "model_not_found", "model_not_found"}},
+    [STRATEGY_OPTIMISTIC] = {"optimistic",
+                             "model_found",
+                             "model_found",
+                             {"model_unavailable_compatible_only", "model_unavailable_no_fallback",
+                              "all_healthy_fallback"},
+                             {"model_not_found", "model_not_found", "model_not_found_fallback"}},
+    [STRATEGY_DISCOVERY] = {"discovery",
+                            "model_found_no_refresh",
+                            "model_found",
+                            {"model_unavailable_no_refresh", "model_unavailable_no_refresh",
+                             "all_healthy_after_discovery"},
+                            {"model_not_found", "model_not_found", "all_healthy_after_discovery"}},
+};
+
+/* What the strategy makes of it; candidates holds those that have the model. */
+static endpoint_set apply_strategy(const struct route_query *q, struct route_choice *c, endpoint_set candidates,
+                                   endpoint_set known, endpoint_set healthy)
+{
+    enum conf_strategy how = conf_now->model_registry.routing_strategy.type;
+    enum conf_fallback fallback = conf_now->model_registry.routing_strategy.options.fallback_behavior;
+
+    c->strategy = strategies[how].name;
+    if (candidates) {
+        c->decision = "routed";
+        c->reason = q->refreshed ? strategies[how].found_after : strategies[how].found;
+        return candidates;
+    }
+    c->refresh = how == STRATEGY_DISCOVERY && !q->refreshed && healthy &&
+                 conf_now->model_registry.routing_strategy.options.discovery_refresh_on_miss;
+    bool wants_all = how != STRATEGY_STRICT && fallback == FALLBACK_ALL;
+    bool all = wants_all && (how == STRATEGY_OPTIMISTIC || q->refreshed);
+    fallback = wants_all && !all ? FALLBACK_NONE : fallback; /* nothing was asked anew: the plain words */
+    c->status = known || (wants_all && !healthy) ? 503 : 404;
+    c->reason = known ? strategies[how].unavailable[fallback] : strategies[how].unknown[fallback];
+    if (known && q->refreshed && !all) {
+        c->reason = "model_unavailable_after_discovery";
+    }
+    c->decision = all && healthy ? "fallback" : "rejected";
+    return all ? healthy : 0;
+}
+
+/* What nearly all requests are for, and all have: not worth looking for. */
+static bool is_common(struct str target)
+{
+    static const struct str paths_of_all[] = {STR("/v1/chat/completions"), STR("/v1/completions"),
+                                              STR("/v1/embeddings")};
+    for (size_t i = 0; i < OLLA_COUNT(paths_of_all); i++) {
+        if (str_eq(target, paths_of_all[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * On shared routes a path of its own makes a type preferred: /infill means llama.cpp, whoever else has the model.
+ * When none of those that know the path has the model, the model decides.
+ */
+static endpoint_set knowing_path(const struct route *r, endpoint_set candidates)
+{
+    endpoint_set knowing = 0;
+    struct endpoint *e;
+    if ((r->api & ~(unsigned)API_OPENAI) || (r->only && !r->only->any) || is_common(r->target)) {
+        return candidates;
+    }
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        knowing |= profile_has_path(e->profile, r->target) ? endpoint_bit(e) : 0;
+    }
+    return candidates & knowing ? candidates & knowing : candidates;
+}
+
+/* The endpoints that a request of this kind may go to at all, if they are up. */
+static bool compatible(const struct endpoint *e, const struct route_query *q)
+{
+    int kind = q->route->inference;
+    return route_fits(e, q->route) && (e->serves == 0 || kind < 0 || (e->serves & 1u << kind));
+}
+
+static endpoint_set up_and_compatible(const struct route_query *q)
+{
+    endpoint_set set = 0;
+    struct endpoint *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        set |= compatible(e, q) && endpoint_is_up(e) ? endpoint_bit(e) : 0;
+    }
+    return set;
+}
+
+/* Those of them that have the model, with the words for the decision. */
+static endpoint_set having_model(const struct route_query *q, struct route_choice *c, endpoint_set up)
+{
+    endpoint_set candidates, known = 0;
+
+    if (q->model.n == 0 || (!up && q->route->has_type)) {
+        c->status = q->route->has_type && !up ? 404 : 503;
+        return up;
+    }
+    candidates = q->alias ? find_alias(q->alias, up, &known) : 0;
+    if (known) {
+        c->strategy = "alias";
+        c->decision = candidates ? "routed" : "rejected";
+        c->reason = candidates ? NULL : "model_unavailable";
+        c->resolved = members(candidates);
+        return candidates;
+    }
+    candidates = model_find(q->model, up, &known);
+    return apply_strategy(q, c, candidates, known, up);
+}
+
+/* ---- which can take it now ---------------------------------------------------------- */
+
+/* Tokens that fit, 0 = not known. */
+static uint32_t context_of(const struct endpoint *e, struct str model)
+{
+    const struct model *m;
+    if (e->max_context > 0) {
+        return e->max_context;
+    }
+    if (e->extra.context > 0) {
+        return e->extra.context;
+    }
+    m = model.n > 0 ? model_named(model, endpoint_bit(e)) : NULL;
+    return m ? m->facts.context : 0;
+}
+
+static struct str model_at_endpoint(const struct route_query *q, const struct endpoint *e)
+{
+    const char *own = NULL;
+    for (int i = 0; q->alias && i < q->alias->models.n && !own; i++) {
+        own = model_spelling(str_of(q->alias->models.item[i]), e);
+    }
+    return own ? str_of(own) : q->model;
+}
+
+/* Those that the prompt fits in; all, if it fits nowhere: the estimate may be wrong. */
+static endpoint_set large_enough(const struct route_query *q, endpoint_set candidates)
+{
+    endpoint_set fit = 0;
+    struct endpoint *e;
+    for (int i = 0; q->tokens > 0 && (e = endpoint_at(i)) != NULL; i++) {
+        if (candidates & endpoint_bit(e)) {
+            uint32_t context = context_of(e, model_at_endpoint(q, e));
+            fit |= context == 0 || context >= q->tokens ? endpoint_bit(e) : 0;
+        }
+    }
+    return fit ? fit : candidates;
+}
+
+static endpoint_set open_ones(endpoint_set candidates, struct route_choice *c)
+{
+    endpoint_set open = 0;
+    uint64_t soonest = UINT64_MAX, closed;
+    struct endpoint *e;
+
+    c->limited = candidates != 0;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        if (!(candidates & endpoint_bit(e))) {
+            continue;
+        }
+        open |= endpoint_is_open(e) ? endpoint_bit(e) : 0;
+        closed = endpoint_closed_for(e);
+        soonest = closed < soonest ? closed : soonest;
+        c->limited = c->limited && e->limited_until > net_now();
+    }
+    c->closed = candidates != 0 && open == 0;
+    c->limited = c->limited && c->closed;
+    c->closed_ms = c->closed ? soonest : 0;
+    return open;
+}
+
+static endpoint_set with_room(const struct route_query *q, endpoint_set candidates)
+{
+    endpoint_set room = 0;
+    struct endpoint *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        bool has = !q->counts || !endpoint_is_full(e);
+        room |= (candidates & endpoint_bit(e)) && has ? endpoint_bit(e) : 0;
+    }
+    return room;
+}
+
+/* ---- the best ------------------------------------------------------------------------ */
+
+static int rank_of_state(const struct endpoint *e)
+{
+    return e->state == ENDPOINT_HEALTHY ? 0 : e->state == ENDPOINT_BUSY ? 1 : 2;
+}
+
+/* < 0: a is the better one; 0: equal but for whose turn it is. */
+static int compare(const struct endpoint *a, const struct endpoint *b, const struct route_query *q)
+{
+    int d = rank_of_state(a) - rank_of_state(b);
+    if (d == 0 && q->balancer == BALANCE_PRIORITY) {
+        d = b->priority - a->priority;
+    }
+    if (d == 0 && q->balancer != BALANCE_ROUND_ROBIN) {
+        uint64_t left = (uint64_t)a->inflight * b->weight, right = (uint64_t)b->inflight * a->weight;
+        d = left < right ? -1 : left > right;
+    }
+    return d;
+}
+
+/* Whose turn comes first, of two that are equal otherwise. */
+static bool is_sooner(const struct endpoint *a, const struct endpoint *b, uint64_t largest)
+{
+    uint64_t ta = endpoint_turn(a, largest), tb = endpoint_turn(b, largest);
+    return ta != tb ? ta < tb : a->picked < b->picked;
+}
+
+static uint64_t largest_pass(endpoint_set set)
+{
+    uint64_t largest = 0;
+    struct endpoint *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        largest = (set & endpoint_bit(e)) && e->pass > largest ? e->pass : largest;
+    }
+    return largest;
+}
+
+/* The best of them, and all that equal it. */
+static struct endpoint *best_of(const struct route_query *q, endpoint_set candidates, uint64_t largest,
+                                endpoint_set *equal)
+{
+    struct endpoint *best = NULL, *e;
+
+    *equal = 0;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        if (!(candidates & endpoint_bit(e))) {
+            continue;
+        }
+        int d = best ? compare(e, best, q) : -1;
+        if (d < 0) {
+            *equal = 0;
+        }
+        if (d <= 0) {
+            *equal |= endpoint_bit(e);
+        }
+        if (d < 0 || (d == 0 && is_sooner(e, best, largest))) {
+            best = e;
+        }
+    }
+    return best;
+}
+
+/* ---- the decision ---------------------------------------------------------------------- */
+
+/* The wanted endpoint, if it is there and well. */
+static void choose_pinned(const struct route_query *q, struct route_choice *c)
+{
+    struct endpoint *e;
+    int i = 0;
+    while ((e = endpoint_at(i)) != NULL && !str_eq(str_of(e->name), q->pin)) {
+        i++;
+    }
+    c->no_such_pin = e == NULL || !compatible(e, q);
+    c->status = c->no_such_pin ? 404 : 503;
+    c->starting = !c->no_such_pin && !e->probed;
+    if (c->no_such_pin || !endpoint_is_up(e) || (q->tried & endpoint_bit(e))) {
+        return;
+    }
+    endpoint_set open = open_ones(endpoint_bit(e), c);
+    c->status = c->limited ? 429 : c->status;
+    c->full = open && !with_room(q, open) ? open : 0;
+    c->e = open && !c->full ? e : NULL;
+    c->starting = false;
+}
+
+struct route_choice route_choose(const struct route_query *q)
+{
+    struct route_choice c = {.status = 503};
+    endpoint_set candidates, equal;
+
+    if (q->pin.n > 0) {
+        choose_pinned(q, &c);
+        return c;
+    }
+    candidates = having_model(q, &c, up_and_compatible(q));
+    candidates = knowing_path(q->route, candidates) & ~q->tried;
+    if (candidates) {
+        candidates = open_ones(candidates, &c);
+        c.status = c.limited ? 429 : 503;
+    }
+    candidates = large_enough(q, candidates);
+    endpoint_set room = with_room(q, candidates);
+    c.full = room ? 0 : candidates;
+    uint64_t largest = largest_pass(room);
+    c.e = best_of(q, room, largest, &equal);
+    c.turn = c.e ? endpoint_turn(c.e, largest) : 0;
+    c.starting = !c.e && !c.full && endpoint_any_pending();
+    return c;
+}
+
+/* ---- why not ---------------------------------------------------------------------------- */
+
+static const char *reason_against(const struct route_query *q, const struct endpoint *e)
+{
+    endpoint_set known = 0, one;
+
+    if (!e->enabled) {
+        return "disabled";
+    }
+    if (!route_fits(e, q->route)) {
+        return "not of this type";
+    }
+    if (!compatible(e, q)) {
+        return "does not serve this kind of request";
+    }
+    if (!endpoint_is_up(e)) {
+        return e->state == ENDPOINT_UNKNOWN ? "not probed yet" : endpoint_state_name(e->state);
+    }
+    if (q->tried & endpoint_bit(e)) {
+        return "already tried";
+    }
+    if (q->model.n > 0 && q->pin.n == 0) {
+        model_find(q->model, endpoint_bit(e), &one);
+        known |= one;
+        if (q->alias) {
+            find_alias(q->alias, endpoint_bit(e), &one);
+            known |= one;
+        }
+        if (!(known & endpoint_bit(e))) {
+            return "does not have the model";
+        }
+    }
+    if (e->limited_until > net_now()) {
+        return "rate limited";
+    }
+    if (!endpoint_is_open(e)) {
+        return "breaker open";
+    }
+    return q->counts && endpoint_is_full(e) ? "at its limit of requests" : NULL;
+}
+
+void route_reasons(const struct route_query *q, struct text *t)
+{
+    const struct endpoint *e;
+    bool first = true;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        const char *why = reason_against(q, e);
+        if (why) {
+            text_addz(t, first ? "; endpoints: " : ", ");
+            text_addz(t, e->name);
+            text_addz(t, " (");
+            text_addz(t, why);
+            text_char(t, ')');
+            first = false;
+        }
+    }
+}
