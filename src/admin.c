@@ -17,6 +17,7 @@
 #include "log.h"
 #include "model_status.h"
 #include "pool.h"
+#include "queue.h"
 
 #ifndef OLLA_PLATFORM
 #define OLLA_PLATFORM "unknown" /* the Makefile knows */
@@ -364,6 +365,17 @@ static void status_endpoint(struct text *t, const struct endpoint *e, bool first
         json_member_u64(t, "priority", (uint64_t)e->priority);
     }
     json_member_u64(t, "connections", e->inflight);
+    json_member_u64(t, "weight", e->weight);
+    json_member_u64(t, "max_concurrent", e->max_concurrent);
+    json_member_u64(t, "serving", e->serving);
+    if (!hashing) {
+        json_member_u64(t, "limited_for_ms", e->limited_until > net_now() ? e->limited_until - net_now() : 0);
+        text_addz(t, ",\"breaker\":{\"state\":");
+        json_text(t, str_of(breaker_state(&e->breaker, net_now())));
+        json_member_u64(t, "failures", e->breaker.row);
+        json_member_u64(t, "open_for_ms", e->breaker.until > net_now() ? e->breaker.until - net_now() : 0);
+        text_char(t, '}');
+    }
     json_member_u64(t, "requests", e->requests);
     MEMBER(t, "success_rate", percent_text(t, served, e->requests));
     MEMBER(t, "avg_latency", latency_text(t, average));
@@ -461,6 +473,14 @@ static void status_system(struct text *t, bool hashing)
 
 static void status_pools(struct text *t)
 {
+    text_addz(t, ",\"queue\":{\"waiting\":");
+    text_u64(t, queue_stats.waiting);
+    json_member_u64(t, "max", queue_stats.max);
+    json_member_u64(t, "served", queue_stats.served);
+    json_member_u64(t, "timed_out", queue_stats.timed_out);
+    json_member_u64(t, "refused", queue_stats.refused);
+    json_member_u64(t, "left", queue_stats.left);
+    text_char(t, '}');
     text_addz(t, ",\"idle_upstreams\":");
     text_u64(t, upstream_idle_count());
     text_addz(t, ",\"pools\":[");
@@ -496,11 +516,37 @@ static bool page_status(struct exchange *x, struct text *t, uint32_t i)
     return i <= n + 2;
 }
 
+/* ---- /internal/stats/sticky ---------------------------------------------------------------- */
+
+static bool page_sticky(struct exchange *x, struct text *t, uint32_t i)
+{
+    const struct sticky_stats *s = sticky_stats();
+    (void)x;
+    if (i > 0) {
+        return false;
+    }
+    if (!conf_now->proxy.sticky_sessions.enabled) {
+        text_addz(t, "{\"enabled\":false}\n");
+        return true;
+    }
+    text_addz(t, "{\"enabled\":true");
+    json_member_u64(t, "active_sessions", s->active);
+    json_member_u64(t, "insertions", s->insertions);
+    json_member_u64(t, "hits", s->hits);
+    json_member_u64(t, "misses", s->misses);
+    json_member_u64(t, "evictions", s->evictions);
+    json_member_u64(t, "max_sessions", (uint64_t)conf_now->proxy.sticky_sessions.max_sessions);
+    json_member_u64(t, "idle_ttl_seconds", (uint64_t)conf_now->proxy.sticky_sessions.idle_ttl_seconds);
+    text_addz(t, "}\n");
+    return true;
+}
+
 /* ---- table ----------------------------------------------------------------------------------- */
 
 /* clang-format off */
 static int write_health(struct exchange *x, struct text *t) { return parts(x, t, page_health); }
 static int write_version(struct exchange *x, struct text *t) { return parts(x, t, page_version); }
+static int write_sticky(struct exchange *x, struct text *t) { return parts(x, t, page_sticky); }
 static int write_status(struct exchange *x, struct text *t) { return parts(x, t, page_status); }
 static int write_listing(struct exchange *x, struct text *t) { return parts(x, t, listing_page); }
 static int write_model(struct exchange *x, struct text *t) { return parts(x, t, listing_one_page); }
@@ -514,6 +560,7 @@ static const struct exchange_local pages[LOCAL_COUNT] = {
     [LOCAL_HEALTH] = {.write = write_health},
     [LOCAL_VERSION] = {.write = write_version},
     [LOCAL_STATUS] = {.write = write_status, .etag = true},
+    [LOCAL_STATS_STICKY] = {.write = write_sticky},
     [LOCAL_STATUS_MODELS] = {.write = write_status_models, .etag = true, .state = model_status_state},
     [LOCAL_MODELS] = {.write = write_listing, .check = listing_check},
     [LOCAL_MODEL] = {.write = write_model, .check = listing_one_check},

@@ -128,12 +128,6 @@ void attempt_note_limit(struct exchange *x, const struct http_response *r)
     }
 }
 
-/* Requests that a machine works on, as max_concurrent and sessions mean it. */
-static bool is_inference(const struct exchange *x)
-{
-    return x->route.inference >= 0 && str_eq(str_of(x->method), STR("POST"));
-}
-
 struct route_query attempt_query(const struct exchange *x)
 {
     return (struct route_query){
@@ -144,7 +138,9 @@ struct route_query attempt_query(const struct exchange *x)
         .alias = conf_alias_find(conf_now, str_of(x->scan.model)),
         .pin = http_get(x->req.fields, STR("X-Olla-Endpoint")),
         .refreshed = x->refreshed,
-        .counts = is_inference(x),
+        .counts = x->counts,
+        .tokens = (uint32_t)(x->scan.prompt_n / 4 < UINT32_MAX ? x->scan.prompt_n / 4 : UINT32_MAX),
+        .key = x->session.key,
     };
 }
 
@@ -233,6 +229,22 @@ static bool wait_in_line(struct exchange *x, const struct route_choice *choice)
     return false;
 }
 
+static void note_session(struct exchange *x, const struct route_choice *choice)
+{
+    bool had;
+    x->session.pin = choice->pin;
+    if (choice->sticky == STICKY_OFF) {
+        return;
+    }
+    /* A second attempt for a conversation that was known moves it. */
+    bool moved = x->attempts > 1 && x->session.outcome != STICKY_MISS;
+    x->session.outcome = moved ? STICKY_REPIN : choice->sticky;
+    if (x->attempts == 1) {
+        sticky_find(x->session.key, &had);
+        sticky_count(choice->sticky);
+    }
+}
+
 /* Chooses an endpoint, or answers that there is none. false: neither is possible yet. */
 static bool choose(struct exchange *x)
 {
@@ -275,6 +287,7 @@ static bool choose(struct exchange *x)
     x->sent = 0;
     x->deadline = 0;
     endpoint_begin(x->e, &x->use, q.counts, choice.turn);
+    note_session(x, &choice);
     queue_leave(x);
     note_spelling(x, &q);
     return true;

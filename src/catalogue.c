@@ -61,7 +61,10 @@ static void join_run(size_t from, size_t to)
     struct model *plain = NULL;
     for (size_t i = from; i < to; i++) {
         struct model *m = model_at(i);
-        if (m->facts.digest[0]) {
+        if (m->now.serves == 0) { /* in a list that is being read: nobody's, until that is complete */
+            m->head = m->members = m;
+            m->next = NULL;
+        } else if (m->facts.digest[0]) {
             struct model *leader = leader_of(m);
             join(leader, m);
             plain = plain ? plain : leader;
@@ -69,7 +72,7 @@ static void join_run(size_t from, size_t to)
     }
     for (size_t i = from; i < to; i++) {
         struct model *m = model_at(i);
-        if (!m->facts.digest[0]) {
+        if (m->now.serves && !m->facts.digest[0]) {
             plain = plain ? plain : m;
             join(plain, m);
         }
@@ -118,6 +121,9 @@ static void find_families(void)
     for (size_t i = 0; i < model_count(); i++) {
         struct model *m = model_at(i);
         const char *name = m->facts.family;
+        if (!m->now.serves) {
+            continue;
+        }
         size_t at = str_hash(str_of(name)) % SLOTS;
         while (by_family[at] && strcmp(by_family[at]->facts.family, name) != 0) {
             at = (at + 1) % SLOTS;
@@ -217,25 +223,34 @@ endpoint_set catalogue_serves(const struct model *head)
 static bool before(const struct model *a, const struct model *b)
 {
     int ra = model_rank(a, ~(endpoint_set)0), rb = model_rank(b, ~(endpoint_set)0);
-    return ra != rb ? ra < rb : strcmp(a->facts.digest, b->facts.digest) < 0;
+    return ra != rb ? ra < rb : a->serial < b->serial;
+}
+
+/* True if m comes behind the mark among entries with the same name; the marked one may be gone. */
+static bool is_behind(const struct model *m, const struct model_mark *mark)
+{
+    int rank = model_rank(m, ~(endpoint_set)0);
+    return rank != mark->rank ? rank > mark->rank : m->serial > mark->serial;
+}
+
+void catalogue_mark(struct model_mark *mark, const struct model *m)
+{
+    model_set_mark(mark, m);
+    mark->rank = model_rank(m, ~(endpoint_set)0);
 }
 
 const struct model *catalogue_entry_after(const struct model_mark *mark, endpoint_set usable)
 {
     struct str name = str_of(mark->name);
-    const struct model *last = NULL, *m, *best;
     size_t i = name.n > 0 ? model_index(name, true) : 0;
+    const struct model *m, *best;
 
     catalogue_settle();
-    while (name.n > 0 && (m = model_at(i)) != NULL && str_ieq(str_of(m->facts.name), name) && !last) {
-        last = m->serial == mark->serial ? m : NULL;
-        i++;
-    }
-    i = last ? model_index(name, true) : i; /* the rest of its run, or the next one */
-    for (; model_at(i); last = NULL) {
+    while (model_at(i)) {
         const struct model *first = model_at(i);
+        bool same = name.n > 0 && str_ieq(str_of(first->facts.name), name); /* the run of the mark itself */
         for (best = NULL; (m = model_at(i)) != NULL && same_name(m, first); i++) {
-            if (m->head == m && (catalogue_serves(m) & usable) && (!last || before(last, m)) &&
+            if (m->head == m && (catalogue_serves(m) & usable) && (!same || is_behind(m, mark)) &&
                 (!best || before(m, best))) {
                 best = m;
             }
@@ -252,7 +267,7 @@ static bool needs_suffix(const struct model *head)
 {
     const struct model *m;
     for (size_t i = model_index(str_of(head->facts.name), true); (m = model_at(i)) != NULL && same_name(m, head); i++) {
-        if (m->head == m && m != head && before(m, head)) {
+        if (m->now.serves && m->head == m && m != head && before(m, head)) {
             return true;
         }
     }
@@ -264,7 +279,11 @@ void catalogue_id(const struct model *head, struct text *t)
     catalogue_settle();
     text_addz(t, head->facts.name);
     if (needs_suffix(head)) {
-        struct str digest = str_of(head->facts.digest);
+        const struct model *m = head->members; /* the head itself need not have told one */
+        while (m && m->facts.digest[0] == '\0') {
+            m = m->next;
+        }
+        struct str digest = str_of(m ? m->facts.digest : "");
         text_char(t, '-');
         text_add(t, digest.n > SUFFIX_DIGITS ? str_skip(digest, digest.n - SUFFIX_DIGITS) : digest);
     }
@@ -274,6 +293,11 @@ void catalogue_id(const struct model *head, struct text *t)
 static const struct model *find_name(struct str name)
 {
     const struct model *best = NULL, *m;
+    for (size_t i = model_index(name, true); (m = model_at(i)) != NULL && str_ieq(str_of(m->facts.name), name); i++) {
+        if (m->now.serves && m->head == m && !needs_suffix(m)) {
+            return m; /* an id is more than a name */
+        }
+    }
     for (size_t i = model_index(name, true); (m = model_at(i)) != NULL && str_ieq(str_of(m->facts.name), name); i++) {
         if (m->now.serves && (!best || (m->head != best && before(m, best)))) {
             best = m->head;
@@ -288,18 +312,21 @@ static const struct model *find_suffixed(struct str id)
     char mem[OLLA_MODEL_NAME + SUFFIX_DIGITS + 1];
     const struct model *m;
 
-    if (id.n <= SUFFIX_DIGITS || id.p[id.n - SUFFIX_DIGITS - 1] != '-') {
-        return NULL;
-    }
-    struct str name = {id.p, id.n - SUFFIX_DIGITS - 1};
-    for (size_t i = model_index(name, true); (m = model_at(i)) != NULL && str_ieq(str_of(m->facts.name), name); i++) {
-        struct text t = text_in(mem, sizeof(mem));
-        if (m->head != m) {
+    /* A digest may be shorter, and hold a '-' itself. */
+    for (size_t dash = id.n; dash > 0 && id.n - dash <= SUFFIX_DIGITS; dash--) {
+        struct str name = {id.p, dash - 1};
+        if (id.p[dash - 1] != '-') {
             continue;
         }
-        catalogue_id(m, &t);
-        if (!t.full && str_ieq(text_str(&t), id)) {
-            return m;
+        for (size_t i = model_index(name, true); (m = model_at(i)) && str_ieq(str_of(m->facts.name), name); i++) {
+            struct text t = text_in(mem, sizeof(mem));
+            if (m->head != m || !m->now.serves) {
+                continue;
+            }
+            catalogue_id(m, &t);
+            if (!t.full && str_ieq(text_str(&t), id)) {
+                return m;
+            }
         }
     }
     return NULL;

@@ -29,6 +29,9 @@ const struct model *catalogue_name_after(const char *name, endpoint_set scope, e
 /* The entry of the store that shows the name of m, as above. */
 const struct model *catalogue_shown(const struct model *m, endpoint_set scope);
 
+/* Marks an entry. */
+void catalogue_mark(struct model_mark *mark, const struct model *m);
+
 /* The next entry behind the mark that one of `usable` serves. Its members: head->members, then ->next. */
 const struct model *catalogue_entry_after(const struct model_mark *mark, endpoint_set usable);
 

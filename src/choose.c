@@ -10,6 +10,9 @@
 #include "net.h"
 #include "route.h"
 
+/* Tokens that fit everywhere: not worth asking. */
+#define SHORT_PROMPT 1024
+
 /* ---- which have it ---------------------------------------------------------------- */
 
 static int members(endpoint_set set)
@@ -184,7 +187,8 @@ static endpoint_set large_enough(const struct route_query *q, endpoint_set candi
     struct endpoint *e;
     for (int i = 0; q->tokens > 0 && (e = endpoint_at(i)) != NULL; i++) {
         if (candidates & endpoint_bit(e)) {
-            uint32_t context = context_of(e, model_at_endpoint(q, e));
+            bool look = e->max_context > 0 || q->tokens > SHORT_PROMPT;
+            uint32_t context = look ? context_of(e, model_at_endpoint(q, e)) : 0;
             fit |= context == 0 || context >= q->tokens ? endpoint_bit(e) : 0;
         }
     }
@@ -287,6 +291,45 @@ static struct endpoint *best_of(const struct route_query *q, endpoint_set candid
     return best;
 }
 
+/* Requests that the least loaded one of those as good as `like` has. */
+static unsigned least_inflight(const struct route_query *q, const struct endpoint *like, endpoint_set room)
+{
+    unsigned least = like->inflight;
+    struct endpoint *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        bool tier = q->balancer != BALANCE_PRIORITY || e->priority == like->priority;
+        if ((room & endpoint_bit(e)) && tier && rank_of_state(e) == rank_of_state(like) && e->inflight < least) {
+            least = e->inflight;
+        }
+    }
+    return least;
+}
+
+/*
+ * A conversation stays where its beginning is in memory, unless a better tier is back or the endpoint is overloaded:
+ * then another one serves this turn, but the pin stays, because a spike passes.
+ */
+static void stay_or_place(const struct route_query *q, struct route_choice *c, endpoint_set room, endpoint_set equal)
+{
+    bool had;
+    struct endpoint *pinned = sticky_peek(q->key, &had);
+    bool candidate = pinned && (c->candidates & endpoint_bit(pinned));
+    bool lower = candidate && (rank_of_state(pinned) > rank_of_state(c->e) ||
+                               (q->balancer == BALANCE_PRIORITY && pinned->priority < c->e->priority));
+    unsigned slack = (unsigned)conf_now->proxy.sticky_sessions.load_slack;
+
+    if (candidate && !lower) {
+        bool overloaded = !(room & endpoint_bit(pinned)) || pinned->inflight > least_inflight(q, pinned, room) + slack;
+        c->sticky = overloaded ? STICKY_MISS : STICKY_HIT;
+        c->e = overloaded ? c->e : pinned;
+        c->pin = !overloaded;
+        return;
+    }
+    c->sticky = had ? STICKY_REPIN : STICKY_MISS;
+    c->e = sticky_place(q->key, equal);
+    c->pin = true;
+}
+
 /* ---- the decision ---------------------------------------------------------------------- */
 
 /* The wanted endpoint, if it is there and well. */
@@ -326,10 +369,14 @@ struct route_choice route_choose(const struct route_query *q)
         c.status = c.limited ? 429 : 503;
     }
     candidates = large_enough(q, candidates);
+    c.candidates = candidates;
     endpoint_set room = with_room(q, candidates);
     c.full = room ? 0 : candidates;
     uint64_t largest = largest_pass(room);
     c.e = best_of(q, room, largest, &equal);
+    if (c.e && q->key != 0) {
+        stay_or_place(q, &c, room, equal);
+    }
     c.turn = c.e ? endpoint_turn(c.e, largest) : 0;
     c.starting = !c.e && !c.full && endpoint_any_pending();
     return c;

@@ -28,6 +28,7 @@
 #include "multipart.h"
 #include "net.h"
 #include "route.h"
+#include "sticky.h"
 #include "upstream.h"
 
 /* So long a request waits for endpoints that have not been probed yet: at start and after a reload. */
@@ -125,6 +126,13 @@ struct exchange {
     struct json_scan scan;      /* what is known of the model, also when it came otherwise */
     struct multipart_scan form; /* mark_n > 0: the body is one, its model goes to scan */
     struct route route;
+    bool counts; /* a machine works on it: max_concurrent and sessions apply */
+    struct {
+        uint64_t key;       /* of the conversation, 0 = none */
+        const char *source; /* static text */
+        enum sticky_outcome outcome;
+        bool pin; /* the endpoint is to be remembered when it answers */
+    } session;
     bool upgrade;           /* to another protocol: bytes both ways after a 101 */
     struct str query_model; /* the model's value in the query of such a request; p == NULL: none */
 
@@ -271,6 +279,9 @@ bool request_clean_path(struct exchange *x); /* decodes and cleans it in place; 
 void request_begin_body(struct exchange *x); /* chooses where the body will live; X_BODY follows */
 bool request_body_step(struct exchange *x);  /* X_BODY; true: the state has changed */
 void request_too_large(struct exchange *x);  /* 413 */
+
+/* session.c: fills x->session from a request that is complete. */
+void session_find(struct exchange *x);
 
 /* attempt.c: steps of X_CONNECT and X_SEND; true: go on with the next step. */
 bool attempt_connect_step(struct exchange *x);

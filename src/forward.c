@@ -215,6 +215,21 @@ static void reply_framing(struct exchange *x, const struct http_response *r, str
     }
 }
 
+static void sticky_headers(struct exchange *x, struct text *t)
+{
+    struct str id = http_get(x->req.fields, STR("X-Olla-Session-ID"));
+    if (x->session.outcome == STICKY_OFF) {
+        return;
+    }
+    field(t, "X-Olla-Sticky-Session", str_of(sticky_word(x->session.outcome)));
+    if (x->session.source) {
+        field(t, "X-Olla-Sticky-Key-Source", str_of(x->session.source));
+        if (id.n > 0 && str_eq(str_of(x->session.source), STR("session_header"))) {
+            field(t, "X-Olla-Session-ID", id);
+        }
+    }
+}
+
 bool forward_response_head(struct exchange *x, const struct http_response *r, struct text *t)
 {
     struct str rest = r->fields;
@@ -228,6 +243,7 @@ bool forward_response_head(struct exchange *x, const struct http_response *r, st
     text_add(t, r->reason.n > 0 ? r->reason : str_of(reason));
     text_addz(t, "\r\n");
     forward_own_headers(x, t);
+    sticky_headers(x, t);
     text_addz(t, "X-Olla-Response-Time: ");
     text_u64(t, x->head_at - x->started);
     text_addz(t, "ms\r\nX-Served-By: Olla/" OLLA_VERSION "\r\nVia: 1.1 " AGENT "\r\n");

@@ -32,13 +32,16 @@ int http_hex_value(char c)
 
 /* ---- paths ---------------------------------------------------------------------- */
 
-long http_unescape(struct str path, char *to, size_t cap)
+/* plus: a '+' stands for a blank, as forms have it. */
+static long unescape(struct str path, char *to, size_t cap, bool plus)
 {
     size_t n = 0;
 
     for (size_t i = 0; i < path.n; i++) {
         int byte = (unsigned char)path.p[i];
-        if (byte == '%') {
+        if (byte == '+' && plus) {
+            byte = ' ';
+        } else if (byte == '%') {
             int high = path.n - i > 2 ? http_hex_value(path.p[i + 1]) : -1;
             int low = path.n - i > 2 ? http_hex_value(path.p[i + 2]) : -1;
             /* An encoded NUL would end the path for some readers only. */
@@ -102,6 +105,11 @@ bool http_retry_after(struct str value, int64_t wall_ms, uint64_t *ms)
     return at >= 0;
 }
 
+long http_unescape(struct str path, char *to, size_t cap)
+{
+    return unescape(path, to, cap, false);
+}
+
 bool http_query(struct str query, struct str key, char *to, size_t cap, struct str *raw)
 {
     to[0] = '\0';
@@ -113,10 +121,7 @@ bool http_query(struct str query, struct str key, char *to, size_t cap, struct s
             continue;
         }
         struct str value = str_skip(pair, eq + 1);
-        long n = http_unescape(value, to, cap - 1);
-        for (long i = 0; i < n; i++) {
-            to[i] = to[i] == '+' ? ' ' : to[i];
-        }
+        long n = unescape(value, to, cap - 1, true);
         to[n > 0 ? n : 0] = '\0';
         if (raw) {
             *raw = value;

@@ -213,6 +213,11 @@ bool json_scaled(const struct json_slice *s, int node, unsigned digits, uint64_t
     }
     struct str rest = {s->text.p + t->start, (size_t)(t->end - t->start)};
     text_add(&whole, str_split(&rest, '.'));
+    for (size_t i = digits; i < rest.n; i++) { /* what is cut off has to be digits, too */
+        if (rest.p[i] < '0' || rest.p[i] > '9') {
+            return false;
+        }
+    }
     for (unsigned i = 0; i < digits; i++) {
         text_char(&whole, i < rest.n ? rest.p[i] : '0');
     }
@@ -235,7 +240,7 @@ bool json_item(const struct json_slice *s, int array, unsigned i, char *to, size
             return json_string(s, at, to, cap);
         }
     }
-    return false;
+    return json_string(s, -1, to, cap);
 }
 
 /* ---- writing ------------------------------------------------------------------ */

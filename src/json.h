@@ -84,13 +84,32 @@ struct json_scan {
     uint64_t model_from;         /* byte range of the model's value with its quotes, in the body; */
     uint64_t model_to;           /* 0 = no model with a string value, not even an empty one */
 
+    /*
+     * What tells one conversation from others: hashes of texts, 0 = there is none. The prefix is the text of "messages"
+     * (else "prompt", "input") as it was written, to the end of the first message of the user.
+     */
+    uint64_t user_id;      /* metadata.user_id, from behind "session_" where that occurs */
+    uint64_t cache_key;    /* prompt_cache_key */
+    uint64_t conversation; /* conversation_id, or conversation */
+    uint64_t prefix;
+    uint64_t prefix_max;    /* input: no more bytes of it, 0 = all */
+    uint64_t prompt_n;      /* bytes of the value that the prefix is of */
+    bool stream, no_stream; /* "stream" is true, is false */
+
     /* state, private to json_scan.c */
     uint64_t at;       /* bytes seen */
     uint64_t quote_at; /* where the model's value began */
-    uint8_t seen;      /* which keys have come */
-    uint8_t key;       /* the one whose value is being read */
-    struct json_top top;
+    uint64_t hash, hashed, prompt_at;
+    uint8_t seen;    /* which keys have come */
+    uint8_t key;     /* the one whose value is being read */
+    uint8_t inside;  /* a value that is looked into */
+    uint8_t matched; /* bytes of "session_" */
+    bool element, user, prompt_open, prompt_text;
+    struct json_top top, sub;
 };
+
+/* Texts that tell sessions apart are at least so long. */
+#define JSON_SESSION_MIN 8
 
 /* Feeds the next n bytes of the body. Never fails. A byte order mark at the start is skipped. */
 void json_scan_feed(struct json_scan *s, const char *p, size_t n);

@@ -194,12 +194,66 @@ static bool key_is(const struct json_top *t, const char *key)
 
 enum { SEEN_MODEL = 1, SEEN_NAME = 2 };
 
+/* Keys whose strings are wanted besides, as values of json_scan.key; not kept in `seen`. */
+enum { KEY_CACHE = 16, KEY_CONVERSATION, KEY_CONVERSATION_ID };
+
+/* What is looked into. */
+enum { INSIDE_NOTHING = 0, INSIDE_PROMPT, INSIDE_METADATA, INSIDE_USER_ID };
+
+#define HASH_START UINT64_C(14695981039346656037)
+#define HASH_PRIME UINT64_C(1099511628211)
+
+static uint64_t hash_bytes(uint64_t h, const char *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        h = (h ^ (unsigned char)p[i]) * HASH_PRIME;
+    }
+    return h;
+}
+
+/* Too short a text tells nobody from anybody. */
+static uint64_t hash_text(struct str s)
+{
+    return s.n >= JSON_SESSION_MIN ? hash_bytes(HASH_START, s.p, s.n) | 1 : 0;
+}
+
+static void end_prefix(struct json_scan *s)
+{
+    s->prefix = s->hash | 1;
+    s->inside = INSIDE_NOTHING;
+}
+
+/* The prompt's value begins with c. */
+static void begin_prompt(struct json_scan *s, char c, uint64_t at)
+{
+    if ((c != '[' && c != '"') || s->prefix != 0) {
+        return;
+    }
+    s->inside = INSIDE_PROMPT;
+    s->element = s->user = false;
+    s->prompt_text = c == '"';
+    s->hash = hash_bytes(HASH_START, &c, 1);
+    s->hashed = 1;
+    s->prompt_at = at - 1;
+    s->prompt_open = true;
+}
+
 /* A value begins with c, which is the byte before `at`. */
 static void begin_value(struct json_scan *s, char c, uint64_t at)
 {
+    static const struct {
+        const char *name;
+        uint8_t key;
+    } texts[] = {{"prompt_cache_key", KEY_CACHE},
+                 {"conversation", KEY_CONVERSATION},
+                 {"conversation_id", KEY_CONVERSATION_ID}};
     const bool name = s->take_name && c == '"' && key_is(&s->top, "name");
     const uint8_t key = name ? SEEN_NAME : key_is(&s->top, "model") ? SEEN_MODEL : 0;
 
+    if (s->prompt_open) {
+        s->prompt_n = at - s->prompt_at;
+        s->prompt_open = false;
+    }
     /* Twice whatever the values are: parsers differ in which of the two they take. */
     s->model_twice = s->model_twice || (s->seen & key) != 0;
     s->seen |= key;
@@ -207,6 +261,138 @@ static void begin_value(struct json_scan *s, char c, uint64_t at)
     if (key != 0 && c == '"') {
         s->quote_at = at - 1;
         begin_capture(&s->top);
+        return;
+    }
+    for (size_t i = 0; i < OLLA_COUNT(texts) && c == '"'; i++) {
+        if (key_is(&s->top, texts[i].name)) {
+            s->key = texts[i].key;
+            begin_capture(&s->top);
+            return;
+        }
+    }
+    if (key_is(&s->top, "messages") || key_is(&s->top, "prompt") || key_is(&s->top, "input")) {
+        begin_prompt(s, c, at);
+    } else if (key_is(&s->top, "metadata") && c == '{') {
+        memset(&s->sub, 0, sizeof s->sub);
+        s->sub.state = JSON_KEY;
+        s->inside = INSIDE_METADATA;
+    } else if (key_is(&s->top, "stream")) {
+        s->stream = c == 't';
+        s->no_stream = c == 'f';
+    }
+}
+
+/* ---- values that are looked into ---------------------------------------------------- */
+
+/* Bytes of the prompt; those behind the user's first message are not looked at any more. */
+static void look_at_prompt(struct json_scan *s, const char *p, size_t n)
+{
+    const char *const end = p + n;
+
+    while (p < end && s->inside == INSIDE_PROMPT) {
+        const char *from = p;
+        if (s->prompt_text) {
+            p = end;
+        } else if (!s->element) {
+            s->element = *p++ == '{';
+            if (s->element) {
+                memset(&s->sub, 0, sizeof s->sub);
+                s->sub.state = JSON_KEY;
+            }
+        } else {
+            const enum event event = next_event(&s->sub, &p, end);
+            if (event == EVENT_VALUE && key_is(&s->sub, "role") && p[-1] == '"') {
+                begin_capture(&s->sub);
+            } else if (event == EVENT_TEXT) {
+                s->user = str_eq((struct str){s->sub.text, s->sub.n}, STR("user"));
+            }
+        }
+        size_t take = (size_t)(p - from);
+        if (s->prefix_max > 0 && s->hashed + take >= s->prefix_max) {
+            take = s->prefix_max > s->hashed ? (size_t)(s->prefix_max - s->hashed) : 0;
+            s->hash = hash_bytes(s->hash, from, take);
+            end_prefix(s);
+            return;
+        }
+        s->hash = hash_bytes(s->hash, from, take);
+        s->hashed += take;
+        if (s->element && (s->sub.state == JSON_DONE || s->sub.broken)) {
+            s->element = false;
+            if (s->user || s->sub.broken) {
+                end_prefix(s);
+            }
+        }
+    }
+}
+
+/* Bytes of the string metadata.user_id, with the quote that ends it. */
+static void look_at_user_id(struct json_scan *s, const char *p, size_t n)
+{
+    static const char mark[] = "session_";
+
+    for (size_t i = 0; i < n; i++) {
+        s->matched = p[i] == mark[s->matched] ? s->matched + 1 : p[i] == mark[0];
+        if (s->matched == sizeof mark - 1) {
+            s->matched = 0;
+            s->hash = HASH_START;
+            s->hashed = 0;
+        } else {
+            s->hash = hash_bytes(s->hash, &p[i], 1);
+            s->hashed++;
+        }
+    }
+}
+
+static void look_at_metadata(struct json_scan *s, const char *p, size_t n)
+{
+    const char *const end = p + n;
+
+    while (p < end) {
+        if (s->inside == INSIDE_USER_ID) {
+            const char *from = p;
+            p = skip_string(&s->sub, p, end);
+            look_at_user_id(s, from, (size_t)(p - from));
+            if (!s->sub.in_string) {
+                s->user_id = s->hashed > JSON_SESSION_MIN ? s->hash | 1 : 0; /* the quote was counted too */
+                s->inside = INSIDE_METADATA;
+            }
+        } else if (next_event(&s->sub, &p, end) == EVENT_VALUE && key_is(&s->sub, "user_id") && p[-1] == '"') {
+            s->inside = INSIDE_USER_ID;
+            s->hash = HASH_START;
+            s->hashed = 0;
+            s->matched = 0;
+        }
+    }
+}
+
+/* Takes the bytes of the value that is looked into, as far as it goes. */
+static const char *look_inside(struct json_scan *s, const char *p, const char *end)
+{
+    /* The main reader finds the end of the value, this one looks at what it passed. */
+    const char *const to = cross(&s->top, 0, p, end);
+    const bool over = !s->top.in_string && s->top.depth == 0;
+
+    if (s->inside == INSIDE_PROMPT) {
+        look_at_prompt(s, p, (size_t)(to - p));
+        if (over && s->inside == INSIDE_PROMPT) {
+            end_prefix(s);
+        }
+    } else {
+        look_at_metadata(s, p, (size_t)(to - p));
+    }
+    s->inside = over ? INSIDE_NOTHING : s->inside;
+    return to;
+}
+
+/* A string that was captured, but is not the model. */
+static void end_text(struct json_scan *s)
+{
+    const uint64_t h = hash_text(str_trim((struct str){s->top.text, s->top.n}));
+
+    if (s->key == KEY_CACHE) {
+        s->cache_key = h;
+    } else if (s->key == KEY_CONVERSATION_ID || s->conversation == 0) {
+        s->conversation = h;
     }
 }
 
@@ -243,16 +429,25 @@ static void end_model(struct json_scan *s, uint64_t at)
 void json_scan_feed(struct json_scan *s, const char *p, size_t n)
 {
     const char *const end = p + n;
-    enum event event;
 
     s->at += n;
-    while ((event = next_event(&s->top, &p, end)) != EVENT_NONE) {
+    while (p < end && !s->top.broken) {
+        if (s->inside != INSIDE_NOTHING) {
+            p = look_inside(s, p, end);
+            continue;
+        }
+        const enum event event = next_event(&s->top, &p, end);
         const uint64_t at = s->at - (uint64_t)(end - p);
         if (event == EVENT_VALUE) {
             begin_value(s, p[-1], at);
-        } else {
+        } else if (event == EVENT_TEXT && s->key >= KEY_CACHE) {
+            end_text(s);
+        } else if (event == EVENT_TEXT) {
             end_model(s, at);
         }
+    }
+    if (s->prompt_open) {
+        s->prompt_n = s->at - s->prompt_at; /* so far */
     }
 }
 
@@ -355,6 +550,7 @@ int json_members_feed(struct json_members *m, const char *p, size_t n, size_t *u
             if (next_event(t, &p, end) == EVENT_VALUE) {
                 begin_member(m, p[-1]);
             }
+            t->broken = t->broken && t->state != JSON_DONE; /* what follows the object is not looked at */
             continue;
         }
         const bool simple = !t->in_string && t->depth == 0;

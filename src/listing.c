@@ -173,14 +173,17 @@ static bool next(struct exchange *x, const struct fleet *fleet, struct shown *s,
     struct text t = text_in(id, cap);
 
     if (x->place.alias == 0) {
-        struct model_mark mark = {.serial = x->place.serial};
+        struct model_mark mark = {.serial = x->place.serial, .rank = (int)x->place.index};
         str_copy(mark.name, sizeof(mark.name), str_of(x->spelling));
         m = entries ? catalogue_entry_after(&mark, fleet->usable)
                     : catalogue_name_after(x->spelling, fleet->scope, fleet->usable);
     }
     if (m) {
         str_copy(x->spelling, sizeof(x->spelling), str_of(m->facts.name));
-        x->place.serial = m->serial;
+        struct model_mark mark;
+        catalogue_mark(&mark, m);
+        x->place.serial = mark.serial;
+        x->place.index = (uint32_t)mark.rank;
         if (entries) {
             catalogue_id(m, &t);
         } else {

@@ -35,6 +35,7 @@ void loop_init_pools(void)
     body_init();
     upstream_init();
     model_init();
+    sticky_init();
     probe_init();
     client_init();
     exchange_init(admin_pages());

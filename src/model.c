@@ -149,7 +149,7 @@ static const struct model_facts *joined_facts(const struct model *m, const struc
                                               const struct model_facts *facts)
 {
     static struct model_facts joined;
-    const struct model_facts *known = m->news ? &m->news->facts : &m->facts;
+    const struct model_facts *known = m->news && m->news_of == endpoint_bit(e) ? &m->news->facts : &m->facts;
     endpoint_set others = (m->now.serves | m->coming.serves) & ~endpoint_bit(e);
     const struct endpoint *other;
     bool first = true;
@@ -165,14 +165,34 @@ static const struct model_facts *joined_facts(const struct model *m, const struc
     return &joined;
 }
 
+static void take_news(struct model *m, bool ok)
+{
+    if (m->news && ok) {
+        m->facts = m->news->facts;
+    }
+    pool_put(POOL_MODEL, m->news);
+    m->news = NULL;
+}
+
+/* Room for a new entry: news that others have told have to go before a model is left out. */
+static struct model *get_model(void)
+{
+    for (size_t i = 0; i < total && pool_free_count(POOL_MODEL) == 0; i++) {
+        take_news(sorted[i], false);
+    }
+    return pool_get(POOL_MODEL);
+}
+
 bool model_offer(const struct endpoint *e, const struct model_facts *facts, enum model_state state)
 {
-    static uint32_t serial;
     struct str name = str_of(facts->name);
     struct model_where here = {endpoint_bit(e), state & 1 ? endpoint_bit(e) : 0, state & 2 ? endpoint_bit(e) : 0};
     size_t at = model_index(name, false);
 
-    while (at < total && str_eq(name_of(at), name) && strcmp(sorted[at]->facts.digest, facts->digest) < 0) {
+    uint32_t serial = str_hash(str_of(facts->digest));
+    while (at < total && str_eq(name_of(at), name) &&
+           (sorted[at]->serial < serial ||
+            (sorted[at]->serial == serial && strcmp(sorted[at]->facts.digest, facts->digest) < 0))) {
         at++;
     }
     if (at < total && str_eq(name_of(at), name) && strcmp(sorted[at]->facts.digest, facts->digest) == 0) {
@@ -181,20 +201,21 @@ bool model_offer(const struct endpoint *e, const struct model_facts *facts, enum
         bool differs = memcmp(&m->facts, told, sizeof(*told)) != 0;
         if (differs && !m->news) {
             m->news = pool_get(POOL_MODEL); /* without one the old facts stay: no harm */
+            m->news_of = here.serves;
         }
-        if (differs && m->news) {
+        if (differs && m->news && m->news_of == here.serves) {
             m->news->facts = *told;
         }
         replace(&m->coming, &here, endpoint_bit(e));
         return true;
     }
-    struct model *m = pool_get(POOL_MODEL);
+    struct model *m = get_model();
     if (!m) {
         return false;
     }
     m->facts = *facts;
     m->coming = here;
-    m->serial = ++serial;
+    m->serial = serial;
     memmove(&sorted[at + 1], &sorted[at], (total - at) * sizeof(sorted[0]));
     sorted[at] = m;
     total++;
@@ -211,22 +232,14 @@ void model_improve(const struct endpoint *e, uint32_t context, unsigned said, en
         }
         if (!m->news && (m->news = pool_get(POOL_MODEL)) != NULL) {
             m->news->facts = m->facts;
+            m->news_of = endpoint_bit(e);
         }
-        if (m->news) {
+        if (m->news && m->news_of == endpoint_bit(e)) {
             m->news->facts.context = context > 0 ? context : m->news->facts.context;
             m->news->facts.said |= said;
             m->news->facts.kind = kind != KIND_UNKNOWN ? kind : m->news->facts.kind;
         }
     }
-}
-
-static void take_news(struct model *m, bool ok)
-{
-    if (m->news && ok) {
-        m->facts = m->news->facts;
-    }
-    pool_put(POOL_MODEL, m->news);
-    m->news = NULL;
 }
 
 static void sweep(void)
@@ -249,7 +262,7 @@ unsigned model_list_end(const struct endpoint *e, bool ok)
     unsigned n = 0;
     for (size_t i = 0; i < total; i++) {
         struct model *m = sorted[i];
-        if (m->coming.serves & endpoint_bit(e)) {
+        if (m->news && m->news_of == endpoint_bit(e)) {
             take_news(m, ok);
         }
         if (ok) {
@@ -386,10 +399,8 @@ size_t model_behind(const struct model_mark *mark)
     struct str name = str_of(mark->name);
     size_t i = name.n > 0 ? model_index(name, false) : 0, after = i;
 
-    for (; after < total && name.n > 0 && str_eq(name_of(after), name); after++) {
-        if (sorted[after]->serial == mark->serial) {
-            return after + 1;
-        }
+    while (after < total && name.n > 0 && str_eq(name_of(after), name) && sorted[after]->serial <= mark->serial) {
+        after++;
     }
     return after;
 }
@@ -428,14 +439,16 @@ static size_t likeness(struct str a, struct str b)
 int model_near(struct str name, struct text *t)
 {
     size_t best[3], score[3] = {0, 0, 0};
+    size_t last = total;
     int n = 0;
 
     for (size_t i = 0; i < total; i++) {
         size_t s = likeness(name, name_of(i));
-        bool again = i > 0 && sorted[i - 1]->now.serves != 0 && str_eq(name_of(i), name_of(i - 1));
+        bool again = last < i && str_eq(name_of(i), name_of(last));
         if (sorted[i]->now.serves == 0 || s < 5 || again) {
             continue;
         }
+        last = i;
         int at = n < 3 ? n : 2;
         if (n == 3 && s <= score[2]) {
             continue;

@@ -56,7 +56,8 @@ struct model {
     struct model_where now;
     struct model_where coming; /* in a list that is being read */
     struct model *news;        /* facts that are in force when the list that tells them is complete */
-    uint32_t serial;           /* another one for each entry that ever was */
+    endpoint_set news_of;      /* whose list that is */
+    uint32_t serial;           /* of the digest; entries with one name are in this order */
     /* catalogue.c's: the entry that stands for all that belong together, the first of them, the next of them */
     struct model *head, *members, *next;
     uint16_t family_no;
@@ -66,6 +67,7 @@ struct model {
 struct model_mark {
     char name[OLLA_MODEL_NAME];
     uint32_t serial;
+    int rank; /* catalogue.c's */
 };
 
 void model_init(void);

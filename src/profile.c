@@ -261,8 +261,10 @@ const char *profile_known_types(const struct conf *c)
     static char names[320 + 34 * OLLA_MAX_PROFILES];
     struct text t = text_in(names, sizeof(names));
     for (int i = 0; i < c->profiles; i++) {
-        text_addz(&t, c->profile[i].name);
-        text_addz(&t, ", ");
+        if (!builtin(str_of(c->profile[i].name))) {
+            text_addz(&t, c->profile[i].name);
+            text_addz(&t, ", ");
+        }
     }
     for (size_t i = 0; i < OLLA_COUNT(profiles); i++) {
         text_addz(&t, profiles[i].name);
@@ -287,7 +289,8 @@ bool profile_same(const struct profile *a, const struct profile *b)
 
 bool profile_serves(const struct profile *p, const struct profile *route)
 {
-    return p == route || (route->any && (p->apis & API_OPENAI));
+    /* By name: a reload moves configured types, and a request may hold the old one. */
+    return p == route || str_eq(str_of(p->name), str_of(route->name)) || (route->any && (p->apis & API_OPENAI));
 }
 
 bool profile_has_path(const struct profile *p, struct str path)
@@ -403,6 +406,13 @@ int profile_check(const struct conf *c, conf_message *say)
         for (size_t k = 0; k < OLLA_COUNT(rows); k++) {
             if (!rows[k].good) {
                 conf_tell(c, say, p->line, "profile", p->name, rows[k].key, rows[k].value, rows[k].remedy);
+                result = OLLA_ERR;
+            }
+        }
+        for (int k = 0; k < i; k++) {
+            const struct profile *changed = builtin(str_of(p->name));
+            if (changed && changed == builtin(str_of(c->profile[k].name))) {
+                conf_tell(c, say, p->line, "profile", p->name, "changes the same type as", c->profile[k].name, "");
                 result = OLLA_ERR;
             }
         }

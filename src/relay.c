@@ -58,6 +58,9 @@ static void begin_reply(struct exchange *x, const struct http_response *r, size_
         return;
     }
     buf_text_done(&c->out, &t);
+    if (x->session.pin && r->status < 500) {
+        sticky_pin(x->session.key, x->e);
+    }
     http_body_start(&x->out_body, r->framing, r->length);
     buf_consume(&x->u->in, head_n);
     x->began = true;

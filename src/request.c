@@ -50,6 +50,7 @@ void request_begin_body(struct exchange *x)
 
     http_body_start(&x->in_body, x->req.framing, x->req.length);
     x->scan.take_name = x->route.dialect == DIALECT_OLLAMA;
+    x->scan.prefix_max = (uint64_t)conf_now->proxy.sticky_sessions.prefix_hash_bytes;
     multipart_start(&x->form, http_get(x->req.fields, STR("Content-Type")));
     x->body.home = BODY_INLINE;
     x->body.mem = c->in.mem + x->raw_at;
@@ -226,7 +227,9 @@ bool request_body_step(struct exchange *x)
         reply_refuse(x, 404, "model_not_found", "the model name is longer than any model here");
     } else {
         x->reusable = conf_now->proxy.engine == ENGINE_OLLA;
+        x->counts = x->route.inference >= 0 && str_eq(str_of(x->method), STR("POST"));
         x->deadline = 0;
+        session_find(x);
         x->state = X_CONNECT;
     }
     return true;

@@ -24,6 +24,7 @@ static const struct {
     /* clang-format off */
     {STR("/internal/health"),          EXACT, false, ROUTE_LOCAL,    LOCAL_HEALTH,        0,                 DIALECT_PLAIN},
     {STR("/internal/status"),          EXACT, false, ROUTE_LOCAL,    LOCAL_STATUS,        0,                 DIALECT_PLAIN},
+    {STR("/internal/stats/sticky"),    EXACT, false, ROUTE_LOCAL,    LOCAL_STATS_STICKY,  0,                 DIALECT_PLAIN},
     {STR("/internal/status/models"),   EXACT, false, ROUTE_LOCAL,    LOCAL_STATUS_MODELS, 0,                 DIALECT_PLAIN},
     {STR("/version"),                  EXACT, false, ROUTE_LOCAL,    LOCAL_VERSION,       0,                 DIALECT_PLAIN},
     {STR("/olla/models"),              EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_UNIFIED,   DIALECT_PLAIN},

@@ -9,6 +9,7 @@
 
 #include "endpoint.h"
 #include "model.h"
+#include "sticky.h"
 
 /* In which words a client wants to hear about errors (DESIGN of compatibility: by path). */
 enum dialect { DIALECT_PLAIN = 0, DIALECT_OPENAI, DIALECT_OLLAMA, DIALECT_ANTHROPIC };
@@ -19,6 +20,7 @@ enum local_page {
     LOCAL_VERSION,
     LOCAL_STATUS,
     LOCAL_STATUS_MODELS,
+    LOCAL_STATS_STICKY,
     LOCAL_MODELS,     /* a list, in the route's format */
     LOCAL_MODEL,      /* one of it; its name is the route's target */
     LOCAL_OLLA_MODEL, /* one entry of the catalogue, with all that is known; likewise */
@@ -89,17 +91,21 @@ struct route_query {
     bool refreshed;                 /* the lists were read anew for this request */
     bool counts;                    /* max_concurrent applies */
     uint32_t tokens;                /* of the prompt, about; 0 = not known */
+    uint64_t key;                   /* of the conversation, 0 = none */
 };
 
 /* What was decided; the words go into X-Olla-Routing-* (http-surface.md 5.4). */
 struct route_choice {
-    struct endpoint *e;   /* NULL: nothing, see status */
-    int status;           /* 404 or 503 */
-    bool no_such_pin;     /* 404: nobody has the wanted name */
-    bool starting;        /* nothing yet, but endpoints are still being probed: worth a look soon */
-    uint64_t turn;        /* of e in the rotation, for endpoint_begin */
-    endpoint_set full;    /* not empty: these would take it, but are at their max_concurrent */
-    bool closed, limited; /* all that are left: not before closed_ms; because of limits they named (429) */
+    struct endpoint *e;         /* NULL: nothing, see status */
+    int status;                 /* 404 or 503 */
+    bool no_such_pin;           /* 404: nobody has the wanted name */
+    bool starting;              /* nothing yet, but endpoints are still being probed: worth a look soon */
+    enum sticky_outcome sticky; /* STICKY_OFF: no key, or pinned by name */
+    bool pin;                   /* e is to be remembered for the conversation */
+    uint64_t turn;              /* of e in the rotation, for endpoint_begin */
+    endpoint_set candidates;    /* that are open and large enough */
+    endpoint_set full;          /* not empty: these would take it, but are at their max_concurrent */
+    bool closed, limited;       /* all that are left: not before closed_ms; because of limits they named (429) */
     uint64_t closed_ms;
     bool refresh;         /* the discovery strategy wants the lists read anew before it decides */
     const char *strategy; /* "strict", ... or "alias" */

@@ -102,6 +102,29 @@ static bool starts_with(const char *s, const char *start)
 
 /* ---- defaults and reading back ------------------------------------------ */
 
+static void check_load_defaults(void)
+{
+    assert_int_equal(conf.proxy.profile, RELAY_AUTO);
+    assert_int_equal(conf.proxy.breaker.consecutive_failures, 3);
+    assert_int_equal(conf.proxy.breaker.window, 16);
+    assert_int_equal(conf.proxy.breaker.failure_percent, 50);
+    assert_int_equal(conf.proxy.breaker.open_time, 10000);
+    assert_int_equal(conf.proxy.breaker.max_open_time, 120000);
+    assert_int_equal(conf.proxy.queue.max_waiting, 64);
+    assert_int_equal(conf.proxy.queue.timeout, 60000);
+    assert_int_equal(conf.proxy.heartbeat.interval, 15000);
+    assert_false(conf.proxy.heartbeat.json);
+    assert_true(conf.proxy.sticky_sessions.enabled);
+    assert_int_equal(conf.proxy.sticky_sessions.idle_ttl_seconds, 600);
+    assert_int_equal(conf.proxy.sticky_sessions.max_sessions, 1024);
+    assert_int_equal(conf.proxy.sticky_sessions.key_sources_n, 3);
+    assert_int_equal(conf.proxy.sticky_sessions.key_sources[0], KEY_SESSION_HEADER);
+    assert_int_equal(conf.proxy.sticky_sessions.key_sources[1], KEY_PREFIX_HASH);
+    assert_int_equal(conf.proxy.sticky_sessions.key_sources[2], KEY_AUTH_HEADER);
+    assert_int_equal(conf.proxy.sticky_sessions.prefix_hash_bytes, 0);
+    assert_int_equal(conf.proxy.sticky_sessions.load_slack, 2);
+}
+
 static void check_default_settings(void)
 {
     static const uint16_t statuses[] = {429, 502, 503, 504, 529};
@@ -135,6 +158,7 @@ static void check_default_settings(void)
     assert_int_equal(conf.discovery.model_discovery.concurrent_workers, 5);
     assert_int_equal(conf.logging.level, LOG_LEVEL_INFO);
     assert_int_equal(conf.logging.format, LOG_FORMAT_AUTO);
+    check_load_defaults();
 }
 
 static void check_builtin_endpoint(void)
@@ -153,6 +177,14 @@ static void check_builtin_endpoint(void)
     assert_int_equal(e->priority, 100);
     assert_true(e->enabled);
     assert_false(e->preserve_path);
+    assert_int_equal(e->weight, 1);
+    assert_int_equal(e->max_concurrent, 0);
+    assert_int_equal(e->max_context, 0);
+    assert_int_equal(e->serves_n, 0);
+    assert_int_equal(e->health, HEALTH_HTTP);
+    assert_int_equal(e->connection_timeout, 0);
+    assert_int_equal(e->first_byte_timeout, 0);
+    assert_int_equal(e->read_timeout, 0);
     assert_int_equal(e->line, 0);
 }
 
@@ -183,7 +215,12 @@ static const char all_settings[] =
     "idle_timeout = 4s\nshutdown_timeout = 5s\nrequest_logging = false\nroot_api = off\n"
     "[server.request_limits]\nmax_body_size = 2 MiB\nmax_header_size = 2048\n"
     "[proxy]\nengine = sherpa\nload_balancer = priority\nconnection_timeout = 6s\nconnection_keep_alive = 7s\n"
-    "response_header_timeout = 8s\nread_timeout = 9s\nspool_dir = /var/spool/olla\n"
+    "response_header_timeout = 8s\nread_timeout = 9s\nspool_dir = /var/spool/olla\nprofile = standard\n"
+    "[proxy.breaker]\nconsecutive_failures = 4\nwindow = 20\nfailure_percent = 60\nopen_time = 14s\n"
+    "max_open_time = 15s\n[proxy.queue]\nmax_waiting = 16\ntimeout = 17s\n"
+    "[proxy.heartbeat]\ninterval = 18s\njson = true\n"
+    "[proxy.sticky_sessions]\nenabled = false\nidle_ttl_seconds = 19\nmax_sessions = 20\n"
+    "key_sources = ip, session_header\nprefix_hash_bytes = 21\nload_slack = 22\n"
     "[proxy.retry]\nenabled = no\nmax_attempts = 3\non_status = 500, 503\non_connection_lost = n\n"
     "[discovery]\ntype = static\n"
     "[discovery.static]\nendpoints =\n"
@@ -197,7 +234,12 @@ static const char all_settings[] =
     "[endpoint:gpu]\nname = big\nurl = http://[2001:db8::1]:8001/base/\ntype = vLLM\npriority = 0\nenabled = false\n"
     "health_check_url = /alive\nmodel_url = http://192.0.2.9/list\ncheck_interval = 20s\ncheck_timeout = 19s\n"
     "preserve_path = true\nmodel_filter.include = llama*, *qwen*\nmodel_filter.include = phi\n"
-    "model_filter.exclude = [ '*embed*' ]\n";
+    "model_filter.exclude = [ '*embed*' ]\nweight = 23\nmax_concurrent = 24\nmax_context = 25\n"
+    "serves = rerank, chat\nserves = audio\nhealth = passive\nconnection_timeout = 26s\nfirst_byte_timeout = 27s\n"
+    "read_timeout = 28s\n"
+    "[profile:house]\nprefixes = house, \"mansion\"\nprefixes = hut ; x\nhealth_check_path = /alive?x=1\n"
+    "model_discovery_path = /list\nresponse_format = LM-Studio\nopenai_compatible = no\nopenai_base = /api\n"
+    "messages_path = /x/v1/messages\nidle_timeout = 1m30s\n";
 
 static void check_all_endpoint_keys(void)
 {
@@ -226,7 +268,60 @@ static void check_all_endpoint_keys(void)
     assert_string_equal(e->model_filter.include.item[2], "phi");
     assert_int_equal(e->model_filter.exclude.n, 1);
     assert_string_equal(e->model_filter.exclude.item[0], "*embed*");
-    assert_int_equal(e->line, 51);
+    assert_int_equal(e->weight, 23);
+    assert_int_equal(e->max_concurrent, 24);
+    assert_int_equal(e->max_context, 25);
+    assert_int_equal(e->serves_n, 3);
+    assert_int_equal(e->serves[0], SERVES_RERANK);
+    assert_int_equal(e->serves[1], SERVES_CHAT);
+    assert_int_equal(e->serves[2], SERVES_AUDIO);
+    assert_int_equal(e->health, HEALTH_PASSIVE);
+    assert_int_equal(e->connection_timeout, 26000);
+    assert_int_equal(e->first_byte_timeout, 27000);
+    assert_int_equal(e->read_timeout, 28000);
+    assert_int_equal(e->line, 71);
+}
+
+static void check_load_settings(void)
+{
+    assert_int_equal(conf.proxy.profile, RELAY_STANDARD);
+    assert_int_equal(conf.proxy.breaker.consecutive_failures, 4);
+    assert_int_equal(conf.proxy.breaker.window, 20);
+    assert_int_equal(conf.proxy.breaker.failure_percent, 60);
+    assert_int_equal(conf.proxy.breaker.open_time, 14000);
+    assert_int_equal(conf.proxy.breaker.max_open_time, 15000);
+    assert_int_equal(conf.proxy.queue.max_waiting, 16);
+    assert_int_equal(conf.proxy.queue.timeout, 17000);
+    assert_int_equal(conf.proxy.heartbeat.interval, 18000);
+    assert_true(conf.proxy.heartbeat.json);
+    assert_false(conf.proxy.sticky_sessions.enabled);
+    assert_int_equal(conf.proxy.sticky_sessions.idle_ttl_seconds, 19);
+    assert_int_equal(conf.proxy.sticky_sessions.max_sessions, 20);
+    assert_int_equal(conf.proxy.sticky_sessions.key_sources_n, 2);
+    assert_int_equal(conf.proxy.sticky_sessions.key_sources[0], KEY_IP);
+    assert_int_equal(conf.proxy.sticky_sessions.key_sources[1], KEY_SESSION_HEADER);
+    assert_int_equal(conf.proxy.sticky_sessions.prefix_hash_bytes, 21);
+    assert_int_equal(conf.proxy.sticky_sessions.load_slack, 22);
+}
+
+static void check_all_profile_keys(void)
+{
+    const struct conf_profile *p = &conf.profile[0];
+
+    assert_int_equal(conf.profiles, 1);
+    assert_string_equal(p->name, "house");
+    assert_int_equal(p->prefixes.n, 3);
+    assert_string_equal(p->prefixes.item[0], "house");
+    assert_string_equal(p->prefixes.item[1], "mansion");
+    assert_string_equal(p->prefixes.item[2], "hut");
+    assert_string_equal(p->health_check_path, "/alive?x=1");
+    assert_string_equal(p->model_discovery_path, "/list");
+    assert_int_equal(p->response_format, LIST_LM_STUDIO);
+    assert_int_equal(p->openai_compatible, 0);
+    assert_string_equal(p->openai_base, "/api");
+    assert_string_equal(p->messages_path, "/x/v1/messages");
+    assert_int_equal(p->idle_timeout, 90000);
+    assert_int_equal(p->line, 94);
 }
 
 static void check_aliases(void)
@@ -282,7 +377,9 @@ static void test_every_setting(void **state)
     assert_int_equal(conf.discovery.model_discovery.concurrent_workers, 12);
     assert_int_equal(conf.logging.level, LOG_LEVEL_DEBUG);
     assert_int_equal(conf.logging.format, LOG_FORMAT_JSON);
+    check_load_settings();
     check_all_endpoint_keys();
+    check_all_profile_keys();
     check_aliases();
 }
 
@@ -293,7 +390,7 @@ static void test_every_row_is_tested(void **state)
 
     (void)state;
     for (const struct conf_row *row = conf_rows; row->path; row++) {
-        const char *dot = conf_in_endpoint(row) ? strchr(row->path, '.') : strrchr(row->path, '.');
+        const char *dot = conf_kind_of(row) != CONF_SETTINGS ? strchr(row->path, '.') : strrchr(row->path, '.');
 
         assert_non_null(dot);
         (void)snprintf(line, sizeof(line), "\n%s =", dot + 1);
@@ -337,6 +434,8 @@ static const struct {
     {"OLLA_PROXY_CONNECTION_KEEP_ALIVE", "4m"},
     {"OLLA_PROXY_RESPONSE_HEADER_TIMEOUT", "5m"},
     {"OLLA_PROXY_READ_TIMEOUT", " 6m "},
+    {"OLLA_PROXY_PROFILE", "Streaming"},
+    {"OLLA_PROXY_STICKY_SESSIONS_ENABLED", "off"},
     {"OLLA_LOGGING_LEVEL", "WARNING"},
     {"OLLA_LOGGING_FORMAT", "text"},
 };
@@ -370,6 +469,8 @@ static void test_environment(void **state)
     assert_int_equal(conf.proxy.connection_keep_alive, 240000);
     assert_int_equal(conf.proxy.response_header_timeout, 300000);
     assert_int_equal(conf.proxy.read_timeout, 360000);
+    assert_int_equal(conf.proxy.profile, RELAY_STREAMING);
+    assert_false(conf.proxy.sticky_sessions.enabled);
     assert_int_equal(conf.logging.level, LOG_LEVEL_WARN);
     assert_int_equal(conf.logging.format, LOG_FORMAT_TEXT);
     for (const struct conf_row *row = conf_rows; row->path; row++) {
@@ -484,6 +585,30 @@ static void test_lists(void **state)
                  "allowed: a list of status codes from 400 to 599");
 }
 
+/* Lists of words: each once, and repeated lines add to it. */
+static void test_lists_of_words(void **state)
+{
+    const struct conf_endpoint *e = &conf.endpoint[0];
+
+    (void)state;
+    expect_quiet("[endpoint:a]\nurl = http://x\nserves = [\"Chat\", 'images'], chat ; x\nserves = embeddings\n"
+                 "[endpoint:b]\nurl = http://x\nserves = audio\n[endpoint:c]\nurl = http://x\nserves =\n");
+    assert_int_equal(e[0].serves_n, 3);
+    assert_int_equal(e[0].serves[0], SERVES_CHAT);
+    assert_int_equal(e[0].serves[1], SERVES_IMAGES);
+    assert_int_equal(e[0].serves[2], SERVES_EMBEDDINGS);
+    assert_int_equal(e[1].serves_n, 1); /* a list of its own */
+    assert_int_equal(e[1].serves[0], SERVES_AUDIO);
+    assert_int_equal(e[2].serves_n, 0);
+    expect_quiet("[endpoint:a]\nurl = http://x\nserves = chat, embeddings, audio, images, rerank, chat\n");
+    assert_int_equal(e[0].serves_n, SERVES_KINDS);
+    expect_quiet("[proxy.sticky_sessions]\nkey_sources =\n"); /* nothing is not the default here */
+    assert_int_equal(conf.proxy.sticky_sessions.key_sources_n, 0);
+    expect_error("[endpoint:a]\nurl = http://x\nserves = chat, video\n",
+                 ":3: endpoint:a.serves: not one of the words: \"video\"; "
+                 "allowed: chat, embeddings, audio, images, rerank");
+}
+
 static void test_layout_of_lines(void **state)
 {
     static const char text[] = "\xef\xbb\xbf[server]\r\n  host = h\r\n\tport = 81\r\n\r\n"
@@ -555,7 +680,7 @@ static void test_unknown_names(void **state)
     expect_warning("[endpoints]\nx = 1\n[server]\nport = 5\n",
                    ":1: unknown section, ignored with all its keys: \"endpoints\"");
     assert_int_equal(conf.server.port, 5);
-    expect_warning("[endpoint:a]\nurl = http://x\nweight = 2\n", ":3: endpoint:a.weight: unknown key, ignored");
+    expect_warning("[endpoint:a]\nurl = http://x\nwieght = 2\n", ":3: endpoint:a.wieght: unknown key, ignored");
     expect_warning("port = 5\n", ":1: port: unknown key, ignored");
     assert_int_equal(load("[server]\na = 1\nb = 2\n[x]\nc = 3\n"), OLLA_OK);
     assert_int_equal(conf.warnings, 3);
@@ -861,6 +986,131 @@ static void test_endpoint_targets(void **state)
                  "allowed: /path or http://host[:port]/path");
 }
 
+/* ---- profiles ----------------------------------------------------------- */
+
+static void check_profile_is_unset(const struct conf_profile *p)
+{
+    assert_int_equal(p->prefixes.n, 0);
+    assert_null(p->health_check_path);
+    assert_null(p->model_discovery_path);
+    assert_int_equal(p->response_format, -1);
+    assert_int_equal(p->openai_compatible, -1);
+    assert_null(p->openai_base);
+    assert_null(p->messages_path);
+    assert_int_equal(p->idle_timeout, -1);
+}
+
+static void test_profile_sections(void **state)
+{
+    (void)state;
+    expect_quiet("[profile:a]\n[profile \"b b\"]\n[ profile : c ]\nopenai_base = /c\nprefixes = c1\n"
+                 "[endpoint:a]\nurl = http://x\n[profile 'd']\nprefixes = d1\nopenai_base = /d\n[server]\nport = 2\n");
+    assert_int_equal(conf.profiles, 4);
+    assert_int_equal(conf.endpoints, 1);
+    assert_int_equal(conf.server.port, 2);
+    assert_string_equal(conf.profile[0].name, "a");
+    assert_string_equal(conf.profile[1].name, "b b");
+    assert_string_equal(conf.profile[2].name, "c");
+    assert_string_equal(conf.profile[3].name, "d");
+    check_profile_is_unset(&conf.profile[0]);
+    check_profile_is_unset(&conf.profile[1]);
+    assert_string_equal(conf.profile[2].openai_base, "/c");
+    assert_string_equal(conf.profile[3].openai_base, "/d");
+    assert_int_equal(conf.profile[3].prefixes.n, 1); /* a list of its own */
+    assert_int_equal(conf.profile[0].line, 1);
+    assert_int_equal(conf.profile[3].line, 8);
+    expect_quiet("[profile:a]\n");
+    check_builtin_endpoint(); /* a profile alone is no endpoint */
+    expect_quiet("");
+    assert_int_equal(conf.profiles, 0);
+}
+
+static void test_profile_names(void **state)
+{
+    (void)state;
+    expect_error("[profile:a]\n[server]\n[profile:A]\n", ":3: profile:A: this name is taken by the profile in line 1");
+    expect_error("[profile:a]\n[profile:b]\n[profile:a]\nopenai_base = /x\n[server]\n",
+                 ":3: profile:a: this name is taken by the profile in line 1");
+    expect_error("[profile:]\nopenai_base = /x\n",
+                 ":1: a profile section without a name; it looks like [profile:NAME]");
+    expect_error("[profile]\nbad = 1\n", ":1: a profile section without a name; it looks like [profile:NAME]");
+    expect_warning("[profiles:a]\nx = 1\n", ":1: unknown section, ignored with all its keys: \"profiles:a\"");
+}
+
+static void test_profile_keys(void **state)
+{
+    (void)state;
+    expect_warning("\n[profile:a]\nprefix = b\n", ":3: profile:a.prefix: unknown key, ignored");
+    expect_warning("[profile:a]\nname = b\n", ":2: profile:a.name: unknown key, ignored");
+    expect_warning("[profile:a]\nurl = http://x\n", ":2: profile:a.url: unknown key, ignored");
+    expect_warning("[endpoint:a]\nurl = http://x\nopenai_base = /x\n",
+                   ":3: endpoint:a.openai_base: unknown key, ignored");
+    expect_warning("profile.openai_base = /x\n", ":1: profile.openai_base: unknown key, ignored");
+    expect_error("[profile:a]\nopenai_base = /x\nopenai_base = /y\n",
+                 ":3: profile:a.openai_base: set twice; one has to go, the first is in line 2");
+}
+
+static void test_profile_values(void **state)
+{
+    static const char *const formats[] = {"openai", "ollama", "lm-studio", "llamacpp", "lemonade"};
+    char text[80];
+
+    (void)state;
+    for (int i = 0; i < (int)OLLA_COUNT(formats); i++) {
+        (void)snprintf(text, sizeof(text), "[profile:a]\nresponse_format = %s\n", formats[i]);
+        expect_quiet(text);
+        assert_int_equal(conf.profile[0].response_format, i); /* the order of enum conf_list_format */
+    }
+    assert_int_equal(LIST_LEMONADE, OLLA_COUNT(formats) - 1);
+    expect_quiet("[profile:a]\nopenai_compatible = yes\nidle_timeout = 0\nopenai_base = \"\"\nmessages_path = ''\n");
+    assert_int_equal(conf.profile[0].openai_compatible, 1);
+    assert_int_equal(conf.profile[0].idle_timeout, 0);
+    assert_string_equal(conf.profile[0].openai_base, ""); /* said to be empty, which is not the same as not said */
+    assert_string_equal(conf.profile[0].messages_path, "");
+    expect_quiet("[profile:a]\nprefixes =\nhealth_check_path =\nmodel_discovery_path = ; x\nresponse_format =\n"
+                 "openai_compatible =\nopenai_base =\nmessages_path =\nidle_timeout =\n");
+    check_profile_is_unset(&conf.profile[0]);
+    expect_error("[profile:a]\nresponse_format = xml\n", ":2: profile:a.response_format: wrong value: \"xml\"; "
+                                                         "allowed: openai, ollama, lm-studio, llamacpp, lemonade");
+    expect_error("[profile:a]\nopenai_compatible = maybe\n",
+                 ":2: profile:a.openai_compatible: wrong value: \"maybe\"; allowed: true or false");
+    expect_error("[profile:a]\nidle_timeout = 4\n", ":2: profile:a.idle_timeout: wrong value: \"4\"; "
+                                                    "allowed: a duration of 0 or more (like 300ms, 30s, 1h30m)");
+    expect_error("[profile:a]\nhealth_check_path = /a b\n", ":2: profile:a.health_check_path: blanks or control "
+                                                            "characters: \"/a b\"; allowed: text without blanks");
+}
+
+static void test_profile_lists(void **state)
+{
+    (void)state;
+    expect_quiet("[profile:a]\nprefixes = [ 'x', \"y\" ] ; why\nprefixes =\n\nprefixes = z,,w,\n");
+    assert_int_equal(conf.profile[0].prefixes.n, 4);
+    assert_string_equal(conf.profile[0].prefixes.item[1], "y");
+    assert_string_equal(conf.profile[0].prefixes.item[3], "w");
+    expect_error("[profile:a]\nprefixes = a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p\nprefixes = q\n",
+                 ":3: profile:a.prefixes: more items than OLLA_MAX_LIST_ITEMS, the limit of this build: \"q\"");
+}
+
+static void test_too_many_profiles(void **state)
+{
+    char text[(OLLA_MAX_PROFILES + 2) * 64];
+    char message[120];
+
+    (void)state;
+    text[0] = '\0';
+    for (int i = 0; i < OLLA_MAX_PROFILES; i++) {
+        (void)snprintf(text + strlen(text), 64, "[profile:%d]\nopenai_base = /%d\n", i, i);
+    }
+    expect_quiet(text);
+    assert_int_equal(conf.profiles, OLLA_MAX_PROFILES);
+    assert_string_equal(conf.profile[OLLA_MAX_PROFILES - 1].openai_base + 1, conf.profile[OLLA_MAX_PROFILES - 1].name);
+    add(text, "[profile:m]\nresponse_format = bad\n"); /* what belongs to it is not looked at */
+    (void)snprintf(message, sizeof(message), ":%d: too many profiles; this build is limited to OLLA_MAX_PROFILES = %d",
+                   2 * OLLA_MAX_PROFILES + 1, OLLA_MAX_PROFILES);
+    expect_error(text, message);
+    assert_int_equal(conf.profiles, OLLA_MAX_PROFILES);
+}
+
 /* ---- URLs --------------------------------------------------------------- */
 
 static void check_url(const char *text, const char *host, uint16_t port, const char *authority, const char *path)
@@ -1004,6 +1254,7 @@ static void test_reference(void **state)
     assert_string_equal(conf.endpoint[2].name, "local-vllm");
     assert_string_equal(conf.endpoint[3].name, "local-llamacpp");
     assert_int_equal(conf.endpoint[3].url.port, 8080);
+    assert_int_equal(conf.profiles, 0);
     for (const struct conf_row *row = conf_rows; row->path; row++) {
         if (row->type == CONF_INERT) {
             assert_null(row->help);
@@ -1037,6 +1288,9 @@ static void test_reference_uncommented(void **state)
     assert_int_equal(message_count, 1);
     assert_non_null(strstr(messages[0], "endpoint:NAME.url: missing"));
     check_default_settings();
+    assert_int_equal(conf.profiles, 1);
+    assert_string_equal(conf.profile[0].name, "NAME");
+    check_profile_is_unset(&conf.profile[0]);
 }
 
 static void test_shipped_file(void **state)
@@ -1088,6 +1342,7 @@ int main(void)
         cmocka_unit_test(test_free_text_keeps_comments),
         cmocka_unit_test(test_empty_values),
         cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_lists_of_words),
         cmocka_unit_test(test_layout_of_lines),
         cmocka_unit_test(test_wrong_values),
         cmocka_unit_test(test_set_twice),
@@ -1108,6 +1363,12 @@ int main(void)
         cmocka_unit_test(test_too_many_endpoints),
         cmocka_unit_test(test_endpoint_times),
         cmocka_unit_test(test_endpoint_targets),
+        cmocka_unit_test(test_profile_sections),
+        cmocka_unit_test(test_profile_names),
+        cmocka_unit_test(test_profile_keys),
+        cmocka_unit_test(test_profile_values),
+        cmocka_unit_test(test_profile_lists),
+        cmocka_unit_test(test_too_many_profiles),
         cmocka_unit_test(test_good_urls),
         cmocka_unit_test(test_bad_urls),
         cmocka_unit_test(test_secrets_are_not_shown),

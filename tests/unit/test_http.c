@@ -1135,6 +1135,97 @@ static void test_unescape(void **state)
     }
 }
 
+/* ---- queries -------------------------------------------------------------------- */
+
+/* want: the value, NULL = none; raw: how it was sent, NULL = as want. */
+static void check_query(const char *query, const char *key, const char *want, const char *raw)
+{
+    struct str q = {guard_copy(query, strlen(query)), strlen(query)}, place = {NULL, 0};
+    char to[16] = "before";
+
+    if (http_query(q, str_of(key), to, sizeof(to), &place) != (want != NULL)) {
+        fail_msg("'%s' in '%s': '%s'", key, query, to);
+    }
+    assert_string_equal(to, want ? want : "");
+    if (want) {
+        assert_str(place, raw ? raw : want);
+        assert_true(place.p >= q.p && place.p + place.n <= q.p + q.n); /* a part of the query, also when empty */
+    }
+    memset(to, 'x', sizeof(to));
+    assert_int_equal(http_query(q, str_of(key), to, sizeof(to), NULL), want != NULL);
+    assert_string_equal(to, want ? want : "");
+}
+
+static void test_query(void **state)
+{
+    static const struct {
+        const char *query, *key, *want, *raw;
+    } cases[] = {
+        {"?a=1", "a", "1", NULL},
+        {"?a=1&b=2", "b", "2", NULL},
+        {"?a=1&a=2", "a", "1", NULL}, /* the first of several */
+        {"?a=&a=2", "a", "", NULL},
+        {"?a&a=2", "a", "", NULL},
+        {"?a", "a", "", NULL},
+        {"?b&a", "a", "", NULL},
+        {"?a=", "a", "", NULL},
+        {"?&&a=1&", "a", "1", NULL},
+        {"?a==1=", "a", "=1=", NULL},
+        {"?a=b?c", "a", "b?c", NULL},
+        {"?b=a=1", "a", NULL, NULL},
+        {"?ab=1&ba=2&A=3", "a", NULL, NULL},
+        {"?a=1", "ab", NULL, NULL},
+        {"?%61=1", "a", NULL, NULL}, /* names are taken as they are written */
+        {"?a%3D1", "a", NULL, NULL},
+        {"?a=%41%62c", "a", "Abc", "%41%62c"},
+        {"?a=%2f%C3%BC", "a", "/\xc3\xbc", "%2f%C3%BC"},
+        {"?a=%26b%3D1", "a", "&b=1", "%26b%3D1"},
+        {"?a=x+y+", "a", "x y ", "x+y+"},
+        {"?a=+", "a", " ", "+"},
+        {"?a+b=1", "a b", NULL, NULL},
+        {"?a=%4", "a", NULL, NULL},
+        {"?a=%", "a", NULL, NULL},
+        {"?a=%4&b=1", "a", NULL, NULL},
+        {"?a=%4g", "a", NULL, NULL},
+        {"?a=x%00y", "a", NULL, NULL},
+        {"?a=%zz&a=1", "a", NULL, NULL}, /* the first one is it, for better or worse */
+        {"?b=%zz&a=1", "a", "1", NULL},
+        {"?a=123456789012345", "a", "123456789012345", NULL},
+        {"?a=1234567890123456", "a", NULL, NULL}, /* one more than there is room for */
+        {"?a=%31234567890%312345", "a", "123456789012345", "%31234567890%312345"},
+        {"?a=1;b=2", "a", "1;b=2", NULL},
+        {"?", "a", NULL, NULL},
+        {"?=1", "a", NULL, NULL},
+        {"", "a", NULL, NULL},
+    };
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(cases); i++) {
+        check_query(cases[i].query, cases[i].key, cases[i].want, cases[i].raw);
+    }
+    assert_false(http_query((struct str){NULL, 0}, STR("a"), &(char){'x'}, 1, NULL));
+}
+
+/* An encoded plus is a plus: "C++" comes as C%2B%2B. */
+static void test_query_encoded_plus(void **state)
+{
+    (void)state;
+    check_query("?a=C%2B%2b", "a", "C++", "C%2B%2b");
+    check_query("?a=1+%2B+2", "a", "1 + 2", "1+%2B+2");
+}
+
+/* Room for the NUL only: an empty value fits, any other does not. */
+static void test_query_without_room(void **state)
+{
+    char to[2] = {'x', '#'};
+    (void)state;
+    assert_true(http_query(STR("?a="), STR("a"), to, 1, NULL));
+    assert_int_equal(to[0], '\0');
+    to[0] = 'x';
+    assert_false(http_query(STR("?a=1"), STR("a"), to, 1, NULL));
+    assert_int_equal(to[0], '\0');
+    assert_int_equal(to[1], '#');
+}
+
 static void test_escape(void **state)
 {
     static const struct {
@@ -1311,6 +1402,9 @@ int main(void)
         cmocka_unit_test(test_huge_chunk),
         cmocka_unit_test(test_other_framings),
         cmocka_unit_test(test_unescape),
+        cmocka_unit_test(test_query),
+        cmocka_unit_test(test_query_encoded_plus),
+        cmocka_unit_test(test_query_without_room),
         cmocka_unit_test(test_escape),
         cmocka_unit_test(test_escape_reverses),
         cmocka_unit_test(test_clean_path),

@@ -1,5 +1,5 @@
 /*
- * test_json.c - the model of a request body, and list elements.
+ * test_json.c - the model of a request body, elements of lists, members of objects.
  *
  * Every document is fed whole, byte by byte and cut in two at every place,
  * each piece lying flush against a page that must not be touched. All ways
@@ -112,7 +112,8 @@ static const struct scan_case scan_cases[] = {
     {"{\"\\u004d\\u006F\\u0064\\u0065\\u006c\":\"x\"}", "x", "C"},
     {"{\"mode\\u006\":\"x\"}", "", "B"},
     {"{\"mod\\el\":\"x\"}", "", "B"},
-    {"{\"a_long_key_with_a_bad_escape\\q\":1,\"model\":\"x\"}", "x", "C"},
+    {"{\"a_key_of_32_bytes_and_a_bad_escap\\q\":1,\"model\":\"x\"}", "x", "C"}, /* too long to be looked at */
+    {"{\"a_shorter_key_with_a_bad_escape\\q\":1,\"model\":\"x\"}", "", "B"},
     {"{\"model\\u0000\":\"x\"}", "", "C"},
     /* the name itself */
     {"{\"model\":\"  Qwen2.5:7B \"}", "Qwen2.5:7B", "C"},
@@ -558,14 +559,180 @@ static void test_list_room(void **state)
     assert_int_equal(l.skipped, 1);
 }
 
+/* ---- members ------------------------------------------------------------------ */
+
+enum { MEMBER_CAP = 16 };
+
+/* Feeds one piece; what comes out goes to the log, KEY=VALUE a line. */
+static int members_piece(struct json_members *m, const char *p, size_t n, struct text *log)
+{
+    const char *at = guard_copy(p, n);
+    int rc;
+    do {
+        size_t used = n + 1;
+        rc = json_members_feed(m, at, n, &used);
+        assert_true(used <= n);
+        assert_true(rc != 0 || used == n);
+        at += used;
+        n -= used;
+        if (rc == 1) {
+            assert_true(m->n > 0 && m->n <= m->cap);
+            text_addz(log, m->key);
+            text_char(log, '=');
+            text_add(log, (struct str){m->out, m->n});
+            text_char(log, '\n');
+        }
+    } while (rc == 1);
+    return rc;
+}
+
+/* In two pieces if cut > 0, or in pieces of that size. */
+static const char *members_pieces(const char *doc, size_t n, size_t cut, size_t piece, struct text *log)
+{
+    static char out[MEMBER_CAP];
+    struct json_members m;
+    int rc = 0;
+
+    json_members_start(&m, out, sizeof out);
+    for (size_t i = 0; i < n && rc == 0;) {
+        size_t len = cut > i ? cut - i : n - i;
+        len = piece && piece < len ? piece : len;
+        rc = members_piece(&m, doc + i, len, log);
+        i += len;
+    }
+    assert_int_equal(rc, m.top.broken ? OLLA_ERR : 0);
+    text_addz(log, rc == OLLA_ERR ? "broken" : m.top.state == JSON_DONE ? "done" : "more");
+    if (rc == OLLA_ERR) { /* and stays so */
+        size_t used = 0;
+        assert_int_equal(json_members_feed(&m, "{\"a\":1}", 7, &used), OLLA_ERR);
+    }
+    assert_false(log->full);
+    return text_z(log);
+}
+
+static void check_members(const char *doc, size_t n, const char *expected)
+{
+    static char mem[1024];
+    struct text t = text_in(mem, sizeof mem);
+
+    assert_string_equal(members_pieces(doc, n, 0, 0, &t), expected);
+    for (size_t piece = 1; piece < 5; piece++) {
+        t = text_in(mem, sizeof mem);
+        assert_string_equal(members_pieces(doc, n, 0, piece, &t), expected);
+    }
+    for (size_t cut = 1; cut < n; cut++) {
+        t = text_in(mem, sizeof mem);
+        assert_string_equal(members_pieces(doc, n, cut, 0, &t), expected);
+    }
+}
+
+#define KEY_32 "01234567890123456789012345678901"
+
+static const struct {
+    const char *doc, *expected;
+} members_cases[] = {
+    /* every kind of value, as it was written */
+    {"{\"a\":\"x\",\"b\":-1.5e+3,\"c\":true,\"d\":false,\"e\":null,\"f\":{},\"g\":[]}",
+     "a=\"x\"\nb=-1.5e+3\nc=true\nd=false\ne=null\nf={}\ng=[]\ndone"},
+    {"{\"a\":{\"b\":[1,{}]},\"c\":[{ } , 2]}", "a={\"b\":[1,{}]}\nc=[{ } , 2]\ndone"},
+    {"{\"a\":\"\\\"}\\\\\",\"b\":\"\\u0022,\"}", "a=\"\\\"}\\\\\"\nb=\"\\u0022,\"\ndone"},
+    {"{\"a\":[\"]\\\"\"],\"b\":{\"}\":1}}", "a=[\"]\\\"\"]\nb={\"}\":1}\ndone"},
+    {" \n{ \"a\" : 1 , \"b\" :\t\"x y\" ,\"c\": 0 } \n", "a=1\nb=\"x y\"\nc=0\ndone"},
+    {BOM "{\"a\":\"\"}", "a=\"\"\ndone"},
+    {"{\"a\":1}", "a=1\ndone"},
+    {"{}", "done"},
+    /* keys */
+    {"{\"\":1,\"\\u0061\\n\":2,\"a\":3,\"a\":4}", "=1\na\n=2\na=3\na=4\ndone"},
+    {"{\"" KEY_32 "\":1,\"" KEY_32 "2\":2,\"" KEY_32 "\\\"" KEY_32 "\":3,\"b\":4}",
+     KEY_32 "=1\n" KEY_32 "=2\n" KEY_32 "=3\nb=4\ndone"},
+    {"{\"a\":{\"inner\":1},\"b\":\"a\"}", "a={\"inner\":1}\nb=\"a\"\ndone"},
+    /* what is larger than 16 bytes is passed over */
+    {"{\"a\":\"23456789012345\",\"b\":\"234567890123456\",\"c\":1}", "a=\"23456789012345\"\nc=1\ndone"},
+    {"{\"a\":1234567890123456,\"b\":12345678901234567,\"c\":1}", "a=1234567890123456\nc=1\ndone"},
+    {"{\"a\":[3,5,7,9,1,3,56],\"b\":[3,5,7,9,1,3,567],\"c\":1}", "a=[3,5,7,9,1,3,56]\nc=1\ndone"},
+    {"{\"b\":{\"x\":\"}}}}}}}}}}}}}}}}}}}}\"}}", "done"},
+    /* behind the end comes nothing */
+    {"{\"a\":1}{\"b\":2}", "a=1\ndone"},
+    {"{\"a\":1}}]\"x", "a=1\ndone"},
+    /* not there yet: the end of a number shows only behind it */
+    {"", "more"},
+    {"{\"a\":12", "more"},
+    {"{\"a\":1,\"b\":\"x", "a=1\nmore"},
+    {"{\"a\":{}", "a={}\nmore"},
+    {"{\"a\"", "more"},
+    /* broken */
+    {"[1]", "broken"},
+    {"null", "broken"},
+    {"{\"a\":1,b:2}", "a=1\nbroken"},
+    {"{\"a\":1 \"b\":2}", "a=1\nbroken"},
+    {"{\"a\":1;\"b\":2}", "a=1\nbroken"},
+    {"{\"a\":,\"b\":2}", "broken"},
+    {"{\"a\":}", "broken"},
+    {"{\"a\":[1;2],\"b\":2}", "broken"},
+    {"{\"a\":{\"b\":\x01}}", "broken"},
+    {"{\"\\q\":1}", "broken"},
+};
+
+static void test_members_cases(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(members_cases); i++) {
+        check_members(members_cases[i].doc, strlen(members_cases[i].doc), members_cases[i].expected);
+    }
+}
+
+/* A NUL is a byte like others in a string, and none of JSON's outside. */
+static void test_members_nul(void **state)
+{
+    static const char inside[] = "{\"a\":\"x\0y\",\"b\":1}", outside[] = "{\"a\":[\0],\"b\":1}";
+    char out[8];
+    struct json_members m;
+    size_t used = 0;
+
+    (void)state;
+    json_members_start(&m, out, sizeof out);
+    assert_int_equal(json_members_feed(&m, inside, sizeof inside - 1, &used), 1);
+    assert_int_equal(m.n, 5);
+    assert_memory_equal(out, "\"x\0y\"", 5);
+    check_members(outside, sizeof outside - 1, "broken");
+}
+
+/* The largest value that fits, and one byte less room; no room at all. */
+static void test_members_room(void **state)
+{
+    static const char doc[] = "{\"k\":[12345],\"l\":1}";
+    char out[8];
+    struct json_members m;
+    size_t used = 0;
+
+    (void)state;
+    memset(out, '#', sizeof out);
+    json_members_start(&m, out, 7);
+    assert_int_equal(json_members_feed(&m, doc, sizeof doc - 1, &used), 1);
+    assert_string_equal(m.key, "k");
+    assert_int_equal(used, 12);
+    assert_memory_equal(out, "[12345]#", 8);
+    json_members_start(&m, out, 6);
+    assert_int_equal(json_members_feed(&m, doc, sizeof doc - 1, &used), 1);
+    assert_string_equal(m.key, "l");
+    assert_int_equal(m.n, 1);
+    assert_memory_equal(out, "1", 1);
+    assert_int_equal(out[7], '#');
+    json_members_start(&m, NULL, 0);
+    assert_int_equal(json_members_feed(&m, doc, sizeof doc - 1, &used), 0);
+    assert_int_equal(used, sizeof doc - 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_scan_cases),     cmocka_unit_test(test_scan_name),
-        cmocka_unit_test(test_scan_range),     cmocka_unit_test(test_scan_truncated),
-        cmocka_unit_test(test_scan_nul_bytes), cmocka_unit_test(test_scan_big_string),
-        cmocka_unit_test(test_scan_deep),      cmocka_unit_test(test_scan_random),
-        cmocka_unit_test(test_list_cases),     cmocka_unit_test(test_list_room),
+        cmocka_unit_test(test_members_cases),   cmocka_unit_test(test_members_nul),
+        cmocka_unit_test(test_members_room),    cmocka_unit_test(test_scan_cases),
+        cmocka_unit_test(test_scan_name),       cmocka_unit_test(test_scan_range),
+        cmocka_unit_test(test_scan_truncated),  cmocka_unit_test(test_scan_nul_bytes),
+        cmocka_unit_test(test_scan_big_string), cmocka_unit_test(test_scan_deep),
+        cmocka_unit_test(test_scan_random),     cmocka_unit_test(test_list_cases),
+        cmocka_unit_test(test_list_room),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -87,6 +87,147 @@ static void test_slice_numbers(void **state)
     }
 }
 
+static void test_slice_scaled(void **state)
+{
+    static const struct {
+        const char *text;
+        unsigned digits;
+        bool good;
+        uint64_t value;
+    } cases[] = {
+        {"1.5", 9, true, 1500000000},
+        {"1.5", 1, true, 15},
+        {"1.59", 1, true, 15}, /* cut off, not rounded */
+        {"1.5", 0, true, 1},
+        {"0", 3, true, 0},
+        {"0.001", 3, true, 1},
+        {"0.0009", 3, true, 0},
+        {"7", 0, true, 7},
+        {"7", 2, true, 700},
+        {"2.", 2, true, 200},
+        {"18446744073.709551615", 9, true, UINT64_MAX},
+        {"18446744073.709551616", 9, false, 0},
+        {"18446744073709551615", 0, true, UINT64_MAX},
+        {"18446744073709551615", 1, false, 0},
+        {"1844674407370955161.5", 1, true, UINT64_MAX},
+        {"100000000000000000000000000000", 0, false, 0},
+        {"-1.5", 1, false, 0},
+        {"-0", 1, false, 0},
+        {"1e3", 0, false, 0},
+        {"1e3", 3, false, 0},
+        {"1.5e3", 3, false, 0},
+        {"\"1.5\"", 1, false, 0},
+        {"null", 1, false, 0},
+        {"true", 0, false, 0},
+        {"[1]", 1, false, 0},
+        {"{}", 1, false, 0},
+    };
+    char doc[64];
+
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(cases); i++) {
+        uint64_t v = 0;
+        assert_true(snprintf(doc, sizeof doc, "{\"n\":%s}", cases[i].text) < (int)sizeof doc);
+        const struct json_slice s = open_z(doc);
+        if (json_scaled(&s, json_get(&s, 0, "n"), cases[i].digits, &v) != cases[i].good ||
+            (cases[i].good && v != cases[i].value)) {
+            fail_msg("%s with %u digits: %llu", cases[i].text, cases[i].digits, (unsigned long long)v);
+        }
+    }
+    const struct json_slice s = open_z("{}");
+    assert_false(json_scaled(&s, -1, 1, &(uint64_t){0}));
+}
+
+/* The digits that are wanted end before the exponent: it counts all the same. */
+static void test_slice_scaled_exponent(void **state)
+{
+    static const char *const bad[] = {"1.5e3", "1.5E+3", "1.55e-1", "1.5.5"};
+    char doc[64];
+    uint64_t v = 0;
+
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(bad); i++) {
+        for (unsigned digits = 0; digits < 3; digits++) {
+            assert_true(snprintf(doc, sizeof doc, "{\"n\":%s}", bad[i]) < (int)sizeof doc);
+            const struct json_slice s = open_z(doc);
+            assert_false(json_scaled(&s, json_get(&s, 0, "n"), digits, &v));
+        }
+    }
+}
+
+static void test_slice_true(void **state)
+{
+    const struct json_slice s = open_z(
+        "{\"t\":true,\"f\":false,\"n\":null,\"one\":1,\"s\":\"true\",\"a\":[true],\"o\":{\"t\":true}}");
+
+    (void)state;
+    assert_true(json_true(&s, json_get(&s, 0, "t")));
+    assert_true(json_true(&s, json_get(&s, json_get(&s, 0, "o"), "t")));
+    assert_false(json_true(&s, json_get(&s, 0, "f")));
+    assert_false(json_true(&s, json_get(&s, 0, "n")));
+    assert_false(json_true(&s, json_get(&s, 0, "one")));
+    assert_false(json_true(&s, json_get(&s, 0, "s")));
+    assert_false(json_true(&s, json_get(&s, 0, "a")));
+    assert_false(json_true(&s, json_get(&s, 0, "missing")));
+    assert_false(json_true(&s, json_root(&s)));
+}
+
+static void is_item(const struct json_slice *s, int array, unsigned i, const char *expected)
+{
+    char to[8] = "before";
+
+    assert_int_equal(json_item(s, array, i, to, sizeof to), expected != NULL);
+    if (expected) {
+        assert_string_equal(to, expected);
+    }
+}
+
+static void test_slice_items(void **state)
+{
+    const struct json_slice s = open_z("{\"a\":[\"x\",1,\"y\\u0041\",[\"inner\"],{\"k\":\"v\"},\"\",null,\"1234567\","
+                                       "\"12345678\",\"z\"],\"e\":[],\"o\":{\"s\":\"t\"},\"s\":\"text\"}");
+    const int a = json_get(&s, 0, "a");
+
+    (void)state;
+    is_item(&s, a, 0, "x");
+    is_item(&s, a, 1, "yA"); /* only strings count */
+    is_item(&s, a, 2, "");
+    is_item(&s, a, 3, "1234567");
+    is_item(&s, a, 4, NULL); /* too long */
+    is_item(&s, a, 5, "z");  /* ... which ends nothing */
+    is_item(&s, a, 6, NULL);
+    is_item(&s, json_get(&s, 0, "e"), 0, NULL);
+    is_item(&s, json_get(&s, 0, "o"), 0, NULL);
+    is_item(&s, json_get(&s, 0, "s"), 0, NULL);
+    is_item(&s, json_root(&s), 0, NULL);
+    is_item(&s, -1, 0, NULL);
+}
+
+/* As with json_string, nothing old is left where there is no item. */
+static void test_slice_no_item_leaves_nothing(void **state)
+{
+    const struct json_slice s = open_z("{\"a\":[\"x\"]}");
+    char to[8] = "before";
+
+    (void)state;
+    assert_false(json_item(&s, json_get(&s, 0, "a"), 1, to, sizeof to));
+    assert_string_equal(to, "");
+}
+
+/* A short key is not found in a longer one, an escaped one is found by what it says. */
+static void test_slice_keys(void **state)
+{
+    const struct json_slice s = open_z("{\"ab\":\"1\",\"a\":\"2\",\"\\u0061bc\":\"3\",\"A\\u0062\":\"4\"}");
+
+    (void)state;
+    is_string(&s, json_get(&s, 0, "a"), "2");
+    is_string(&s, json_get(&s, 0, "ab"), "1");
+    is_string(&s, json_get(&s, 0, "abc"), "3");
+    is_string(&s, json_get(&s, 0, "Ab"), "4");
+    is_string(&s, json_get(&s, 0, "ABC"), "3");
+    assert_int_equal(json_get(&s, 0, "abcd"), -1);
+}
+
 static void test_slice_strings(void **state)
 {
     struct json_slice s = open_z("{\"a\\u0062\":\"\\ud83d\\ude00\\n\\u0000\",\"\\u0061c\":\"12345\"}");
@@ -230,6 +371,59 @@ static void test_write_text(void **state)
     writes(STR("\xc3\"\xff<"), "\"\xef\xbf\xbd\\\"\xef\xbf\xbd\\u003c\"");
 }
 
+/* Runs of plain bytes around what is escaped: each piece at each place, and the room ending at each byte. */
+static void test_write_runs(void **state)
+{
+    static const struct {
+        const char *in, *out;
+    } pieces[] = {
+        {"\"", "\\\""},
+        {"\\", "\\\\"},
+        {"\n", "\\n"},
+        {"<", "\\u003c"},
+        {">", "\\u003e"},
+        {"&", "\\u0026"},
+        {"\x1f", "\\u001f"},
+        {"\x7f", "\x7f"},
+        {"\xc3\xbc", "\xc3\xbc"},
+        {"\xff", "\xef\xbf\xbd"},
+        {"\xc3", "\xef\xbf\xbd"},
+        {" ", " "},
+        {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"},
+    };
+    static const char plain[] = "abcdefgh";
+    char in[64], want[64], got[64];
+
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(pieces) * 9 * 9; i++) {
+        const size_t k = i / 81, from = i / 9 % 9, to = i % 9; /* at one place, or at two */
+        struct text a = text_in(in, sizeof in), b = text_in(want, sizeof want);
+        text_char(&b, '"');
+        for (size_t at = 0; at <= 8; at++) {
+            if (at == from || at == to) {
+                text_addz(&a, pieces[k].in);
+                text_addz(&b, pieces[k].out);
+            }
+            if (at < 8) {
+                text_char(&a, plain[at]);
+                text_char(&b, plain[at]);
+            }
+        }
+        text_char(&b, '"');
+        writes(text_str(&a), text_z(&b));
+        for (size_t cap = 0; cap < b.n; cap++) { /* one byte less than it takes, and much less */
+            struct text t = text_in(got, cap);
+            json_text(&t, text_str(&a));
+            assert_true(t.full && t.n <= cap);
+            assert_memory_equal(got, want, t.n);
+        }
+        struct text t = text_in(got, b.n);
+        json_text(&t, text_str(&a));
+        assert_false(t.full);
+        assert_int_equal(t.n, b.n);
+    }
+}
+
 static void test_write_members(void **state)
 {
     char to[64];
@@ -274,11 +468,22 @@ static void test_write_and_read(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_slice_ollama),    cmocka_unit_test(test_slice_numbers),
-        cmocka_unit_test(test_slice_strings),   cmocka_unit_test(test_slice_nested),
-        cmocka_unit_test(test_slice_malformed), cmocka_unit_test(test_slice_limits),
-        cmocka_unit_test(test_write_text),      cmocka_unit_test(test_write_members),
+        cmocka_unit_test(test_slice_ollama),
+        cmocka_unit_test(test_slice_numbers),
+        cmocka_unit_test(test_slice_strings),
+        cmocka_unit_test(test_slice_nested),
+        cmocka_unit_test(test_slice_malformed),
+        cmocka_unit_test(test_slice_limits),
+        cmocka_unit_test(test_write_text),
+        cmocka_unit_test(test_write_members),
         cmocka_unit_test(test_write_and_read),
+        cmocka_unit_test(test_write_runs),
+        cmocka_unit_test(test_slice_scaled),
+        cmocka_unit_test(test_slice_scaled_exponent),
+        cmocka_unit_test(test_slice_true),
+        cmocka_unit_test(test_slice_items),
+        cmocka_unit_test(test_slice_no_item_leaves_nothing),
+        cmocka_unit_test(test_slice_keys),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,25 +1,19 @@
 /*
  * test_model.c - the catalogue: which endpoint serves which model.
  *
- * Endpoints come from a temporary configuration through conf_load and endpoint_apply. Single
- * tests name the rules; a reference of plain arrays is compared over thousands of random steps.
+ * Single tests name the rules; a reference of plain arrays is compared over thousands of random steps.
  */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
-#include "../../src/log.h"
-#include "../../src/model.h"
 #include "../../src/pool.h"
+#include "fleet.h"
 
-#define ALL (~(endpoint_set)0)
+#define ALL FLEET_ALL
 
 static const char config[] = "[endpoint:alpha]\nurl = http://127.0.0.1:1\ntype = ollama\n"
                              "[endpoint:beta]\nurl = http://127.0.0.1:2\ntype = vllm\n"
@@ -31,67 +25,22 @@ enum { ENDPOINTS = 4 };
 #define gamma_ endpoint_at(2)
 #define delta  endpoint_at(3)
 
-static uint32_t seed = 77777;
-
-static uint32_t chance(uint32_t below)
-{
-    seed ^= seed << 13;
-    seed ^= seed >> 17;
-    seed ^= seed << 5;
-    return seed % below;
-}
-
-static void complain(bool error, const char *line)
-{
-    print_error("%d %s\n", error, line);
-}
-
 static int setup(void **state)
 {
-    static struct conf conf;
-    char path[] = "/tmp/olla-model-XXXXXX";
-    int fd = mkstemp(path);
     (void)state;
-    if (fd == -1 || write(fd, config, sizeof(config) - 1) != (ssize_t)sizeof(config) - 1 || close(fd) == -1) {
-        return -1;
-    }
-    int rc = conf_load(&conf, path, complain);
-    unlink(path);
-    log_setup(LOG_ERROR, true);
-    model_init();
-    endpoint_apply(&conf);
-    return rc == OLLA_OK && endpoint_count() == ENDPOINTS ? 0 : -1;
+    return fleet_start(config, ENDPOINTS);
 }
 
 /* ---- words for tests -------------------------------------------------------------- */
 
-static bool offer_size(const struct endpoint *e, const char *name, uint64_t size)
+static bool offer(const struct endpoint *e, const char *entry)
 {
-    static struct model_facts facts;
-    memset(&facts, 0, sizeof(facts));
-    assert_true(str_copy(facts.name, sizeof(facts.name), str_of(name)));
-    facts.size = size;
-    return model_offer(e, &facts);
+    return fleet_offer(e, str_of(entry));
 }
 
-static bool offer(const struct endpoint *e, const char *name)
+static unsigned list(const struct endpoint *e, const char *entries)
 {
-    return offer_size(e, name, 0);
-}
-
-/* A whole list: names with blanks between them. */
-static unsigned list(const struct endpoint *e, const char *names)
-{
-    char name[OLLA_MODEL_NAME];
-    model_list_begin(e);
-    for (struct str rest = str_of(names); rest.p;) {
-        struct str item = str_split(&rest, ' ');
-        if (item.n > 0) {
-            assert_true(str_copy(name, sizeof(name), item));
-            assert_true(offer(e, name));
-        }
-    }
-    return model_list_end(e, true);
+    return fleet_list(e, entries);
 }
 
 static int clean(void **state)
@@ -103,6 +52,18 @@ static int clean(void **state)
     assert_int_equal(model_count(), 0);
     assert_int_equal(pool_stats(POOL_MODEL)->used, 0);
     return 0;
+}
+
+/* The first entry behind a name ("" = from the start) that one of `usable` serves, or NULL. */
+static const struct model *model_after(const char *name, endpoint_set usable)
+{
+    const struct model *m;
+    for (size_t i = model_index(str_of(name), false); (m = model_at(i)) != NULL; i++) {
+        if (strcmp(m->facts.name, name) != 0 && (m->now.serves & usable)) {
+            return m;
+        }
+    }
+    return NULL;
 }
 
 /* What a listing shows, blanks between the names. */
@@ -216,35 +177,267 @@ static void test_two_lists_and_forget(void **state)
 
 /* ---- facts ------------------------------------------------------------------------ */
 
-/* A list of one model. */
-static void list_size(const struct endpoint *e, uint64_t size, bool ok)
+/* Begins a list of one model, "m", with these facts. */
+static void tell(const struct endpoint *e, uint64_t size, uint32_t context)
 {
+    struct model_facts *facts = fleet_facts(STR("m"));
+    facts->size = size;
+    facts->context = context;
     model_list_begin(e);
-    assert_true(offer_size(e, "m", size));
-    (void)model_list_end(e, ok);
+    assert_true(model_offer(e, facts, MODEL_UNKNOWN));
 }
 
-static void test_facts(void **state)
+static void told(const struct endpoint *e, uint64_t size, uint32_t context)
+{
+    tell(e, size, context);
+    (void)model_list_end(e, true);
+}
+
+static void check_facts(uint64_t size, uint32_t context)
+{
+    assert_non_null(model_at(0));
+    assert_int_equal(model_at(0)->facts.size, size);
+    assert_int_equal(model_at(0)->facts.context, context);
+}
+
+static void test_facts_of_one(void **state)
 {
     (void)state;
-    list_size(alpha, 1, true);
-    assert_int_equal(model_after("", ALL)->facts.size, 1);
-    list_size(beta, 2, true); /* who told first is believed ... */
-    assert_int_equal(model_after("", ALL)->facts.size, 1);
-    list_size(alpha, 3, true);
-    assert_int_equal(model_after("", ALL)->facts.size, 1);
+    told(alpha, 1, 10);
+    check_facts(1, 10);
+    told(alpha, 2, 0); /* while there is only one, it is believed in what it does not tell any more, too */
+    check_facts(2, 0);
+}
+
+/* What shows does not depend on who answered first. */
+static void test_facts_of_several(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 2; round++) {
+        const struct endpoint *first = round ? gamma_ : alpha, *second = round ? alpha : gamma_;
+        told(first, round ? 3 : 1, round ? 30 : 0);
+        told(second, round ? 1 : 3, round ? 0 : 30);
+        check_facts(1, 30); /* the one that is configured first wins, the other fills in */
+        told(beta, 2, 20);
+        check_facts(1, 30);
+        told(alpha, 5, 50);
+        check_facts(5, 50);
+        (void)clean(NULL);
+    }
+    told(beta, 2, 20);
+    told(alpha, 1, 0);
     model_forget(beta);
-    list_size(alpha, 4, true); /* ... and while there is only one, its news are taken */
-    assert_int_equal(model_after("", ALL)->facts.size, 4);
+    told(alpha, 4, 0); /* beta's word went with it */
+    check_facts(4, 0);
 }
 
 /* A list that breaks off half-way changes nothing. */
 static void test_facts_of_a_failed_list(void **state)
 {
     (void)state;
-    list_size(alpha, 1, true);
-    list_size(alpha, 2, false);
-    assert_int_equal(model_after("", ALL)->facts.size, 1);
+    told(alpha, 1, 0);
+    tell(alpha, 2, 20);
+    check_facts(1, 0);
+    assert_int_equal(model_list_end(alpha, false), 1);
+    check_facts(1, 0);
+    told(gamma_, 3, 30);
+    tell(gamma_, 4, 40);
+    check_facts(1, 30);
+    assert_int_equal(model_list_end(gamma_, false), 1);
+    check_facts(1, 30);
+    assert_int_equal(pool_stats(POOL_MODEL)->used, 1);
+}
+
+/* Nor does it change what another list tells that is read at the same time. */
+static void test_facts_of_two_lists(void **state)
+{
+    (void)state;
+    told(alpha, 1, 0);
+    tell(alpha, 2, 20);
+    told(beta, 9, 0);
+    check_facts(1, 0); /* alpha's list is not complete */
+    assert_int_equal(model_list_end(alpha, false), 1);
+    check_facts(1, 0);
+    (void)clean(NULL);
+
+    told(alpha, 1, 0);
+    tell(alpha, 2, 0);
+    tell(beta, 9, 90);
+    (void)model_list_end(beta, false);
+    (void)model_list_end(alpha, true); /* beta's failure is not alpha's */
+    check_facts(2, 0);
+    (void)clean(NULL);
+
+    tell(beta, 1, 10); /* nobody serves it yet */
+    tell(alpha, 2, 0);
+    (void)model_list_end(beta, true);
+    check_facts(1, 10);
+    (void)model_list_end(alpha, false);
+    check_facts(1, 10);
+}
+
+/* Without room for news the old facts stay, and nothing leaks. */
+static void test_no_room_for_news(void **state)
+{
+    (void)state;
+    told(alpha, 1, 0);
+    pool_fail_at(POOL_MODEL, 1);
+    told(alpha, 2, 0);
+    check_facts(1, 0);
+    told(alpha, 3, 0);
+    check_facts(3, 0);
+    tell(alpha, 4, 0);
+    model_forget(alpha);
+    assert_int_equal(pool_stats(POOL_MODEL)->used, 0);
+}
+
+/* News are a convenience, models are not: vLLM tells another time of creation with each list. */
+static void test_news_leave_room_for_models(void **state)
+{
+    enum { OLD = OLLA_MAX_MODELS - 8 };
+    char name[32];
+    (void)state;
+    for (uint64_t round = 1; round < 3; round++) {
+        model_list_begin(alpha);
+        for (int i = 0; i < (round == 1 ? OLD : OLLA_MAX_MODELS); i++) {
+            struct model_facts *facts;
+            (void)snprintf(name, sizeof(name), "model-%05d", i);
+            facts = fleet_facts(str_of(name));
+            facts->created = round;
+            assert_true(model_offer(alpha, facts, MODEL_UNKNOWN));
+        }
+        assert_int_equal(model_list_end(alpha, true), round == 1 ? OLD : OLLA_MAX_MODELS);
+    }
+    (void)snprintf(name, sizeof(name), "model-%05d", OLLA_MAX_MODELS - 1);
+    check_find(name, ALL, BIT(alpha), BIT(alpha));
+}
+
+/* ---- digests ---------------------------------------------------------------------- */
+
+static void test_digests(void **state)
+{
+    (void)state;
+    list(alpha, "m|d1 other");
+    list(beta, "m|d2");
+    list(gamma_, "m|d1");
+    list(delta, "m");
+    assert_int_equal(model_count(), 4);
+    check_find("m", ALL, BIT(alpha) | BIT(beta) | BIT(gamma_) | BIT(delta),
+               BIT(alpha) | BIT(beta) | BIT(gamma_) | BIT(delta)); /* one name for those who ask */
+    endpoint_set seen = 0;
+    for (size_t i = model_index(STR("m"), false); i < 3; i++) {
+        const struct model *m = model_at(i);
+        endpoint_set want = !m->facts.digest[0]                  ? BIT(delta)
+                            : strcmp(m->facts.digest, "d1") == 0 ? BIT(alpha) | BIT(gamma_)
+                                                                 : BIT(beta);
+        assert_string_equal(m->facts.name, "m");
+        assert_true(m->now.serves == want);
+        seen |= want;
+    }
+    assert_true(seen == (BIT(alpha) | BIT(beta) | BIT(gamma_) | BIT(delta)));
+    assert_string_equal(model_spelling(STR("M"), beta), "m");
+
+    list(alpha, "m|d2"); /* pulled anew */
+    list(gamma_, "");
+    assert_int_equal(model_count(), 2);
+    assert_true(model_at(0)->now.serves == BIT(delta) || model_at(1)->now.serves == BIT(delta));
+    assert_int_equal(list(alpha, "m|d1 m|d2 m|d2"), 2);
+}
+
+/* ---- states ----------------------------------------------------------------------- */
+
+static void offer_state(const struct endpoint *e, enum model_state state)
+{
+    assert_true(model_offer(e, fleet_facts(STR("m")), state));
+}
+
+static void check_state(const struct endpoint *e, enum model_state state)
+{
+    assert_non_null(model_at(0));
+    assert_int_equal(model_state_at(model_at(0), e), state);
+}
+
+static void test_states(void **state)
+{
+    static const enum model_state all[] = {MODEL_LOADED, MODEL_AVAILABLE, MODEL_UNKNOWN, MODEL_NOT_LOADED};
+    (void)state;
+    for (int i = 0; i < ENDPOINTS; i++) { /* each its own */
+        model_list_begin(endpoint_at(i));
+        offer_state(endpoint_at(i), all[i]);
+        assert_int_equal(model_list_end(endpoint_at(i), true), 1);
+    }
+    assert_int_equal(model_count(), 1);
+    for (int i = 0; i < ENDPOINTS; i++) {
+        check_state(endpoint_at(i), all[i]);
+    }
+    model_list_begin(alpha);
+    offer_state(alpha, MODEL_NOT_LOADED);
+    check_state(alpha, MODEL_LOADED); /* only the end counts */
+    assert_int_equal(model_list_end(alpha, false), 1);
+    check_state(alpha, MODEL_LOADED);
+    model_list_begin(alpha);
+    offer_state(alpha, MODEL_LOADED);
+    offer_state(alpha, MODEL_AVAILABLE); /* twice in a list: the last word counts, not the sum of both */
+    model_list_begin(beta);
+    assert_int_equal(model_list_end(alpha, true), 1);
+    assert_int_equal(model_list_end(beta, true), 0);
+    check_state(alpha, MODEL_AVAILABLE);
+    check_state(beta, MODEL_UNKNOWN);
+    check_state(gamma_, MODEL_UNKNOWN);
+    check_state(delta, MODEL_NOT_LOADED);
+    model_forget(delta);
+    check_state(delta, MODEL_UNKNOWN);
+    check_state(alpha, MODEL_AVAILABLE);
+}
+
+static void test_state_names(void **state)
+{
+    (void)state;
+    assert_string_equal(model_state_name(MODEL_UNKNOWN), "unknown");
+    assert_string_equal(model_state_name(MODEL_AVAILABLE), "available");
+    assert_string_equal(model_state_name(MODEL_NOT_LOADED), "not-loaded");
+    assert_string_equal(model_state_name(MODEL_LOADED), "loaded");
+}
+
+/* ---- versions --------------------------------------------------------------------- */
+
+static bool is_new_version(void)
+{
+    static uint32_t last;
+    bool other = model_version() != last;
+    last = model_version();
+    return other;
+}
+
+static void test_version(void **state)
+{
+    (void)state;
+    (void)is_new_version();
+    assert_false(is_new_version());
+    list(alpha, "a b");
+    assert_true(is_new_version());
+    list(alpha, "a");
+    assert_true(is_new_version());
+    list(alpha, "a|d");
+    assert_true(is_new_version());
+    list(beta, "a|d");
+    assert_true(is_new_version());
+    told(gamma_, 1, 0);
+    assert_true(is_new_version());
+    told(gamma_, 2, 0);
+    assert_true(is_new_version());
+    model_list_begin(gamma_);
+    offer_state(gamma_, MODEL_LOADED);
+    (void)is_new_version(); /* what is not in force yet may count, or not */
+    assert_int_equal(model_list_end(gamma_, true), 1);
+    assert_true(is_new_version());
+    model_forget(beta);
+    assert_true(is_new_version());
+    model_touch();
+    assert_true(is_new_version());
+    (void)model_find(STR("a"), ALL, &(endpoint_set){0});
+    assert_non_null(model_at(0));
+    assert_false(is_new_version()); /* looking changes nothing */
 }
 
 /* ---- look-up ---------------------------------------------------------------------- */
@@ -321,6 +514,70 @@ static void test_odd_names(void **state)
     assert_null(model_spelling((struct str){"b/c@d\0", 6}, alpha));
 }
 
+/* The entry for a name is one that has it in the best way, and is served by one that counts. */
+static void test_named(void **state)
+{
+    static const char *const names[] = {"m", "M", "M:Latest"};
+    (void)state;
+    assert_null(model_named(STR("m"), ALL));
+    for (int i = 2; i >= 0; i--) { /* a better way comes to the others */
+        list(endpoint_at(i), names[i]);
+        assert_non_null(model_named(STR("m"), ALL));
+        assert_string_equal(model_named(STR("m"), ALL)->facts.name, names[i]);
+    }
+    assert_string_equal(model_named(STR("M"), ALL)->facts.name, "M");
+    assert_string_equal(model_named(STR("m"), BIT(beta) | BIT(gamma_))->facts.name, "M");
+    assert_string_equal(model_named(STR("m"), BIT(gamma_))->facts.name, "M:Latest");
+    assert_null(model_named(STR("m"), BIT(delta)));
+    assert_null(model_named(STR("m"), 0));
+    assert_null(model_named(STR("m:latest:latest"), ALL));
+    list(alpha, "M");
+    list(beta, "m");
+    assert_string_equal(model_named(STR("m"), ALL)->facts.name,
+                        "m"); /* exact counts more than the order of endpoints */
+    model_list_begin(delta);
+    assert_true(offer(delta, "x")); /* not in force yet */
+    assert_null(model_named(STR("x"), ALL));
+}
+
+static void test_named_with_digests(void **state)
+{
+    static const char *const entries[] = {"m|d1", "m|d2", "m", "m|d3"};
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(entries); i++) {
+        list(gamma_, entries[(i + 1) % 4]);
+        list(beta, entries[i]);
+        assert_true(model_named(STR("m"), ALL)->now.serves == BIT(beta)); /* it is configured before gamma */
+        assert_true(model_named(STR("M"), ALL)->now.serves == BIT(beta));
+        assert_true(model_named(STR("m"), BIT(gamma_))->now.serves == BIT(gamma_));
+    }
+}
+
+static void test_compare(void **state)
+{
+    (void)state;
+    assert_true(model_compare(STR("a"), STR("B"), false) < 0);
+    assert_true(model_compare(STR("b"), STR("A"), false) > 0);
+    assert_true(model_compare(STR("a"), STR("a0"), true) < 0);
+    assert_true(model_compare(STR("A0"), STR("a"), true) > 0);
+    assert_true(model_compare(STR("a"), STR("\xff"), true) < 0);
+    assert_int_equal(model_compare(STR("aB"), STR("Ab"), true), 0);
+    assert_true(model_compare(STR("aB"), STR("Ab"), false) > 0);
+    assert_int_equal(model_compare(STR("aB"), STR("aB"), false), 0);
+    assert_int_equal(model_compare(STR(""), STR(""), false), 0);
+    assert_true(model_compare(STR(""), STR("a"), false) < 0);
+
+    list(alpha, "b C c|d1 c|d2 d");
+    assert_int_equal(model_index(STR(""), false), 0);
+    assert_int_equal(model_index(STR("B"), true), 0);
+    assert_int_equal(model_index(STR("C"), false), 1);
+    assert_int_equal(model_index(STR("c"), true), 1);
+    assert_int_equal(model_index(STR("c"), false), 2);
+    assert_int_equal(model_index(STR("c0"), true), 4);
+    assert_int_equal(model_index(STR("d"), false), 4);
+    assert_int_equal(model_index(STR("e"), false), 5);
+}
+
 static void test_order(void **state)
 {
     (void)state;
@@ -360,6 +617,91 @@ static void test_listing_while_changing(void **state)
         (void)clean(NULL);
     }
 }
+
+/* ---- marks ------------------------------------------------------------------------ */
+
+static size_t behind(const char *name)
+{
+    struct model_mark mark = {.name = ""};
+    assert_true(str_copy(mark.name, sizeof(mark.name), str_of(name)));
+    return model_behind(&mark);
+}
+
+static void test_marks(void **state)
+{
+    struct model_mark mark = {.name = ""};
+    (void)state;
+    assert_int_equal(model_behind(&mark), 0);
+    list(alpha, "a b|d1 b|d2 b|d3 c");
+    assert_int_equal(model_behind(&mark), 0); /* before all */
+    for (size_t i = 0; i < 5; i++) {
+        model_set_mark(&mark, model_at(i));
+        assert_int_equal(model_behind(&mark), i + 1);
+    }
+    assert_int_equal(behind("aa"), 1); /* nobody has that name any more */
+    assert_int_equal(behind("z"), 5);
+}
+
+/* The marked entry goes, others with its name are still there. */
+static void test_mark_of_an_entry_that_is_gone(void **state)
+{
+    struct model_mark mark;
+    (void)state;
+    for (size_t at = 0; at < 3; at++) {
+        const struct model *next;
+        list(alpha, "m|d1 m|d2 m|d3");
+        model_set_mark(&mark, model_at(at));
+        next = model_at(at + 1);
+        list(alpha, at == 0 ? "m|d2 m|d3" : at == 1 ? "m|d1 m|d3" : "m|d1 m|d2");
+        assert_ptr_equal(model_at(model_behind(&mark)), next);
+        (void)clean(NULL);
+    }
+}
+
+/* Few names, each with several digests; what stays is seen once, and nothing is seen twice. */
+static void test_marks_while_changing(void **state)
+{
+    enum { STAYING = 40, MOST = 2000 };
+    static struct model_facts seen[MOST];
+    char entry[OLLA_MODEL_NAME + 8];
+    (void)state;
+    for (int round = 0; round < 40; round++) {
+        struct model_mark mark = {.name = ""};
+        size_t n = 0, stayed = 0;
+        const struct model *m;
+        model_list_begin(alpha);
+        for (int i = 0; i < STAYING; i++) {
+            (void)snprintf(entry, sizeof(entry), "m%d|%02d-stays", i / 4, i);
+            assert_true(offer(alpha, entry));
+        }
+        assert_int_equal(model_list_end(alpha, true), STAYING);
+        while ((m = model_at(model_behind(&mark))) != NULL) {
+            assert_true(n < MOST && model_compare(str_of(mark.name), str_of(m->facts.name), false) <= 0);
+            for (size_t i = 0; i < n; i++) {
+                assert_memory_not_equal(&seen[i], &m->facts, sizeof(seen[i]));
+            }
+            seen[n++] = m->facts;
+            stayed += str_ends(str_of(m->facts.digest), STR("stays"));
+            model_set_mark(&mark, m);
+            /* Others come and go, mostly beside the place itself. */
+            model_list_begin(beta);
+            for (uint32_t i = chance(12); i > 0; i--) {
+                if (chance(2)) {
+                    (void)snprintf(entry, sizeof(entry), "%s|%02u", mark.name, (unsigned)chance(STAYING));
+                } else {
+                    (void)snprintf(entry, sizeof(entry), "m%u|%02u", (unsigned)chance(STAYING / 4),
+                                   (unsigned)chance(STAYING));
+                }
+                assert_true(offer(beta, entry));
+            }
+            (void)model_list_end(beta, chance(4) > 0);
+        }
+        assert_int_equal(stayed, STAYING);
+        (void)clean(NULL);
+    }
+}
+
+/* ---- no room ---------------------------------------------------------------------- */
 
 static void test_full(void **state)
 {
@@ -436,13 +778,32 @@ static void test_near(void **state)
     check_near("mistral-nemo", 1, "mistral");
 }
 
+/* Each name once, however many entries it has and whichever of them are in force. */
+static void test_near_with_digests(void **state)
+{
+    (void)state;
+    list(alpha, "mistral|d1");
+    list(beta, "mistral|d2 mistral|d3");
+    check_near("mistral", 1, "mistral");
+    list(beta, "mistral|d3");
+    model_list_begin(gamma_);
+    assert_true(offer(gamma_, "mistral|d2"));
+    check_near("mistral", 1, "mistral");
+    assert_true(offer(gamma_, "mistral|d0"));
+    check_near("mistral", 1, "mistral");
+}
+
 /* ---- against the reference -------------------------------------------------------- */
 
 static const char *const universe[] = {
     "llama3",
+    "llama3|d1",
+    "llama3|d2",
     "Llama3",
+    "Llama3|d1",
     "LLAMA3",
     "llama3:latest",
+    "llama3:latest|d1",
     "Llama3:Latest",
     "llama3:8b",
     "llama3:LATEST",
@@ -451,6 +812,7 @@ static const char *const universe[] = {
     "qwen:latest",
     "a",
     "A",
+    "A|d9",
     "a:latest",
     "aa",
     "AA",
@@ -464,11 +826,23 @@ static const char *const universe[] = {
     "phi:latest",
     "PHI:latest",
     "mistral:7b",
-    "mistral",
+    "mistral|d1",
+    "mistral|d2",
 };
 enum { NAMES = OLLA_COUNT(universe) };
 
+static char names[NAMES][32], digests[NAMES][8]; /* the same in two parts */
 static endpoint_set serves[NAMES], coming[NAMES];
+static enum model_state states[NAMES][ENDPOINTS], coming_states[NAMES][ENDPOINTS];
+
+static void split_universe(void)
+{
+    for (size_t i = 0; i < NAMES; i++) {
+        struct str rest = str_of(universe[i]);
+        assert_true(str_copy(names[i], sizeof(names[i]), str_split(&rest, '|')));
+        assert_true(str_copy(digests[i], sizeof(digests[i]), rest));
+    }
+}
 
 static void naive_drop(endpoint_set set[], const struct endpoint *e)
 {
@@ -484,11 +858,11 @@ static void naive_find(const char *name, endpoint_set *exact, endpoint_set *know
     (void)snprintf(latest, sizeof(latest), "%s:latest", name);
     *exact = *known = 0;
     for (size_t i = 0; i < NAMES; i++) {
-        *exact |= strcmp(universe[i], name) == 0 ? serves[i] : 0;
-        if (str_ieq(str_of(universe[i]), str_of(name))) {
+        *exact |= strcmp(names[i], name) == 0 ? serves[i] : 0;
+        if (str_ieq(str_of(names[i]), str_of(name))) {
             *known |= serves[i];
         }
-        if (!strchr(name, ':') && str_ieq(str_of(universe[i]), str_of(latest))) {
+        if (!strchr(name, ':') && str_ieq(str_of(names[i]), str_of(latest))) {
             *known |= serves[i] & (BIT(alpha) | BIT(gamma_));
         }
     }
@@ -498,20 +872,20 @@ static void check_names(void)
 {
     for (size_t i = 0; i < NAMES; i++) {
         endpoint_set usable = chance(16), exact, known;
-        naive_find(universe[i], &exact, &known);
-        check_find(universe[i], usable, (exact & usable) ? exact & usable : known & usable, known);
+        naive_find(names[i], &exact, &known);
+        check_find(names[i], usable, (exact & usable) ? exact & usable : known & usable, known);
         for (int k = 0; k < ENDPOINTS; k++) {
             const struct endpoint *e = endpoint_at(k);
-            const char *own = model_spelling(str_of(universe[i]), e);
+            const char *own = model_spelling(str_of(names[i]), e);
             endpoint_set own_exact, own_known;
             if (!(known & BIT(e))) {
                 /* test_spelling_agrees_with_find is about the one thing that is let pass here. */
-                assert_true(own == NULL || str_ieq(str_skip(str_of(own), strlen(universe[i])), STR(":latest")));
+                assert_true(own == NULL || str_ieq(str_skip(str_of(own), strlen(names[i])), STR(":latest")));
                 continue;
             }
             assert_non_null(own);
-            assert_true(str_istarts(str_of(own), str_of(universe[i])));
-            assert_true(!(exact & BIT(e)) || strcmp(own, universe[i]) == 0);
+            assert_true(str_istarts(str_of(own), str_of(names[i])));
+            assert_true(!(exact & BIT(e)) || strcmp(own, names[i]) == 0);
             naive_find(own, &own_exact, &own_known);
             assert_true(own_exact & BIT(e));
         }
@@ -528,31 +902,41 @@ static bool before(const char *a, const char *b)
     return d < 0 || (d == 0 && strcmp(a, b) < 0);
 }
 
-/* A listing has the right names, each once, and is in order. */
-static size_t check_listing(endpoint_set usable)
+/* The entries are the right ones, in order, and each is where it should be. */
+static size_t check_entries(void)
 {
     size_t want = 0, got = 0;
     const struct model *last = NULL, *m;
     for (size_t i = 0; i < NAMES; i++) {
-        want += (serves[i] & usable) != 0;
+        want += serves[i] != 0;
     }
-    for (const char *at = ""; (m = model_after(at, usable)) != NULL; at = m->facts.name, last = m, got++) {
+    for (size_t at = 0; (m = model_at(at)) != NULL; at++) {
         size_t i = 0;
-        for (; i < NAMES && strcmp(universe[i], m->facts.name) != 0; i++) {
+        while (i < NAMES && (strcmp(names[i], m->facts.name) != 0 || strcmp(digests[i], m->facts.digest) != 0)) {
+            i++;
         }
-        assert_true(i < NAMES && (serves[i] & usable) && m->serves == serves[i]);
-        assert_true(!last || before(last->facts.name, m->facts.name));
+        assert_true(i < NAMES && m->now.serves == serves[i]);
+        assert_true(!last || strcmp(last->facts.name, m->facts.name) == 0 || before(last->facts.name, m->facts.name));
+        for (int k = 0; k < ENDPOINTS; k++) {
+            if (serves[i] & BIT(endpoint_at(k))) {
+                assert_int_equal(model_state_at(m, endpoint_at(k)), states[i][k]);
+            }
+        }
+        got += serves[i] != 0;
+        last = m;
     }
     assert_int_equal(got, want);
     return got;
 }
 
-static void end_list(const struct endpoint *e, bool ok)
+static void end_list(int k, bool ok)
 {
+    const struct endpoint *e = endpoint_at(k);
     unsigned n = 0;
     for (size_t i = 0; i < NAMES; i++) {
         if (ok) {
             serves[i] = (serves[i] & ~BIT(e)) | (coming[i] & BIT(e));
+            states[i][k] = coming_states[i][k];
         }
         coming[i] &= ~BIT(e);
         n += (serves[i] & BIT(e)) != 0;
@@ -560,39 +944,49 @@ static void end_list(const struct endpoint *e, bool ok)
     assert_int_equal(model_list_end(e, ok), n);
 }
 
+static void offer_one(int k, size_t i)
+{
+    struct model_facts *facts = fleet_facts(str_of(names[i]));
+    assert_true(str_copy(facts->digest, sizeof(facts->digest), str_of(digests[i])));
+    coming[i] |= BIT(endpoint_at(k));
+    coming_states[i][k] = (enum model_state)chance(4);
+    assert_true(model_offer(endpoint_at(k), facts, coming_states[i][k]));
+}
+
 static void test_random_against_reference(void **state)
 {
     bool open[ENDPOINTS] = {false};
     (void)state;
-    for (int step = 0; step < 6000; step++) {
+    split_universe();
+    for (int step = 0; step < 8000; step++) {
         int k = (int)chance(ENDPOINTS);
         const struct endpoint *e = endpoint_at(k);
-        uint32_t what = chance(100);
+        uint32_t what = chance(100), version = model_version();
         if (what < 70 && open[k]) {
-            size_t i = chance(NAMES);
-            assert_true(offer(e, universe[i]));
-            coming[i] |= BIT(e);
+            offer_one(k, chance(NAMES));
         } else if (what < 80) {
             model_list_begin(e);
             open[k] = true;
             naive_drop(coming, e);
         } else if (what < 97 && open[k]) {
-            end_list(e, chance(4) > 0);
+            end_list(k, chance(4) > 0);
             open[k] = false;
+            assert_int_not_equal(model_version(), version);
         } else if (what == 99) {
             model_forget(e);
             naive_drop(serves, e);
             naive_drop(coming, e);
+            assert_int_not_equal(model_version(), version);
         }
         if (step % 5 == 0) {
             check_names();
-            (void)check_listing(chance(16));
+            (void)check_entries();
         }
     }
     for (int k = 0; k < ENDPOINTS; k++) {
-        end_list(endpoint_at(k), false);
+        end_list(k, false);
     }
-    assert_int_equal(model_count(), check_listing(ALL));
+    assert_int_equal(model_count(), check_entries());
 }
 
 #define CASE(f) cmocka_unit_test_setup_teardown(f, clean, clean)
@@ -604,17 +998,32 @@ int main(void)
         CASE(test_list_replaces),
         CASE(test_failed_list_changes_nothing),
         CASE(test_two_lists_and_forget),
-        CASE(test_facts),
+        CASE(test_facts_of_one),
+        CASE(test_facts_of_several),
         CASE(test_facts_of_a_failed_list),
+        CASE(test_facts_of_two_lists),
+        CASE(test_no_room_for_news),
+        CASE(test_news_leave_room_for_models),
+        CASE(test_digests),
+        CASE(test_states),
+        CASE(test_state_names),
+        CASE(test_version),
         CASE(test_exact_before_any_case),
         CASE(test_latest),
         CASE(test_spelling_agrees_with_find),
         CASE(test_odd_names),
+        CASE(test_named),
+        CASE(test_named_with_digests),
+        CASE(test_compare),
         CASE(test_order),
         CASE(test_listing_while_changing),
+        CASE(test_marks),
+        CASE(test_mark_of_an_entry_that_is_gone),
+        CASE(test_marks_while_changing),
         CASE(test_full),
         CASE(test_no_room_at_every_place),
         CASE(test_near),
+        CASE(test_near_with_digests),
         CASE(test_random_against_reference),
     };
     return cmocka_run_group_tests(tests, setup, NULL);

@@ -1,22 +1,17 @@
 /*
  * test_route.c - where a request goes: paths to routes, candidates to one endpoint.
  *
- * Endpoints come from a temporary configuration through conf_load and endpoint_apply; their
- * states and loads are set by hand. The choice is compared with a reference over random fleets.
+ * States and loads of endpoints are set by hand. The choice is compared with a reference over random fleets.
  */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
-#include "../../src/log.h"
 #include "../../src/route.h"
+#include "fleet.h"
 
 static const char config[] = "[endpoint:a]\nurl = http://127.0.0.1:1\ntype = ollama\npriority = 200\n"
                              "[endpoint:b]\nurl = http://127.0.0.1:2\ntype = ollama\npriority = 200\n"
@@ -25,38 +20,10 @@ static const char config[] = "[endpoint:a]\nurl = http://127.0.0.1:1\ntype = oll
                              "[endpoint:e]\nurl = http://127.0.0.1:5\ntype = openai\npriority = 0\n";
 enum { FLEET = 5 };
 
-static uint32_t seed = 4711;
-
-static uint32_t chance(uint32_t below)
-{
-    seed ^= seed << 13;
-    seed ^= seed >> 17;
-    seed ^= seed << 5;
-    return seed % below;
-}
-
-static void complain(bool error, const char *line)
-{
-    print_error("%d %s\n", error, line);
-}
-
 static int setup(void **state)
 {
-    static struct conf conf;
-    char path[] = "/tmp/olla-route-XXXXXX";
-    int fd = mkstemp(path);
     (void)state;
-
-    if (fd == -1 || write(fd, config, sizeof(config) - 1) != (ssize_t)sizeof(config) - 1 || close(fd) == -1) {
-        return -1;
-    }
-    int rc = conf_load(&conf, path, complain);
-    conf_now = &conf;
-    unlink(path);
-    log_setup(LOG_ERROR, true);
-    model_init();
-    endpoint_apply(&conf);
-    return rc == OLLA_OK && endpoint_count() == FLEET ? 0 : -1;
+    return fleet_start(config, FLEET);
 }
 
 /* ---- paths ----------------------------------------------------------------------- */
@@ -65,9 +32,23 @@ static int setup(void **state)
     {                           \
         .kind = ROUTE_NOT_FOUND \
     }
-#define LOCAL(page_, dialect_)                                                    \
-    {                                                                             \
-        .kind = ROUTE_LOCAL, .page = LOCAL_##page_, .dialect = DIALECT_##dialect_ \
+#define LOCAL(page_)                                                         \
+    {                                                                        \
+        .kind = ROUTE_LOCAL, .page = LOCAL_##page_, .dialect = DIALECT_PLAIN \
+    }
+/* One of olla's models; its name is the target. */
+#define ENTRY(target_)                                                   \
+    {                                                                    \
+        .kind = ROUTE_LOCAL, .page = LOCAL_OLLA_MODEL, .target = target_ \
+    }
+#define NAMED(target_)                                                                                  \
+    {                                                                                                   \
+        .kind = ROUTE_LOCAL, .page = LOCAL_MODEL, .listing = LISTING_OPENAI, .dialect = DIALECT_OPENAI, \
+        .target = target_                                                                               \
+    }
+#define LIST(listing_, dialect_)                                                                                \
+    {                                                                                                           \
+        .kind = ROUTE_LOCAL, .page = LOCAL_MODELS, .listing = LISTING_##listing_, .dialect = DIALECT_##dialect_ \
     }
 #define REDIRECT               \
     {                          \
@@ -77,14 +58,16 @@ static int setup(void **state)
     {                                                                                        \
         .kind = ROUTE_PROXY, .target = target_, .dialect = DIALECT_##dialect_, .api = (api_) \
     }
-#define REFUSED(target_)                                                                       \
-    {                                                                                          \
-        .kind = ROUTE_REFUSED, .target = target_, .dialect = DIALECT_OLLAMA, .api = API_OLLAMA \
-    }
 /* Below a provider: `prefix` as typed and the type that it means. */
-#define P_LOCAL(page_, dialect_, prefix_, only_)                                                                    \
-    {                                                                                                               \
-        .kind = ROUTE_LOCAL, .page = LOCAL_##page_, .dialect = DIALECT_##dialect_, .prefix = prefix_, .only = only_ \
+#define P_LIST(listing_, prefix_, only_)                                                                     \
+    {                                                                                                        \
+        .kind = ROUTE_LOCAL, .page = LOCAL_MODELS, .listing = LISTING_##listing_, .dialect = DIALECT_OPENAI, \
+        .prefix = prefix_, .only = only_                                                                     \
+    }
+#define P_NAMED(target_, prefix_, only_)                                                                \
+    {                                                                                                   \
+        .kind = ROUTE_LOCAL, .page = LOCAL_MODEL, .listing = LISTING_OPENAI, .dialect = DIALECT_OPENAI, \
+        .target = target_, .prefix = prefix_, .only = only_                                             \
     }
 #define P_PROXY(target_, dialect_, prefix_, only_)                                                              \
     {                                                                                                           \
@@ -95,16 +78,14 @@ static int setup(void **state)
         .kind = ROUTE_PROXY, .target = target_, .dialect = DIALECT_##dialect_, .prefix = prefix_, .only = only_, \
         .api = (api_)                                                                                            \
     }
-#define P_REFUSED(target_)                                                                                        \
-    {                                                                                                             \
-        .kind = ROUTE_REFUSED, .target = target_, .dialect = DIALECT_OLLAMA, .prefix = "ollama", .only = "ollama" \
-    }
 
 struct expectation {
     enum route_kind kind;
     enum local_page page;
+    enum listing listing;
     enum dialect dialect;
     unsigned api;
+    bool pinnable;
     const char *target, *prefix, *only;
 };
 
@@ -116,11 +97,16 @@ static const struct {
     struct expectation want;
 } paths[] = {
     /* olla's own */
-    {"/internal/health", ALWAYS, LOCAL(HEALTH, PLAIN)},
-    {"/internal/status", ALWAYS, LOCAL(STATUS, PLAIN)},
-    {"/version", ALWAYS, LOCAL(VERSION, PLAIN)},
+    {"/internal/health", ALWAYS, LOCAL(HEALTH)},
+    {"/internal/status", ALWAYS, LOCAL(STATUS)},
+    {"/internal/status/models", ALWAYS, LOCAL(STATUS_MODELS)},
+    {"/version", ALWAYS, LOCAL(VERSION)},
     {"/internal/health/", ALWAYS, NONE},
     {"/internal/healthz", ALWAYS, NONE},
+    {"/internal/status/", ALWAYS, NONE},
+    {"/internal/status/models/", ALWAYS, NONE},
+    {"/internal/status/models/x", ALWAYS, NONE},
+    {"/internal/status/endpoints", ALWAYS, NONE},
     {"/Internal/Health", ALWAYS, NONE},
     {"/internal", ALWAYS, NONE},
     {"/internal/", ALWAYS, NONE},
@@ -129,31 +115,34 @@ static const struct {
     {"/olla", ALWAYS, NONE},
     {"/olla/", ALWAYS, NONE},
     {"/favicon.ico", ALWAYS, NONE},
-    /* the root API */
-    {"/v1/models", ROOT, LOCAL(MODELS_OPENAI, OPENAI)},
-    {"/api/tags", ROOT, LOCAL(MODELS_OLLAMA, OLLAMA)},
-    {"/api/version", ROOT, LOCAL(OLLAMA_VERSION, OLLAMA)},
+    /* the catalogue */
+    {"/olla/models", ALWAYS, LIST(UNIFIED, PLAIN)},
+    {"/olla/models/", ALWAYS, ENTRY("")},
+    {"/olla/models/llama3:8b", ALWAYS, ENTRY("llama3:8b")},
+    {"/olla/models/qwen/Qwen3-8B", ALWAYS, ENTRY("qwen/Qwen3-8B")},
+    {"/olla/models/x/", ALWAYS, ENTRY("x/")},
+    {"/olla/modelsx", ALWAYS, NONE},
+    {"/olla/Models", ALWAYS, NONE},
+    {"/olla/anthropic/v1/models", ALWAYS, LIST(ANTHROPIC, ANTHROPIC)},
+    {"/olla/anthropic/v1/models/", ALWAYS, NONE},
+    {"/olla/anthropic/v1/models/x", ALWAYS, NONE},
+    {"/olla/anthropic/v1/messages", ALWAYS, NONE}, /* translation is not built yet */
+    {"/olla/anthropic", ALWAYS, NONE},
+    /* the root API; what Ollama's paths there do is in test_ollama_on_a_fleet */
+    {"/v1/models", ROOT, LIST(OPENAI, OPENAI)},
+    {"/v1/models/", ROOT, NAMED("")},
+    {"/v1/models/llama3", ROOT, NAMED("llama3")},
+    {"/v1/models/qwen/Qwen3-8B", ROOT, NAMED("qwen/Qwen3-8B")},
     {"/v1/chat/completions", ROOT, PROXY("/v1/chat/completions", OPENAI, API_OPENAI)},
     {"/v1/embeddings", ROOT, PROXY("/v1/embeddings", OPENAI, API_OPENAI)},
-    {"/v1/models/", ROOT, LOCAL(MODEL_OPENAI, OPENAI)},
-    {"/v1/models/llama3", ROOT, LOCAL(MODEL_OPENAI, OPENAI)},
     {"/v1/", ROOT, PROXY("/v1/", OPENAI, API_OPENAI)},
     {"/v1/messages", ROOT, PROXY("/v1/messages", ANTHROPIC, API_ANTHROPIC)},
     {"/v1/messages/count_tokens", ROOT, PROXY("/v1/messages/count_tokens", ANTHROPIC, API_ANTHROPIC)},
     {"/v1/messagesx", ROOT, PROXY("/v1/messagesx", OPENAI, API_OPENAI)},
-    {"/api/chat", ROOT, PROXY("/api/chat", OLLAMA, API_OLLAMA)},
-    {"/api/generate", ROOT, PROXY("/api/generate", OLLAMA, API_OLLAMA)},
-    {"/api/show", ROOT, PROXY("/api/show", OLLAMA, API_OLLAMA)},
-    {"/api/ps", ROOT, PROXY("/api/ps", OLLAMA, API_OLLAMA)},
     {"/api/v0/models", ROOT, PROXY("/api/v0/models", OPENAI, API_LM_STUDIO)},
+    {"/api/v1/models", ROOT, PROXY("/api/v1/models", OPENAI, API_LEMONADE)},
     {"/api/v1/chat/completions", ROOT, PROXY("/api/v1/chat/completions", OPENAI, API_LEMONADE)},
-    {"/api/pull", ROOT, REFUSED("/api/pull")},
-    {"/api/push", ROOT, REFUSED("/api/push")},
-    {"/api/create", ROOT, REFUSED("/api/create")},
-    {"/api/copy", ROOT, REFUSED("/api/copy")},
-    {"/api/delete", ROOT, REFUSED("/api/delete")},
-    {"/api/pull/x", ROOT, PROXY("/api/pull/x", OLLAMA, API_OLLAMA)},
-    {"/api/pulls", ROOT, PROXY("/api/pulls", OLLAMA, API_OLLAMA)},
+    {"/api/v1/pull", ROOT, PROXY("/api/v1/pull", OPENAI, API_LEMONADE)},
     {"/api/", ROOT, PROXY("/api/", OLLAMA, API_OLLAMA)},
     {"/v1", ALWAYS, NONE},
     {"/api", ALWAYS, NONE},
@@ -162,13 +151,12 @@ static const struct {
     /* the universal proxy */
     {"/olla/proxy", ALWAYS, REDIRECT},
     {"/olla/proxy/", ALWAYS, PROXY("/", PLAIN, 0)},
-    {"/olla/proxy/v1/models", ALWAYS, LOCAL(MODELS_OPENAI, OPENAI)},
-    {"/olla/proxy/v1/models/x", ALWAYS, LOCAL(MODEL_OPENAI, OPENAI)},
+    {"/olla/proxy/v1/models", ALWAYS, LIST(OPENAI, OPENAI)},
+    {"/olla/proxy/v1/models/", ALWAYS, NAMED("")},
+    {"/olla/proxy/v1/models/x", ALWAYS, NAMED("x")},
     {"/olla/proxy/v1/chat/completions", ALWAYS, PROXY("/v1/chat/completions", OPENAI, API_OPENAI)},
     {"/olla/proxy/v1/messages", ALWAYS, PROXY("/v1/messages", ANTHROPIC, API_ANTHROPIC)},
     {"/olla/proxy/api/chat", ALWAYS, PROXY("/api/chat", OLLAMA, API_OLLAMA)},
-    {"/olla/proxy/api/tags", ALWAYS, PROXY("/api/tags", OLLAMA, API_OLLAMA)},
-    {"/olla/proxy/api/pull", ALWAYS, PROXY("/api/pull", OLLAMA, API_OLLAMA)}, /* not intercepted here */
     {"/olla/proxy/chat/completions", ALWAYS, PROXY("/chat/completions", OPENAI, 0)},
     {"/olla/proxy/completions", ALWAYS, PROXY("/completions", OPENAI, 0)},
     {"/olla/proxy/embeddings", ALWAYS, PROXY("/embeddings", OPENAI, 0)},
@@ -180,36 +168,40 @@ static const struct {
     /* providers */
     {"/olla/ollama", ALWAYS, REDIRECT},
     {"/olla/ollama/", ALWAYS, P_PROXY("/", PLAIN, "ollama", "ollama")},
-    {"/olla/ollama/v1/models", ALWAYS, P_LOCAL(MODELS_OPENAI, OPENAI, "ollama", "ollama")},
-    {"/olla/ollama/api/tags", ALWAYS, P_LOCAL(MODELS_OLLAMA, OLLAMA, "ollama", "ollama")},
-    {"/olla/ollama/api/tags/", ALWAYS, P_PROXY("/api/tags/", OLLAMA, "ollama", "ollama")},
-    {"/olla/ollama/api/chat", ALWAYS, P_PROXY("/api/chat", OLLAMA, "ollama", "ollama")},
-    {"/olla/ollama/api/version", ALWAYS, P_PROXY("/api/version", OLLAMA, "ollama", "ollama")},
-    {"/olla/ollama/api/ps", ALWAYS, P_PROXY("/api/ps", OLLAMA, "ollama", "ollama")},
-    {"/olla/ollama/api/blobs/sha256:1", ALWAYS, P_REFUSED("/api/blobs/sha256:1")},
-    {"/olla/ollama/api/pull", ALWAYS, P_REFUSED("/api/pull")},
-    {"/olla/ollama/api/push", ALWAYS, P_REFUSED("/api/push")},
-    {"/olla/ollama/api/create", ALWAYS, P_REFUSED("/api/create")},
-    {"/olla/ollama/api/copy", ALWAYS, P_REFUSED("/api/copy")},
-    {"/olla/ollama/api/delete", ALWAYS, P_REFUSED("/api/delete")},
-    {"/olla/ollama/api/pull/x", ALWAYS, P_PROXY("/api/pull/x", OLLAMA, "ollama", "ollama")},
+    {"/olla/ollama/v1/models", ALWAYS, P_LIST(OPENAI, "ollama", "ollama")},
+    {"/olla/ollama/v1/models/x/y:1", ALWAYS, P_NAMED("x/y:1", "ollama", "ollama")},
+    {"/olla/ollama/api/v0/models", ALWAYS, P_PROXY("/api/v0/models", OPENAI, "ollama", "ollama")},
     {"/olla/ollama/v1/messages", ALWAYS, P_PROXY("/v1/messages", ANTHROPIC, "ollama", "ollama")},
     {"/olla/openai", ALWAYS, REDIRECT},
-    {"/olla/openai/v1/models", ALWAYS, P_LOCAL(MODELS_OPENAI, OPENAI, "openai", "openai-compatible")},
+    {"/olla/openai/v1/models", ALWAYS, P_LIST(OPENAI, "openai", "openai-compatible")},
+    {"/olla/openai/v1/models/x", ALWAYS, P_NAMED("x", "openai", "openai-compatible")},
+    {"/olla/openai/api/v1/models", ALWAYS,
+     P_PROXY_API("/api/v1/models", OPENAI, "openai", "openai-compatible", API_LEMONADE)},
     {"/olla/openai/v1/completions", ALWAYS,
      P_PROXY_API("/v1/completions", OPENAI, "openai", "openai-compatible", API_OPENAI)},
-    {"/olla/openai/api/delete", ALWAYS, P_PROXY_API("/api/delete", OLLAMA, "openai", "openai-compatible", API_OLLAMA)},
     {"/olla/openai-compatible/x", ALWAYS, P_PROXY("/x", PLAIN, "openai-compatible", "openai-compatible")},
-    {"/olla/vllm/v1/models", ALWAYS, P_LOCAL(MODELS_OPENAI, OPENAI, "vllm", "vllm")},
+    {"/olla/vllm/v1/models", ALWAYS, P_LIST(OPENAI, "vllm", "vllm")},
     {"/olla/vllm/api/tags", ALWAYS, P_PROXY("/api/tags", OLLAMA, "vllm", "vllm")},
+    {"/olla/vllm/api/pull", ALWAYS, P_PROXY("/api/pull", OLLAMA, "vllm", "vllm")},
     {"/olla/vllm/api/v1/models", ALWAYS, P_PROXY("/api/v1/models", OPENAI, "vllm", "vllm")},
     {"/olla/llamacpp/completion", ALWAYS, P_PROXY("/completion", PLAIN, "llamacpp", "llamacpp")},
-    {"/olla/llamacpp/v1/models", ALWAYS, P_LOCAL(MODELS_OPENAI, OPENAI, "llamacpp", "llamacpp")},
-    {"/olla/lmstudio/v1/models", ALWAYS, P_LOCAL(MODELS_OPENAI, OPENAI, "lmstudio", "lm-studio")},
-    {"/olla/lm-studio/api/v1/models", ALWAYS, P_LOCAL(MODELS_OPENAI, OPENAI, "lm-studio", "lm-studio")},
-    {"/olla/lm_studio/api/v0/models", ALWAYS, P_LOCAL(MODELS_LM_STUDIO, OPENAI, "lm_studio", "lm-studio")},
+    {"/olla/llamacpp/models", ALWAYS, P_PROXY("/models", PLAIN, "llamacpp", "llamacpp")},
+    {"/olla/llamacpp/v1/models", ALWAYS, P_LIST(OPENAI, "llamacpp", "llamacpp")},
+    {"/olla/lmstudio/v1/models", ALWAYS, P_LIST(OPENAI, "lmstudio", "lm-studio")},
+    {"/olla/lm-studio/api/v1/models", ALWAYS, P_LIST(OPENAI, "lm-studio", "lm-studio")},
+    {"/olla/lm_studio/api/v0/models", ALWAYS, P_LIST(LM_STUDIO, "lm_studio", "lm-studio")},
     {"/olla/lm_studio", ALWAYS, REDIRECT},
     {"/olla/lmstudio/api/v0/models/x", ALWAYS, P_PROXY("/api/v0/models/x", OPENAI, "lmstudio", "lm-studio")},
+    {"/olla/lmstudio/api/tags", ALWAYS, P_PROXY("/api/tags", OLLAMA, "lmstudio", "lm-studio")},
+    {"/olla/lemonade/v1/models", ALWAYS, P_LIST(OPENAI, "lemonade", "lemonade")},
+    {"/olla/lemonade/api/v1/models", ALWAYS, P_LIST(LEMONADE, "lemonade", "lemonade")},
+    {"/olla/lemonade/api/v1/pull", ALWAYS, P_PROXY("/api/v1/pull", OPENAI, "lemonade", "lemonade")},
+    {"/olla/lemonade/api/v0/models", ALWAYS, P_PROXY("/api/v0/models", OPENAI, "lemonade", "lemonade")},
+    {"/olla/dmr/engines/v1/models", ALWAYS, P_LIST(DMR, "dmr", "docker-model-runner")},
+    {"/olla/dmr/v1/models", ALWAYS, P_LIST(OPENAI, "dmr", "docker-model-runner")},
+    {"/olla/dmr/engines/llama.cpp/v1/chat/completions", ALWAYS,
+     P_PROXY("/engines/llama.cpp/v1/chat/completions", OPENAI, "dmr", "docker-model-runner")},
+    {"/olla/vllm/engines/v1/models", ALWAYS, P_PROXY("/engines/v1/models", OPENAI, "vllm", "vllm")},
     /* not registered */
     {"/olla/llama-cpp/", ALWAYS, NONE},
     {"/olla/llama_cpp/v1/models", ALWAYS, NONE},
@@ -229,18 +221,36 @@ static bool same(struct str s, const char *z)
 
 static bool is_as_wanted(const struct route *r, const struct expectation *w)
 {
-    bool proxied = w->kind == ROUTE_PROXY || w->kind == ROUTE_REFUSED;
-    if (r->kind != w->kind || (w->kind == ROUTE_LOCAL && r->page != w->page) || r->dialect != w->dialect) {
+    bool local = w->kind == ROUTE_LOCAL, proxied = w->kind == ROUTE_PROXY || w->kind == ROUTE_REFUSED || w->pinnable;
+    const char *only = r->only ? r->only->name : NULL;
+
+    if (r->kind != w->kind || (local && r->page != w->page) || r->dialect != w->dialect || r->pinnable != w->pinnable) {
         return false;
     }
-    const char *only = r->only ? r->only->name : NULL;
-    if (r->api != w->api || r->has_type != (w->only != NULL) || !same(str_of(only), w->only)) {
+    if (local && (w->page == LOCAL_MODELS || w->page == LOCAL_MODEL) && r->listing != w->listing) {
+        return false;
+    }
+    if ((proxied && r->api != w->api) || r->has_type != (w->only != NULL) || !same(str_of(only), w->only)) {
         return false;
     }
     if (w->kind == ROUTE_REFUSED && (r->status != 501 || !r->text || !r->text[0])) {
         return false;
     }
-    return (!proxied || same(r->target, w->target)) && same(r->prefix, w->prefix);
+    bool has_target = proxied || (local && (w->page == LOCAL_MODEL || w->page == LOCAL_OLLA_MODEL));
+    return (!has_target || same(r->target, w->target)) && same(r->prefix, w->prefix);
+}
+
+static void check_path(const char *path, bool root, const struct expectation *want)
+{
+    struct route r = route_find(str_of(path), root);
+    if (!is_as_wanted(&r, want)) {
+        fail_msg("%s (root_api %d): kind %d page %d listing %d dialect %d api %u pinnable %d target '%.*s' type %s",
+                 path, root, r.kind, r.page, r.listing, r.dialect, r.api, r.pinnable, (int)r.target.n,
+                 r.target.p ? r.target.p : "", r.only ? r.only->name : "-");
+    }
+    if (want->target && strlen(want->target) > 1) { /* a part of the path given, not a copy */
+        assert_ptr_equal(r.target.p, path + strlen(path) - r.target.n);
+    }
 }
 
 static void test_paths(void **state)
@@ -248,20 +258,104 @@ static void test_paths(void **state)
     static const struct expectation not_found = NONE;
     (void)state;
 
-    assert_true(OLLA_COUNT(paths) >= 60);
     for (size_t i = 0; i < OLLA_COUNT(paths); i++) {
         for (int root = 0; root < 2; root++) {
-            struct route r = route_find(str_of(paths[i].path), root);
-            if (!is_as_wanted(&r, paths[i].when == ROOT && !root ? &not_found : &paths[i].want)) {
-                fail_msg("%s (root_api %d): kind %d page %d dialect %d api %u target '%.*s' type %s", paths[i].path,
-                         root, r.kind, r.page, r.dialect, r.api, (int)r.target.n, r.target.p ? r.target.p : "",
-                         r.only ? r.only->name : "-");
-            }
-            if (r.kind == ROUTE_PROXY && r.target.n > 1) { /* a part of the path given, not a copy */
-                assert_ptr_equal(r.target.p, paths[i].path + strlen(paths[i].path) - r.target.n);
-            }
+            check_path(paths[i].path, root, paths[i].when == ROOT && !root ? &not_found : &paths[i].want);
         }
     }
+}
+
+/* Where a fleet looks like one Ollama: what stands before its paths, and whom they go to. */
+static const struct {
+    const char *before, *prefix, *only;
+    unsigned api;
+    enum when when;
+} places[] = {
+    {"", NULL, NULL, API_OLLAMA, ROOT},
+    {"/olla/proxy", NULL, NULL, API_OLLAMA, ALWAYS},
+    {"/olla/ollama", "ollama", "ollama", 0, ALWAYS},
+    {"/olla/openai", "openai", "openai-compatible", API_OLLAMA, ALWAYS},
+    {"/olla/openai-compatible", "openai-compatible", "openai-compatible", API_OLLAMA, ALWAYS},
+};
+
+#define ABOUT_ALL(page_)                                                                        \
+    {                                                                                           \
+        .kind = ROUTE_LOCAL, .page = LOCAL_##page_, .listing = LISTING_OLLAMA, .pinnable = true \
+    }
+#define FOR_ONE                                 \
+    {                                           \
+        .kind = ROUTE_REFUSED, .pinnable = true \
+    }
+#define BY_MODEL            \
+    {                       \
+        .kind = ROUTE_PROXY \
+    }
+
+static const struct {
+    const char *path;
+    struct expectation want;
+} ollama_paths[] = {
+    {"/api/tags", ABOUT_ALL(MODELS)},
+    {"/api/version", ABOUT_ALL(OLLAMA_VERSION)},
+    {"/api/ps", ABOUT_ALL(OLLAMA_PS)},
+    {"/api/list", FOR_ONE},
+    {"/api/pull", FOR_ONE},
+    {"/api/push", FOR_ONE},
+    {"/api/create", FOR_ONE},
+    {"/api/copy", FOR_ONE},
+    {"/api/delete", FOR_ONE},
+    {"/api/blobs/sha256:12", FOR_ONE},
+    {"/api/blobs/", FOR_ONE},
+    {"/api/show", BY_MODEL},
+    {"/api/chat", BY_MODEL},
+    {"/api/generate", BY_MODEL},
+    {"/api/embed", BY_MODEL},
+    {"/api/embeddings", BY_MODEL},
+    {"/api/tags/", BY_MODEL},
+    {"/api/tags/x", BY_MODEL},
+    {"/api/Tags", BY_MODEL},
+    {"/api/versions", BY_MODEL},
+    {"/api/psx", BY_MODEL},
+    {"/api/pull/x", BY_MODEL},
+    {"/api/pulls", BY_MODEL},
+    {"/api/lists", BY_MODEL},
+    {"/api/blobs", BY_MODEL},
+};
+
+static void test_ollama_on_a_fleet(void **state)
+{
+    static const struct expectation not_found = NONE;
+    char path[128];
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(places) * OLLA_COUNT(ollama_paths); i++) {
+        size_t place = i / OLLA_COUNT(ollama_paths), k = i % OLLA_COUNT(ollama_paths);
+        struct expectation want = ollama_paths[k].want;
+        want.dialect = DIALECT_OLLAMA;
+        want.api = places[place].api;
+        want.target = ollama_paths[k].path; /* the backend's, as it may go to a machine after all */
+        want.prefix = places[place].prefix;
+        want.only = places[place].only;
+        (void)snprintf(path, sizeof(path), "%s%s", places[place].before, ollama_paths[k].path);
+        check_path(path, true, &want);
+        check_path(path, false, places[place].when == ROOT ? &not_found : &want);
+    }
+}
+
+static void check_refusal(const char *path, const char *words)
+{
+    struct route r = route_find(str_of(path), true);
+    assert_int_equal(r.kind, ROUTE_REFUSED);
+    assert_true(str_starts(str_of(r.text), str_of(words)));
+    assert_non_null(strstr(r.text, "X-Olla-Endpoint")); /* what to do instead */
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    check_refusal("/api/list", "running models list not supported in multi-instance proxy");
+    check_refusal("/olla/ollama/api/list", "running models list not supported in multi-instance proxy");
+    check_refusal("/api/pull", "model management operations are not supported by the proxy");
+    check_refusal("/olla/proxy/api/blobs/sha256:1", "model management operations are not supported by the proxy");
 }
 
 static void test_dialects(void **state)
@@ -285,18 +379,6 @@ static void test_dialects(void **state)
 
 static const struct route any_route = {.kind = ROUTE_PROXY};
 
-static void list(int i, const char *names)
-{
-    static struct model_facts facts;
-    model_list_begin(E(i));
-    for (struct str rest = str_of(names); rest.p;) {
-        memset(&facts, 0, sizeof(facts));
-        assert_true(str_copy(facts.name, sizeof(facts.name), str_split(&rest, ' ')));
-        assert_true(facts.name[0] == '\0' || model_offer(E(i), &facts));
-    }
-    (void)model_list_end(E(i), true);
-}
-
 /* Everything up, idle and never picked; a to e in this order. */
 static int fresh(void **state)
 {
@@ -306,8 +388,9 @@ static int fresh(void **state)
         E(i)->enabled = E(i)->probed = E(i)->discovered = true;
         E(i)->state = ENDPOINT_HEALTHY;
         E(i)->inflight = 0;
-        E(i)->picked = 0;
-        list(i, models[i]);
+        E(i)->picked = E(i)->pass = 0;
+        E(i)->profile = profile_by_type(str_of(E(i)->type));
+        (void)fleet_list(E(i), models[i]);
     }
     return 0;
 }
@@ -316,6 +399,12 @@ static struct route_choice choose(const struct route *r, const char *model, endp
 {
     struct route_query q = {.route = r, .model = str_of(model), .tried = tried, .balancer = how};
     return route_choose(&q);
+}
+
+static void finish(struct endpoint *e)
+{
+    static const struct endpoint_use use = {false, false};
+    endpoint_end(e, &use, OUTCOME_GOOD, true, 1, 1);
 }
 
 /* Picks n times, as requests do, and says who was picked: "abc...", '-' for nobody. */
@@ -327,9 +416,10 @@ static const char *picks(const struct route *r, const char *model, enum conf_bal
         names[i] = c.e ? c.e->name[0] : '-';
         names[i + 1] = '\0';
         if (c.e) {
-            endpoint_begin(c.e);
+            struct endpoint_use use;
+            endpoint_begin(c.e, &use, false, c.turn);
             if (!keep) {
-                endpoint_end(c.e, true, 1, 1);
+                finish(c.e);
             }
         }
     }
@@ -359,10 +449,10 @@ static void test_least_connections(void **state)
     assert_string_equal(picks(&any_route, "", LC, 7, false), "abcdeab"); /* all idle: ties rotate */
     (void)fresh(NULL);
     assert_string_equal(picks(&any_route, "", LC, 10, true), "abcdeabcde");
-    endpoint_end(E(3), true, 1, 1);
+    finish(E(3));
     assert_string_equal(picks(&any_route, "", LC, 2, true), "da"); /* d has least, then all are equal again */
-    endpoint_end(E(2), true, 1, 1);
-    endpoint_end(E(1), true, 1, 1);
+    finish(E(2));
+    finish(E(1));
     assert_string_equal(picks(&any_route, "", LC, 2, true), "bc");     /* equal: b was picked longer ago */
     assert_string_equal(picks(&any_route, "big", LC, 3, true), "dcd"); /* equal again: d was picked longer ago */
 }
@@ -375,7 +465,7 @@ static void test_priority(void **state)
     assert_string_equal(picks(&any_route, "", PRIO, 3, true), "bbb"); /* load does not lead out of the tier */
     E(1)->state = ENDPOINT_OFFLINE;
     assert_string_equal(picks(&any_route, "", PRIO, 4, false), "cdcd");
-    E(2)->state = E(3)->state = ENDPOINT_BUSY;
+    E(2)->state = E(3)->state = ENDPOINT_UNHEALTHY;
     assert_string_equal(picks(&any_route, "", PRIO, 2, false), "ee");
     E(4)->enabled = false;
     assert_string_equal(picks(&any_route, "", PRIO, 1, false), "-");
@@ -408,9 +498,11 @@ static void test_strict(void **state)
     check_choice(choose(&ollama_api, "shared", 0, LC), 'a', 0, "routed", "model_found");
     /* Those that have it do not speak this API. */
     check_choice(choose(&ollama_api, "big", 0, LC), '-', 503, "rejected", "model_unavailable");
-    for (int s = ENDPOINT_UNKNOWN; s <= ENDPOINT_RATE_LIMITED; s++) { /* healthy means exactly healthy */
+    for (int s = ENDPOINT_UNKNOWN; s <= ENDPOINT_RATE_LIMITED; s++) {
         E(2)->state = E(3)->state = (enum endpoint_state)s;
-        if (s != ENDPOINT_HEALTHY) {
+        if (s == ENDPOINT_HEALTHY || s == ENDPOINT_BUSY || s == ENDPOINT_WARMING) {
+            check_choice(choose(&any_route, "big", 0, LC), 'c', 0, "routed", "model_found");
+        } else {
             check_choice(choose(&any_route, "big", 0, LC), '-', 503, "rejected", "model_unavailable");
         }
     }
@@ -465,13 +557,116 @@ static void test_providers(void **state)
     E(2)->state = ENDPOINT_OFFLINE;
     check_choice(choose(&vllm, "big", 0, LC), '-', 404, NULL, NULL);
     check_choice(choose(&vllm, "", 0, LC), '-', 404, NULL, NULL);
+}
 
-    assert_true(route_listed(NULL) == (BIT(0) | BIT(1) | BIT(3) | BIT(4)));
-    assert_true(route_listed(ollama.only) == (BIT(0) | BIT(1)));
-    assert_true(route_listed(openai.only) == route_listed(NULL));
-    assert_true(route_listed(vllm.only) == 0);
-    E(0)->enabled = false;
-    assert_true(route_listed(ollama.only) == BIT(1));
+static void test_listed(void **state)
+{
+    const struct profile *ollama = profile_by_type(STR("ollama")), *vllm = profile_by_type(STR("vllm"));
+    const struct profile *openai = profile_by_type(STR("openai"));
+    const endpoint_set all = BIT(0) | BIT(1) | BIT(2) | BIT(3) | BIT(4);
+    static const struct profile speechless = {.name = "x", .models_path = "/x"}; /* a type of one's own may be so */
+    (void)state;
+
+    assert_true(route_listed(NULL, API_OPENAI, true) == all);
+    assert_true(route_listed(NULL, API_OLLAMA, true) == (BIT(0) | BIT(1)));
+    assert_true(route_listed(NULL, API_ANTHROPIC, true) == (all & ~BIT(4)));
+    assert_true(route_listed(NULL, API_OLLAMA | API_LM_STUDIO, true) == (BIT(0) | BIT(1) | BIT(3)));
+    assert_true(route_listed(NULL, API_DMR, true) == 0);
+    assert_true(route_listed(NULL, 0, true) == 0);
+    assert_true(route_listed(ollama, API_OPENAI, true) == (BIT(0) | BIT(1)));
+    assert_true(route_listed(vllm, API_OPENAI, true) == BIT(2));
+    assert_true(route_listed(vllm, API_OLLAMA, true) == 0);
+    assert_true(route_listed(openai, API_OPENAI, true) == all);
+    assert_true(route_listed(openai, API_OLLAMA, true) == (BIT(0) | BIT(1)));
+
+    E(0)->enabled = false; /* is not there at all */
+    for (int s = ENDPOINT_UNKNOWN; s <= ENDPOINT_RATE_LIMITED; s++) {
+        E(2)->state = (enum endpoint_state)s;
+        bool well = s == ENDPOINT_HEALTHY || s == ENDPOINT_BUSY || s == ENDPOINT_WARMING;
+        assert_true(route_listed(NULL, API_OPENAI, false) == (all & ~BIT(0)));
+        assert_true(route_listed(NULL, API_OPENAI, true) == (all & ~BIT(0) & ~(well ? 0 : BIT(2))));
+        assert_true(route_listed(vllm, API_OPENAI, false) == BIT(2));
+        assert_true(route_listed(vllm, API_OPENAI, true) == (well ? BIT(2) : 0));
+    }
+    E(3)->profile = profile_by_type(STR("auto")); /* nobody knows yet what it speaks */
+    E(4)->profile = &speechless;
+    assert_true(route_listed(NULL, ROUTE_ANY_API, false) == (BIT(1) | BIT(2) | BIT(4)));
+    assert_true(route_listed(NULL, API_OPENAI | API_OLLAMA, false) == (BIT(1) | BIT(2)));
+}
+
+/* ---- paths that only some types have ----------------------------------------------- */
+
+static void test_native_paths(void **state)
+{
+    struct route infill = route_find(STR("/olla/proxy/infill"), true);
+    struct route openai = route_find(STR("/olla/openai/infill"), true);
+    struct route ollama = route_find(STR("/olla/ollama/infill"), true);
+    struct route chat = route_find(STR("/olla/proxy/v1/chat/completions"), true);
+    struct route other = route_find(STR("/olla/proxy/infill/x"), true);
+    struct route pooling = route_find(STR("/olla/proxy/pooling"), true);
+    struct route rerank = route_find(STR("/v1/rerank"), true);
+    (void)state;
+
+    assert_string_equal(picks(&infill, "", RR, 5, false), "abcde"); /* nobody knows it */
+    (void)fresh(NULL);
+    E(1)->profile = E(3)->profile = profile_by_type(STR("llamacpp"));
+    assert_string_equal(picks(&infill, "", RR, 4, false), "bdbd");
+    assert_string_equal(picks(&infill, "shared", RR, 3, false), "bbb"); /* a and c have it too */
+    assert_string_equal(picks(&infill, "big", LC, 3, true), "ddd");     /* c has it, and has less to do */
+    assert_string_equal(picks(&infill, "own", RR, 2, false), "ee"); /* none of those that know it: the model decides */
+    assert_string_equal(picks(&infill, "none", RR, 1, false), "-");
+    finish(E(3));
+    finish(E(3));
+    finish(E(3));
+
+    (void)fresh(NULL);
+    E(1)->profile = E(3)->profile = profile_by_type(STR("llamacpp"));
+    assert_string_equal(picks(&openai, "", RR, 4, false), "bdbd");      /* shared by all that speak OpenAI's API */
+    assert_string_equal(picks(&ollama, "", RR, 2, false), "aa");        /* of one type only */
+    assert_string_equal(picks(&other, "", RR, 3, false), "ceb");        /* another path: who waited longest */
+    assert_string_equal(picks(&pooling, "", RR, 2, false), "cc");       /* vLLM's */
+    assert_string_equal(picks(&rerank, "shared", RR, 3, false), "bcb"); /* not Ollama's, though it is below /v1/ */
+    assert_string_equal(picks(&chat, "shared", RR, 3, false), "acb");   /* everybody has that */
+
+    /* Whoever does not know the path would deny that it exists: not tried behind one that failed. */
+    check_choice(choose(&infill, "shared", BIT(1), RR), '-', 503, "routed", "model_found");
+    E(1)->state = ENDPOINT_OFFLINE;
+    check_choice(choose(&infill, "shared", 0, PRIO), 'a', 0, "routed", "model_found");
+    check_choice(choose(&infill, "", 0, PRIO), 'd', 0, NULL, NULL); /* more than priority */
+}
+
+/* ---- one machine that is wanted ---------------------------------------------------- */
+
+static struct route_choice pin(const struct route *r, const char *name, const char *model, endpoint_set tried)
+{
+    struct route_query q = {.route = r, .model = str_of(model), .tried = tried, .balancer = LC, .pin = str_of(name)};
+    return route_choose(&q);
+}
+
+static void test_pinned(void **state)
+{
+    struct route vllm = route_find(STR("/olla/vllm/v1/completions"), true);
+    struct route pull = route_find(STR("/api/pull"), true);
+    (void)state;
+
+    check_choice(pin(&any_route, "d", "", 0), 'd', 0, NULL, NULL);
+    check_choice(pin(&any_route, "a", "own", 0), 'a', 0, NULL, NULL); /* the model does not count */
+    check_choice(pin(&pull, "b", "", 0), 'b', 0, NULL, NULL);
+    assert_true(pin(&pull, "c", "", 0).no_such_pin); /* speaks another API */
+    assert_true(pin(&vllm, "a", "", 0).no_such_pin);
+    assert_true(pin(&any_route, "A", "", 0).no_such_pin);
+    assert_true(pin(&any_route, "ab", "", 0).no_such_pin);
+    check_choice(pin(&any_route, "ab", "", 0), '-', 404, NULL, NULL);
+    check_choice(pin(&any_route, "d", "", BIT(3)), '-', 503, NULL, NULL);
+    assert_false(pin(&any_route, "d", "", BIT(3)).no_such_pin);
+    E(3)->state = ENDPOINT_UNHEALTHY;
+    check_choice(pin(&any_route, "d", "", 0), '-', 503, NULL, NULL);
+    assert_false(pin(&any_route, "d", "", 0).starting);
+    E(3)->probed = false;
+    assert_true(pin(&any_route, "d", "", 0).starting);
+    E(3)->enabled = false;
+    check_choice(pin(&any_route, "d", "", 0), '-', 404, NULL, NULL);
+    assert_true(pin(&any_route, "d", "", 0).no_such_pin);
 }
 
 /* ---- start-up -------------------------------------------------------------------- */
@@ -541,6 +736,7 @@ static void test_random_fleets(void **state)
             E(i)->enabled = chance(8) > 0;
             E(i)->inflight = chance(3);
             E(i)->picked = chance(4);
+            E(i)->pass = 0; /* nobody's turn */
             up |= E(i)->state == ENDPOINT_HEALTHY && E(i)->enabled ? BIT(i) : 0;
         }
         endpoint_set good = up & fits[w], left = good & has[m] & ~tried;
@@ -561,6 +757,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_ollama_on_a_fleet),
+        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_dialects),
         CASE(test_round_robin),
         CASE(test_least_connections),
@@ -568,6 +766,9 @@ int main(void)
         CASE(test_strict),
         CASE(test_tried),
         CASE(test_providers),
+        CASE(test_listed),
+        CASE(test_native_paths),
+        CASE(test_pinned),
         CASE(test_pending),
         CASE(test_random_fleets),
     };
