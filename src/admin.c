@@ -413,7 +413,8 @@ static void status_head(struct text *t, bool hashing)
     }
     text_addz(t, "\",\"proxy\":{\"engine\":");
     json_text(t, str_of(conf_now->proxy.engine == ENGINE_OLLA ? "olla" : "sherpa"));
-    json_member(t, "profile", STR("auto"));
+    static const char *const profiles[] = {"auto", "streaming", "standard"};
+    json_member(t, "profile", str_of(profiles[conf_now->proxy.profile]));
     json_member(t, "balancer", str_of(balancers[conf_now->proxy.load_balancer]));
     text_addz(t, "},\"endpoints\":[");
 }

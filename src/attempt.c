@@ -392,7 +392,7 @@ static bool begin_send(struct exchange *x)
         return true;
     }
     buf_text_done(&x->u->out, &t);
-    x->deadline = net_now() + (uint64_t)conf_now->proxy.read_timeout;
+    x->deadline = net_now() + exchange_read_timeout(x);
     x->state = X_SEND;
     return true;
 }
@@ -503,7 +503,7 @@ bool attempt_send_step(struct exchange *x)
             buf_consume(&u->out, of_head);
         }
         x->sent += (uint64_t)n - of_head;
-        x->deadline = net_now() + (uint64_t)conf_now->proxy.read_timeout;
+        x->deadline = net_now() + exchange_read_timeout(x);
         if ((size_t)n < head.n + body.n) {
             break;
         }

@@ -235,6 +235,26 @@ static int rank_of_state(const struct endpoint *e)
     return e->state == ENDPOINT_HEALTHY ? 0 : e->state == ENDPOINT_BUSY ? 1 : 2;
 }
 
+/* By slot: loaded and idle, idle, loaded and busy, busy; what is not known counts as idle. */
+static int8_t warmth[OLLA_MAX_ENDPOINTS];
+
+static void find_warmth(const struct route_query *q, endpoint_set candidates)
+{
+    const struct model *m;
+    struct endpoint *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        warmth[e->slot] = 1;
+        if (!(candidates & endpoint_bit(e)) || !e->load.known) {
+            continue;
+        }
+        bool lists = e->profile->load == LOAD_PS || e->profile->load == LOAD_LIST;
+        m = lists ? model_named(model_at_endpoint(q, e), endpoint_bit(e)) : NULL;
+        bool loaded = !lists || (m && model_state_at(m, e) == MODEL_LOADED);
+        bool busy = lists ? e->inflight > 0 : e->load.busy;
+        warmth[e->slot] = loaded ? (busy ? 2 : 0) : (busy ? 3 : 1);
+    }
+}
+
 /* < 0: a is the better one; 0: equal but for whose turn it is. */
 static int compare(const struct endpoint *a, const struct endpoint *b, const struct route_query *q)
 {
@@ -242,6 +262,7 @@ static int compare(const struct endpoint *a, const struct endpoint *b, const str
     if (d == 0 && q->balancer == BALANCE_PRIORITY) {
         d = b->priority - a->priority;
     }
+    d = d == 0 ? warmth[a->slot] - warmth[b->slot] : d;
     if (d == 0 && q->balancer != BALANCE_ROUND_ROBIN) {
         uint64_t left = (uint64_t)a->inflight * b->weight, right = (uint64_t)b->inflight * a->weight;
         d = left < right ? -1 : left > right;
@@ -372,6 +393,7 @@ struct route_choice route_choose(const struct route_query *q)
     c.candidates = candidates;
     endpoint_set room = with_room(q, candidates);
     c.full = room ? 0 : candidates;
+    find_warmth(q, room);
     uint64_t largest = largest_pass(room);
     c.e = best_of(q, room, largest, &equal);
     if (c.e && q->key != 0) {

@@ -178,6 +178,7 @@ static void take_target(struct endpoint *e, const struct endpoint *wanted)
     e->failures = 0;
     e->backoff = 1;
     e->limited_until = 0;
+    e->load.known = false;
     breaker_reset(&e->breaker);
     e->next_check = e->next_discovery = e->last_discovery = 0;
     for (int i = 0; i < TARGETS; i++) {
@@ -222,7 +223,7 @@ void endpoint_release(struct endpoint *e)
     for (int i = 0; i < TARGETS; i++) {
         asked = asked || e->at[i].resolving;
     }
-    if (e->removed && e->inflight == 0 && !e->idle && !e->probing && !e->discovering && !asked) {
+    if (e->removed && e->inflight == 0 && !e->idle && !e->probing && !e->discovering && !e->load.asking && !asked) {
         e->used = false;
     }
 }

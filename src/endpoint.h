@@ -108,6 +108,12 @@ struct endpoint {
         unsigned said;    /* CAP_* of it */
         char version[24]; /* of the server, "" = not told */
     } extra;
+    struct {
+        bool asking;
+        bool known, busy; /* it told lately; all its places are taken */
+        uint64_t at, next;
+        char path[160];
+    } load;
     bool discovering;
     bool ask_again;   /* the list that is being read is too old already */
     bool discovered;  /* a list has been read since the endpoint is up, or the first try has failed */

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "gather.h"
+#include "heartbeat.h"
 #include "log.h"
 #include "pool.h"
 #include "queue.h"
@@ -352,7 +353,7 @@ static void set_deadline(struct exchange *x)
                           : 0;
     } else if (x->state >= X_STREAM && x->moved) {
         bool backend = x->state == X_TUNNEL || (x->state == X_STREAM && buf_len(&x->c->out) == 0);
-        x->deadline = now + (backend ? (uint64_t)cf->proxy.read_timeout : stall);
+        x->deadline = now + (backend ? exchange_read_timeout(x) : stall);
         x->moved = false;
     }
     uint64_t at = x->deadline;
@@ -361,12 +362,24 @@ static void set_deadline(struct exchange *x)
     if (look_again && (at == 0 || at > now + STARVED_MS)) {
         at = now + STARVED_MS;
     }
+    uint64_t beat = heartbeat_at(x);
+    if (beat != 0 && (at == 0 || beat < at)) {
+        at = beat;
+    }
     net_deadline(&x->c->s, at);
+}
+
+uint64_t exchange_read_timeout(const struct exchange *x)
+{
+    return (uint64_t)(x->e && x->e->read_timeout > 0 ? x->e->read_timeout : conf_now->proxy.read_timeout);
 }
 
 bool exchange_run(struct exchange *x)
 {
     x->c->starved = x->waiting = false;
+    if (!heartbeat_run(x)) {
+        return true;
+    }
     for (;;) {
         enum exchange_state was = x->state;
         bool more = x->state != X_DONE && step(x);
@@ -533,16 +546,17 @@ static void access_line(const struct exchange *x, uint64_t ms)
 /* What it says about its endpoint. */
 static enum outcome outcome_of(const struct exchange *x)
 {
-    if (x->who == END_SERVER || x->who == END_SERVER_SLOW || (x->began && x->status >= 500)) {
+    if (x->who == END_SERVER || x->who == END_SERVER_SLOW || x->backend_status >= 500) {
         return OUTCOME_BAD;
     }
-    bool silent = x->who != END_NOBODY && !x->began;
-    return silent || x->status == 429 || x->who == END_KILLED || x->who == END_RESOURCE ? OUTCOME_NONE : OUTCOME_GOOD;
+    bool silent = x->backend_status == 0 || x->backend_status == 429;
+    return silent || x->who == END_KILLED || x->who == END_RESOURCE ? OUTCOME_NONE : OUTCOME_GOOD;
 }
 
 static void count(struct exchange *x, uint64_t ms)
 {
-    bool served = x->status > 0 && x->status < 500 && x->who != END_SERVER && x->who != END_SERVER_SLOW;
+    bool served = x->status > 0 && x->status < 500 && x->backend_status < 500 && x->who != END_SERVER &&
+                  x->who != END_SERVER_SLOW;
     exchange_totals.active--;
     if (!x->e) {
         return;

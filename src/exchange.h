@@ -165,10 +165,16 @@ struct exchange {
     bool to_close; /* the reply's end is the connection's end */
     bool moved;    /* reply bytes have moved since the deadline was set */
     bool reusable; /* u may be used again after this reply */
+    bool gathers;  /* small pieces that come together go down together */
     unsigned keep_s;
     struct http_body out_body;
     unsigned newlines; /* line ends at the end of what went down */
     enum { EVENTS_NONE = 0, EVENTS_SSE, EVENTS_NDJSON } events;
+    enum { BEAT_NONE = 0, BEAT_OPENAI, BEAT_ANTHROPIC, BEAT_OLLAMA, BEAT_JSON } beat; /* signs of life it can bear */
+    int backend_status;                               /* of the reply that began, 0 = none */
+    bool committed;                                   /* one of them went down: the status is 200 */
+    bool embed, embed_error, embed_begun, embed_json; /* the reply's body becomes one event */
+    uint64_t beat_at;
     bool client_ended, backend_ended, reset; /* of a tunnel */
     uint32_t cursor;                         /* parts written of a local page */
     struct page_place place;
@@ -303,6 +309,9 @@ struct route_query attempt_query(const struct exchange *x);
 void attempt_waited_too_long(struct exchange *x); /* in line */
 /* A backend said when it takes requests again: by its 429, or by Retry-After with 503. */
 void attempt_note_limit(struct exchange *x, const struct http_response *r);
+
+/* The longest silence of its backend, ms. */
+uint64_t exchange_read_timeout(const struct exchange *x);
 
 /* exchange.c */
 extern const struct stream_ops exchange_upstream_ops;

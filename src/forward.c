@@ -128,8 +128,10 @@ bool forward_request_head(struct exchange *x, struct text *t)
     text_addz(t, " HTTP/1.1\r\n");
     field(t, "Host", str_of(x->e->at[TARGET_MAIN].authority));
     while (http_next_field(&rest, &f)) {
-        if (in_list(f.name, request_drop, OLLA_COUNT(request_drop)) || http_hop_by_hop(x->req.hop_fields, f.name) ||
-            (x->e->profile->drop_origin && browser_origin(f.name))) {
+        /* Signs of life cannot be put into a compressed stream. */
+        bool coding = x->beat != BEAT_NONE && str_ieq(f.name, STR("Accept-Encoding"));
+        if (coding || in_list(f.name, request_drop, OLLA_COUNT(request_drop)) ||
+            http_hop_by_hop(x->req.hop_fields, f.name) || (x->e->profile->drop_origin && browser_origin(f.name))) {
             continue;
         }
         real_ip = real_ip || str_ieq(f.name, STR("X-Real-IP"));

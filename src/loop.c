@@ -10,6 +10,7 @@
 #include "admin.h"
 #include "client.h"
 #include "discover.h"
+#include "load.h"
 #include "queue.h"
 #include "health.h"
 #include "log.h"
@@ -209,6 +210,7 @@ static void turn(void)
     wake = resolver_at != 0 ? earliest(wake, resolver_at) : wake;
     wake = earliest(wake, health_tick());
     wake = earliest(wake, discover_tick());
+    wake = earliest(wake, load_tick());
     wake = earliest(wake, queue_tick());
     int log_ms = log_flush(net_now(), false);
     if (log_ms >= 0) {

@@ -242,6 +242,22 @@ void model_improve(const struct endpoint *e, uint32_t context, unsigned said, en
     }
 }
 
+void model_set_loaded(const struct endpoint *e, struct str names)
+{
+    for (size_t i = 0; i < total; i++) {
+        struct model_where *w = &sorted[i]->now;
+        bool loaded = false;
+        if (!(w->serves & endpoint_bit(e))) {
+            continue;
+        }
+        for (struct str rest = names; rest.p && !loaded;) {
+            loaded = str_ieq(str_split(&rest, '\n'), name_of(i));
+        }
+        w->state_low = loaded ? w->state_low | endpoint_bit(e) : w->state_low & ~endpoint_bit(e);
+        w->state_high |= endpoint_bit(e); /* loaded, or not-loaded */
+    }
+}
+
 static void sweep(void)
 {
     size_t keep = 0;

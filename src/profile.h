@@ -28,6 +28,15 @@ enum {
     API_DMR = 32       /* /engines/... */
 };
 
+/* How it tells what is loaded or how busy it is. */
+enum profile_load {
+    LOAD_NONE = 0,
+    LOAD_PS,     /* Ollama's list of running models */
+    LOAD_LIST,   /* LM Studio's list of models with their state */
+    LOAD_SLOTS,  /* llama.cpp's slots */
+    LOAD_METRICS /* Prometheus text of vLLM and SGLang */
+};
+
 struct profile {
     const char *name;      /* canonical */
     const char *spellings; /* other values of `type`, blanks between them */
@@ -36,6 +45,8 @@ struct profile {
     const char *models_path;
     const char *extra_path; /* asked before the list, for what the list does not tell; NULL = nothing */
     const char *native;     /* paths beside the common APIs that it has, blanks between them */
+    const char *load_path;  /* NULL = it does not tell */
+    enum profile_load load;
     enum conf_list_format list;
     const char *record;  /* "type" of its models in the status page; NULL = as the list says, or none */
     const char *weights; /* format of all its models' weights; NULL = as the list says */

@@ -5,12 +5,15 @@
  * May include: olla.h, levels 1 to 5, exchange.h.
  */
 #include "exchange.h"
+#include "heartbeat.h"
 
 /* Bytes that framing may add to one piece: chunk size line, its CRLF, the last chunk. */
 #define FRAMING_MAX 32
 /* Rounds of read and write before another connection gets its turn. */
 #define ROUNDS      4
 #define MAX_INTERIM 64
+/* The end of a body that is put into an event. */
+#define EMBED_ROOM 512
 
 /* ---- the head ----------------------------------------------------------------------- */
 
@@ -39,6 +42,22 @@ static void note_events(struct exchange *x, const struct http_response *r)
     }
 }
 
+/* Types that nobody reads as they come (engine.md 1.4). */
+static bool is_binary(struct str type)
+{
+    static const struct str types[] = {STR("image/"),           STR("video/"),
+                                       STR("audio/"),           STR("font/"),
+                                       STR("model/"),           STR("application/octet-stream"),
+                                       STR("application/pdf"),  STR("application/zip"),
+                                       STR("application/gzip"), STR("application/x-tar")};
+    for (size_t i = 0; i < OLLA_COUNT(types); i++) {
+        if (str_istarts(type, types[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* The reply is accepted: from here on there is no second attempt. */
 static void begin_reply(struct exchange *x, const struct http_response *r, size_t head_n)
 {
@@ -47,17 +66,28 @@ static void begin_reply(struct exchange *x, const struct http_response *r, size_
     if (!x->request_read) {
         x->keep = false;
     }
-    x->status = r->status;
     x->reusable = x->reusable && r->keep_alive && x->sent == exchange_wire_length(x);
     x->keep_s = r->keep_alive_s;
-    note_events(x, r);
-    struct text t = buf_text(&c->out);
-    if (!forward_response_head(x, r, &t)) {
-        x->status = 0;
-        exchange_attempt_failed(x, FAIL_GARBLED);
-        return;
+    if (x->committed) {
+        if (!heartbeat_take_reply(x, r)) {
+            exchange_attempt_failed(x, FAIL_GARBLED);
+            return;
+        }
+    } else {
+        x->status = r->status;
+        note_events(x, r);
+        struct text t = buf_text(&c->out);
+        if (!forward_response_head(x, r, &t)) {
+            x->status = 0;
+            exchange_attempt_failed(x, FAIL_GARBLED);
+            return;
+        }
+        buf_text_done(&c->out, &t);
     }
-    buf_text_done(&c->out, &t);
+    x->backend_status = r->status;
+    x->gathers = conf_now->proxy.profile == RELAY_STANDARD ||
+                 (conf_now->proxy.profile == RELAY_AUTO && x->events == EVENTS_NONE && is_binary(r->content_type));
+    heartbeat_restart(x);
     if (x->session.pin && r->status < 500) {
         sticky_pin(x->session.key, x->e);
     }
@@ -176,7 +206,9 @@ static int relay_bytes(struct exchange *x)
     if (used < 0) {
         return OLLA_ERR;
     }
-    if (decoded > 0 && !x->is_head) {
+    if (decoded > 0 && x->embed) {
+        heartbeat_embed(x, in->mem + in->off, decoded);
+    } else if (decoded > 0 && !x->is_head) {
         struct text t = buf_text(out);
         if (x->chunked_out) {
             text_hex(&t, decoded, 1);
@@ -195,7 +227,17 @@ static int relay_bytes(struct exchange *x)
 static void end_reply(struct exchange *x)
 {
     struct upstream *u = x->u;
-    if (x->chunked_out) {
+    if (x->embed) {
+        if (!exchange_hold(x, &x->c->out, BUF_CLIENT) || buf_room(&x->c->out) < EMBED_ROOM) {
+            return;
+        }
+        heartbeat_embed_end(x);
+        x->embed = false;
+    }
+    if (x->embed_error) {
+        x->phase = PHASE_DATA; /* the event told it; the stream must not end like a complete one */
+        x->keep = false;
+    } else if (x->chunked_out) {
         if (!exchange_hold(x, &x->c->out, BUF_CLIENT)) {
             return;
         }
@@ -224,7 +266,10 @@ static bool flush(struct exchange *x)
         exchange_client_left(x);
         return false;
     }
-    x->moved = x->moved || buf_len(&c->out) < before;
+    if (buf_len(&c->out) < before) {
+        x->moved = true;
+        heartbeat_restart(x);
+    }
     buf_drop_if_empty(&c->out);
     return true;
 }
@@ -239,7 +284,7 @@ static long read_more(struct exchange *x)
     size_t room = OLLA_BUF_SIZE - buf_len(&x->c->out) - FRAMING_MAX;
     buf_compact(&u->in);
     long n = net_read(&u->s, &u->in, room);
-    if (n == OLLA_AGAIN || n < (long)room) {
+    if (n == OLLA_AGAIN || (n < (long)room && !x->gathers)) {
         x->u_readable = false;
     }
     x->moved = x->moved || n > 0;
@@ -287,6 +332,10 @@ void relay_stream(struct exchange *x)
             return;
         }
         buf_drop_if_empty(in);
+        if (x->gathers && x->u_readable && buf_len(out) <= OLLA_BUF_SIZE / 2) {
+            round -= round > 0; /* what comes together goes down together */
+            continue;
+        }
         if (!flush(x) || buf_len(out) > 0 || (!x->u_readable && buf_len(in) == 0)) {
             return;
         }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "exchange.h"
+#include "heartbeat.h"
 
 /* The class of an error, in OpenAI's and in Anthropic's words. The first row whose status fits wins; 0 fits all. */
 static const struct {
@@ -127,7 +128,7 @@ static void give_up(struct exchange *x)
 
 void reply_error(struct exchange *x, const struct reply_error *err)
 {
-    char mem[1024];
+    char mem[1216];
     struct text body = text_in(mem, sizeof(mem)), t;
     bool plain = x->route.dialect == DIALECT_PLAIN;
 
@@ -136,6 +137,10 @@ void reply_error(struct exchange *x, const struct reply_error *err)
         return;
     }
     error_body(&body, x, err);
+    if (x->committed) {
+        heartbeat_error(x, text_str(&body));
+        return;
+    }
     t = buf_text(&x->c->out);
     head(x, &t, err->status, plain ? "text/plain; charset=utf-8" : "application/json");
     if (plain) {

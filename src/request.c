@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "exchange.h"
+#include "heartbeat.h"
 
 /* Room that stays behind an inline body, for what the client sends ahead. */
 #define AHEAD_MIN 64
@@ -230,6 +231,7 @@ bool request_body_step(struct exchange *x)
         x->counts = x->route.inference >= 0 && str_eq(str_of(x->method), STR("POST"));
         x->deadline = 0;
         session_find(x);
+        heartbeat_prepare(x);
         x->state = X_CONNECT;
     }
     return true;

@@ -1,0 +1,222 @@
+/*
+ * heartbeat.c - level 6: see heartbeat.h.
+ *
+ * May include: olla.h, levels 1 to 5, exchange.h, heartbeat.h.
+ */
+#include "heartbeat.h"
+
+#include <string.h>
+
+/* What each kind of stream looks like. */
+static const struct {
+    const char *type; /* Content-Type */
+    const char *sign; /* the sign of life */
+    const char *open; /* around a JSON document that becomes an event: */
+    const char *close;
+    unsigned newlines; /* that end an event */
+} kinds[] = {
+    [BEAT_NONE] = {NULL, "", "", "", 0},
+    /* One newline only: some libraries make an empty event of a comment with a blank line behind it (quirk Q5). */
+    [BEAT_OPENAI] = {"text/event-stream", ": olla\n", "data: ", "\n\n", 2},
+    [BEAT_ANTHROPIC] = {"text/event-stream", "event: ping\ndata: {\"type\":\"ping\"}\n\n",
+                        "event: error\ndata: ", "\n\n", 2},
+    [BEAT_OLLAMA] = {"application/x-ndjson", "\n", "", "\n", 1},
+    [BEAT_JSON] = {"application/json", " ", "", "", 0},
+};
+
+void heartbeat_prepare(struct exchange *x)
+{
+    bool stream = x->scan.stream;
+    struct str target = x->route.target;
+
+    x->beat = BEAT_NONE;
+    if (conf_now->proxy.heartbeat.interval == 0 || !x->counts) {
+        return;
+    }
+    if (x->route.dialect == DIALECT_OLLAMA) {
+        bool streams = str_ends(target, STR("/api/chat")) || str_ends(target, STR("/api/generate"));
+        stream = streams && !x->scan.no_stream;
+        x->beat = stream ? BEAT_OLLAMA : BEAT_NONE;
+    } else if (stream && x->route.inference == SERVES_CHAT) {
+        x->beat = x->route.dialect == DIALECT_OPENAI      ? BEAT_OPENAI
+                  : x->route.dialect == DIALECT_ANTHROPIC ? BEAT_ANTHROPIC
+                                                          : BEAT_NONE;
+    }
+    if (!stream && conf_now->proxy.heartbeat.json && x->req.json) {
+        x->beat = BEAT_JSON;
+    }
+    heartbeat_restart(x);
+}
+
+void heartbeat_restart(struct exchange *x)
+{
+    x->beat_at = net_now() + (uint64_t)conf_now->proxy.heartbeat.interval;
+}
+
+static bool before_reply(const struct exchange *x)
+{
+    return x->state == X_CONNECT || x->state == X_SEND || x->state == X_WAIT;
+}
+
+/* Between two events of a reply that can bear it. */
+static bool between_events(const struct exchange *x)
+{
+    bool known = x->committed ? !x->embed : x->events != EVENTS_NONE && (x->chunked_out || x->to_close);
+    bool boundary = x->bytes_out == 0 || x->newlines >= kinds[x->beat].newlines;
+    return x->state == X_STREAM && x->beat != BEAT_JSON && known && boundary && buf_len(&x->c->out) == 0;
+}
+
+uint64_t heartbeat_at(const struct exchange *x)
+{
+    bool may = x->beat != BEAT_NONE && conf_now->proxy.heartbeat.interval > 0;
+    return may && (before_reply(x) || between_events(x)) ? x->beat_at : 0;
+}
+
+/* ---- writing --------------------------------------------------------------------------- */
+
+/* A piece of the stream in the client's framing. */
+static void put(struct exchange *x, struct str bytes)
+{
+    struct text t;
+
+    buf_compact(&x->c->out);
+    t = buf_text(&x->c->out);
+    if (x->chunked_out) {
+        text_hex(&t, bytes.n, 1);
+        text_addz(&t, "\r\n");
+    }
+    text_add(&t, bytes);
+    text_addz(&t, x->chunked_out ? "\r\n" : "");
+    if (!t.full) {
+        buf_text_done(&x->c->out, &t);
+    }
+}
+
+static void commit(struct exchange *x)
+{
+    struct text t = buf_text(&x->c->out);
+
+    x->status = 200;
+    x->committed = true;
+    x->chunked_out = !x->http10;
+    x->to_close = x->http10;
+    x->keep = x->keep && !x->http10 && x->request_read;
+    x->events = x->beat == BEAT_OLLAMA ? EVENTS_NDJSON : x->beat == BEAT_JSON ? EVENTS_NONE : EVENTS_SSE;
+    text_addz(&t, "HTTP/1.1 200 OK\r\nDate: ");
+    text_add(&t, http_date(plat_wall_ms()));
+    text_addz(&t, "\r\nContent-Type: ");
+    text_addz(&t, kinds[x->beat].type);
+    text_addz(&t, "\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nX-Olla-Request-ID: ");
+    text_addz(&t, x->id);
+    text_addz(&t, x->chunked_out ? "\r\nTransfer-Encoding: chunked\r\n" : "\r\n");
+    text_addz(&t, x->keep ? "\r\n" : "Connection: close\r\n\r\n");
+    buf_text_done(&x->c->out, &t);
+}
+
+bool heartbeat_run(struct exchange *x)
+{
+    struct client *c = x->c;
+    uint64_t at = heartbeat_at(x);
+
+    if (at != 0 && net_now() >= at && buf_len(&c->out) == 0) {
+        if (!buf_hold(&c->out, BUF_CLIENT)) {
+            return true; /* not now: it can wait */
+        }
+        if (!x->committed && x->state != X_STREAM) {
+            commit(x);
+        }
+        put(x, str_of(kinds[x->beat].sign));
+        heartbeat_restart(x);
+    } else if (!x->committed || !before_reply(x) || buf_len(&c->out) == 0) {
+        return true;
+    }
+    /* Here, not where replies are written: a sign of life is no sign of its backend. */
+    if (net_flush(&c->s, &c->out) == OLLA_ERR) {
+        exchange_client_left(x);
+        return false;
+    }
+    buf_drop_if_empty(&c->out);
+    return true;
+}
+
+/* ---- after the commit --------------------------------------------------------------------- */
+
+bool heartbeat_take_reply(struct exchange *x, const struct http_response *r)
+{
+    struct str coding = http_get(r->fields, STR("Content-Encoding"));
+    bool good = r->status >= 200 && r->status < 300;
+
+    if (coding.n > 0 && !str_ieq(coding, STR("identity"))) {
+        return false;
+    }
+    x->embed = x->beat != BEAT_JSON && !(good && str_istarts(r->content_type, str_of(kinds[x->beat].type)));
+    x->embed_error = x->embed && !good;
+    x->embed_begun = false;
+    return true;
+}
+
+void heartbeat_error(struct exchange *x, struct str body)
+{
+    char mem[1280];
+    struct text t = text_in(mem, sizeof(mem));
+    struct str line = body;
+
+    while (str_ends(line, STR("\n"))) {
+        line.n--;
+    }
+    text_addz(&t, kinds[x->beat].open);
+    text_add(&t, line);
+    text_addz(&t, kinds[x->beat].close);
+    if (buf_hold(&x->c->out, BUF_CLIENT)) {
+        put(x, text_str(&t));
+        if (x->beat == BEAT_JSON && x->chunked_out) {
+            struct text end = buf_text(&x->c->out);
+            text_addz(&end, "0\r\n\r\n");
+            buf_text_done(&x->c->out, &end);
+        }
+    }
+    x->bytes_out += t.n;
+    /* A stream that broke must not end like a complete one; a JSON document is complete as it is. */
+    x->phase = x->beat == BEAT_JSON ? x->phase : PHASE_DATA;
+    x->keep = x->keep && x->beat == BEAT_JSON;
+    x->began = true;
+    x->state = X_FLUSH;
+}
+
+void heartbeat_embed(struct exchange *x, char *p, size_t n)
+{
+    if (n == 0) {
+        return;
+    }
+    if (!x->embed_begun) {
+        x->embed_begun = true;
+        x->embed_json = p[0] == '{';
+        put(x, str_of(x->embed_error ? kinds[x->beat].open : x->beat == BEAT_OLLAMA ? "" : "data: "));
+    }
+    if (!x->embed_json) {
+        return; /* a page for people: the status says enough */
+    }
+    for (size_t i = 0; i < n; i++) {
+        p[i] = p[i] == '\n' || p[i] == '\r' ? ' ' : p[i]; /* outside of JSON strings only */
+    }
+    put(x, (struct str){p, n});
+    x->bytes_out += n;
+}
+
+void heartbeat_embed_end(struct exchange *x)
+{
+    static const char sorry[] =
+        "{\"error\":{\"message\":\"the backend answered with an error\",\"type\":\"server_error\","
+        "\"code\":\"backend_error\",\"param\":null}}";
+    static const char sorry_ollama[] = "{\"error\":\"the backend answered with an error\"}";
+    static const char sorry_anthropic[] = "{\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":"
+                                          "\"the backend answered with an error\"}}";
+
+    if (!x->embed_begun) {
+        put(x, str_of(kinds[x->beat].open));
+    }
+    if (!x->embed_begun || !x->embed_json) {
+        put(x, str_of(x->beat == BEAT_OLLAMA ? sorry_ollama : x->beat == BEAT_ANTHROPIC ? sorry_anthropic : sorry));
+    }
+    put(x, str_of(kinds[x->beat].close));
+}
