@@ -31,10 +31,12 @@ static void note_decision(struct exchange *x, const struct route_choice *c)
 /* The sentence for the client: what is the matter. */
 static void explain(struct text *t, const struct exchange *x, const struct route_choice *choice)
 {
-    if (choice->limited) {
-        text_addz(t, "all endpoints that could serve this take no requests now");
-    } else if (choice->closed) {
-        text_addz(t, "all endpoints that could serve this have failed and are left alone for a while");
+    if (choice->closed) {
+        text_addz(t, "all endpoints that could serve ");
+        text_addz(t, x->scan.model[0] ? "the model \"" : "this");
+        text_addz(t, x->scan.model);
+        text_addz(t, x->scan.model[0] ? "\"" : "");
+        text_addz(t, choice->limited ? " take no requests now" : " have failed and are left alone for a while");
     } else if (choice->reason) {
         text_addz(t, choice->status == 404 ? "model \"" : "no healthy endpoint serves the model \"");
         text_addz(t, x->scan.model);
@@ -59,7 +61,7 @@ static unsigned seconds(uint64_t ms)
 
 static void reject(struct exchange *x, const struct route_choice *choice)
 {
-    char mem[896];
+    static char mem[OLLA_BUF_SIZE / 4];
     struct text t = text_in(mem, sizeof(mem) - 1);
     struct route_query q = attempt_query(x);
     const char *word = choice->limited ? "rate_limited" : choice->closed ? "breaker_open" : choice->reason;
@@ -86,9 +88,7 @@ static void reject(struct exchange *x, const struct route_choice *choice)
     } else if (choice->status == 503) {
         err.retry_after = 5;
     }
-    if (!choice->no_such_pin && choice->status != 404) {
-        route_reasons(&q, &t);
-    }
+    route_reasons(&q, &t);
     err.message = text_z(&t);
     x->who = END_PROXY;
     x->phase = PHASE_REQUEST;
@@ -97,11 +97,15 @@ static void reject(struct exchange *x, const struct route_choice *choice)
 
 static void refuse_in_line(struct exchange *x, int status, const char *code, const char *message)
 {
-    char mem[896];
+    static char mem[OLLA_BUF_SIZE / 4];
     struct text t = text_in(mem, sizeof(mem) - 1);
     struct route_query q = attempt_query(x);
     struct reply_error err = {status, code, NULL, 5};
 
+    if (x->route.dialect == DIALECT_PLAIN) {
+        text_addz(&t, code); /* scripts look for the word */
+        text_addz(&t, ": ");
+    }
     text_addz(&t, message);
     route_reasons(&q, &t);
     err.message = text_z(&t);
@@ -241,7 +245,6 @@ static void note_session(struct exchange *x, const struct route_choice *choice)
     x->session.outcome = moved ? STICKY_REPIN : choice->sticky;
     if (x->attempts == 1) {
         sticky_find(x->session.key, &had);
-        sticky_count(choice->sticky);
     }
 }
 

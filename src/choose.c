@@ -10,9 +10,6 @@
 #include "net.h"
 #include "route.h"
 
-/* Tokens that fit everywhere: not worth asking. */
-#define SHORT_PROMPT 1024
-
 /* ---- which have it ---------------------------------------------------------------- */
 
 static int members(endpoint_set set)
@@ -164,8 +161,8 @@ static uint32_t context_of(const struct endpoint *e, struct str model)
     if (e->max_context > 0) {
         return e->max_context;
     }
-    if (e->extra.context > 0) {
-        return e->extra.context;
+    if (e->extra.context > 0 || e->only_context > 0) {
+        return e->extra.context > 0 ? e->extra.context : e->only_context;
     }
     m = model.n > 0 ? model_named(model, endpoint_bit(e)) : NULL;
     return m ? m->facts.context : 0;
@@ -185,10 +182,12 @@ static endpoint_set large_enough(const struct route_query *q, endpoint_set candi
 {
     endpoint_set fit = 0;
     struct endpoint *e;
-    for (int i = 0; q->tokens > 0 && (e = endpoint_at(i)) != NULL; i++) {
+    if (q->tokens == 0 || (candidates & (candidates - 1)) == 0) {
+        return candidates; /* there is no choice */
+    }
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
         if (candidates & endpoint_bit(e)) {
-            bool look = e->max_context > 0 || q->tokens > SHORT_PROMPT;
-            uint32_t context = look ? context_of(e, model_at_endpoint(q, e)) : 0;
+            uint32_t context = context_of(e, model_at_endpoint(q, e));
             fit |= context == 0 || context >= q->tokens ? endpoint_bit(e) : 0;
         }
     }
@@ -235,7 +234,7 @@ static int rank_of_state(const struct endpoint *e)
     return e->state == ENDPOINT_HEALTHY ? 0 : e->state == ENDPOINT_BUSY ? 1 : 2;
 }
 
-/* By slot: loaded and idle, idle, loaded and busy, busy; what is not known counts as idle. */
+/* By slot: loaded and idle, idle, loaded and busy, busy. Nothing is held against one that does not tell. */
 static int8_t warmth[OLLA_MAX_ENDPOINTS];
 
 static void find_warmth(const struct route_query *q, endpoint_set candidates)
@@ -243,7 +242,7 @@ static void find_warmth(const struct route_query *q, endpoint_set candidates)
     const struct model *m;
     struct endpoint *e;
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        warmth[e->slot] = 1;
+        warmth[e->slot] = 0;
         if (!(candidates & endpoint_bit(e)) || !e->load.known) {
             continue;
         }
@@ -361,10 +360,10 @@ static void choose_pinned(const struct route_query *q, struct route_choice *c)
     while ((e = endpoint_at(i)) != NULL && !str_eq(str_of(e->name), q->pin)) {
         i++;
     }
-    c->no_such_pin = e == NULL || !compatible(e, q);
+    c->no_such_pin = e == NULL || !route_fits(e, q->route);
     c->status = c->no_such_pin ? 404 : 503;
     c->starting = !c->no_such_pin && !e->probed;
-    if (c->no_such_pin || !endpoint_is_up(e) || (q->tried & endpoint_bit(e))) {
+    if (c->no_such_pin || !compatible(e, q) || !endpoint_is_up(e) || (q->tried & endpoint_bit(e))) {
         return;
     }
     endpoint_set open = open_ones(endpoint_bit(e), c);
@@ -414,10 +413,10 @@ static const char *reason_against(const struct route_query *q, const struct endp
         return "disabled";
     }
     if (!route_fits(e, q->route)) {
-        return "not of this type";
+        return "wrong type";
     }
     if (!compatible(e, q)) {
-        return "does not serve this kind of request";
+        return "does not serve this kind";
     }
     if (!endpoint_is_up(e)) {
         return e->state == ENDPOINT_UNKNOWN ? "not probed yet" : endpoint_state_name(e->state);
@@ -433,7 +432,7 @@ static const char *reason_against(const struct route_query *q, const struct endp
             known |= one;
         }
         if (!(known & endpoint_bit(e))) {
-            return "does not have the model";
+            return "does not serve the model";
         }
     }
     if (e->limited_until > net_now()) {
@@ -451,13 +450,20 @@ void route_reasons(const struct route_query *q, struct text *t)
     bool first = true;
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
         const char *why = reason_against(q, e);
-        if (why) {
-            text_addz(t, first ? "; endpoints: " : ", ");
-            text_addz(t, e->name);
-            text_addz(t, " (");
-            text_addz(t, why);
-            text_char(t, ')');
-            first = false;
+        if (!why) {
+            continue;
         }
+        struct text before = *t;
+        text_addz(t, first ? "; endpoints: " : ", ");
+        text_addz(t, e->name);
+        text_addz(t, " (");
+        text_addz(t, why);
+        text_char(t, ')');
+        if (t->full || t->cap - t->n < sizeof(", ...")) {
+            *t = before; /* a large fleet and a small build */
+            text_addz(t, first ? "" : ", ...");
+            return;
+        }
+        first = false;
     }
 }

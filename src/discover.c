@@ -348,6 +348,7 @@ static void take_entry(struct probe *p)
         p->skipped++;
         return;
     }
+    p->context = facts.context;
     offer(p, &facts, state);
     if (p->e->profile->list == LIST_LLAMACPP) {
         offer_aliases(p, &facts, state);
@@ -451,6 +452,7 @@ static void list_done(struct probe *p, enum probe_result result)
     if (p->entries == 1) { /* with more it would not be known which of them is meant */
         model_improve(e, e->extra.context, e->extra.said, e->extra.said & CAP_VISION ? KIND_VLM : KIND_UNKNOWN);
     }
+    e->only_context = ok && p->entries == 1 ? p->context : 0;
     e->models = model_list_end(e, ok && !e->removed && result != PROBE_CANCELLED);
     if (result == PROBE_CANCELLED || e->removed) {
         return;

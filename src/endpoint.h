@@ -114,6 +114,7 @@ struct endpoint {
         uint64_t at, next;
         char path[160];
     } load;
+    uint32_t only_context; /* tokens: of the only model in its list */
     bool discovering;
     bool ask_again;   /* the list that is being read is too old already */
     bool discovered;  /* a list has been read since the endpoint is up, or the first try has failed */

@@ -171,9 +171,9 @@ struct exchange {
     unsigned newlines; /* line ends at the end of what went down */
     enum { EVENTS_NONE = 0, EVENTS_SSE, EVENTS_NDJSON } events;
     enum { BEAT_NONE = 0, BEAT_OPENAI, BEAT_ANTHROPIC, BEAT_OLLAMA, BEAT_JSON } beat; /* signs of life it can bear */
-    int backend_status;                               /* of the reply that began, 0 = none */
-    bool committed;                                   /* one of them went down: the status is 200 */
-    bool embed, embed_error, embed_begun, embed_json; /* the reply's body becomes one event */
+    int backend_status;      /* of the reply that began, 0 = none */
+    bool committed;          /* one of them went down: the status is 200 */
+    bool embed, embed_error; /* the reply's body becomes one event */
     uint64_t beat_at;
     bool client_ended, backend_ended, reset; /* of a tunnel */
     uint32_t cursor;                         /* parts written of a local page */
@@ -255,6 +255,8 @@ struct reply_error {
     unsigned retry_after; /* seconds, 0 = none */
 };
 void reply_error(struct exchange *x, const struct reply_error *err);
+/* Its body alone, in the caller's dialect. */
+void reply_error_body(struct text *t, const struct exchange *x, const struct reply_error *err);
 /* The short form, for what olla refuses by itself: end code PR. */
 void reply_refuse(struct exchange *x, int status, const char *code, const char *message);
 void reply_redirect(struct exchange *x, struct str location);

@@ -42,7 +42,9 @@ void heartbeat_prepare(struct exchange *x)
                   : x->route.dialect == DIALECT_ANTHROPIC ? BEAT_ANTHROPIC
                                                           : BEAT_NONE;
     }
-    if (!stream && conf_now->proxy.heartbeat.json && x->req.json) {
+    bool json = x->req.json && (x->route.inference == SERVES_CHAT || x->route.inference == SERVES_EMBEDDINGS ||
+                                x->route.inference == SERVES_RERANK); /* sound is none */
+    if (!stream && conf_now->proxy.heartbeat.json && json) {
         x->beat = BEAT_JSON;
     }
     heartbeat_restart(x);
@@ -151,13 +153,12 @@ bool heartbeat_take_reply(struct exchange *x, const struct http_response *r)
     }
     x->embed = x->beat != BEAT_JSON && !(good && str_istarts(r->content_type, str_of(kinds[x->beat].type)));
     x->embed_error = x->embed && !good;
-    x->embed_begun = false;
     return true;
 }
 
 void heartbeat_error(struct exchange *x, struct str body)
 {
-    char mem[1280];
+    static char mem[OLLA_BUF_SIZE / 2 + 64];
     struct text t = text_in(mem, sizeof(mem));
     struct str line = body;
 
@@ -183,40 +184,62 @@ void heartbeat_error(struct exchange *x, struct str body)
     x->state = X_FLUSH;
 }
 
-void heartbeat_embed(struct exchange *x, char *p, size_t n)
+void heartbeat_embed(struct exchange *x, const char *p, size_t n)
 {
-    if (n == 0) {
+    struct buf *kept = &x->u->out; /* the request is sent: it is free */
+    if (buf_hold(kept, BUF_BACKEND)) {
+        struct text t = buf_text(kept);
+        text_add(&t, (struct str){p, n < t.cap - t.n ? n : t.cap - t.n});
+        buf_text_done(kept, &t);
+    }
+}
+
+/* What an error reply of any server says: {"error":{"message":...}}, {"error":...}, {"message"|"detail":...}, or a text. */
+static void take_message(struct str body, char *to, size_t cap)
+{
+    static const char *const keys[] = {"error", "message", "detail"};
+    struct json_slice s = json_open(body);
+    int node = json_get(&s, json_root(&s), "error");
+
+    to[0] = '\0';
+    if (node >= 0 && json_string(&s, json_get(&s, node, "message"), to, cap) && to[0]) {
         return;
     }
-    if (!x->embed_begun) {
-        x->embed_begun = true;
-        x->embed_json = p[0] == '{';
-        put(x, str_of(x->embed_error ? kinds[x->beat].open : x->beat == BEAT_OLLAMA ? "" : "data: "));
+    for (size_t i = 0; i < OLLA_COUNT(keys); i++) {
+        if (json_string(&s, json_get(&s, json_root(&s), keys[i]), to, cap) && to[0]) {
+            return;
+        }
     }
-    if (!x->embed_json) {
-        return; /* a page for people: the status says enough */
+    body = str_trim(body);
+    if (body.n > 0 && body.p[0] != '<') { /* no page for people */
+        body.n = body.n < cap - 1 ? body.n : cap - 1;
+        str_copy(to, cap, body);
     }
-    for (size_t i = 0; i < n; i++) {
-        p[i] = p[i] == '\n' || p[i] == '\r' ? ' ' : p[i]; /* outside of JSON strings only */
-    }
-    put(x, (struct str){p, n});
-    x->bytes_out += n;
 }
 
 void heartbeat_embed_end(struct exchange *x)
 {
-    static const char sorry[] =
-        "{\"error\":{\"message\":\"the backend answered with an error\",\"type\":\"server_error\","
-        "\"code\":\"backend_error\",\"param\":null}}";
-    static const char sorry_ollama[] = "{\"error\":\"the backend answered with an error\"}";
-    static const char sorry_anthropic[] = "{\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":"
-                                          "\"the backend answered with an error\"}}";
+    static char line[OLLA_BUF_SIZE / 2];
+    char message[640];
+    struct str body = buf_str(&x->u->out);
+    struct text t = text_in(line, sizeof(line));
 
-    if (!x->embed_begun) {
-        put(x, str_of(kinds[x->beat].open));
+    text_addz(&t, x->embed_error ? kinds[x->beat].open : x->beat == BEAT_OLLAMA ? "" : "data: ");
+    size_t from = t.n;
+    if (x->embed_error) {
+        struct reply_error err = {.status = x->backend_status, .code = "backend_error"};
+        take_message(body, message, sizeof(message));
+        err.message = message[0] ? message : "the backend answered with an error";
+        reply_error_body(&t, x, &err);
+        t.n -= t.n > 0 && line[t.n - 1] == '\n';
+    } else {
+        text_add(&t, str_trim(body));
     }
-    if (!x->embed_begun || !x->embed_json) {
-        put(x, str_of(x->beat == BEAT_OLLAMA ? sorry_ollama : x->beat == BEAT_ANTHROPIC ? sorry_anthropic : sorry));
+    for (size_t i = from; i < t.n; i++) {
+        line[i] = line[i] == '\n' || line[i] == '\r' ? ' ' : line[i]; /* outside of JSON strings only */
     }
-    put(x, str_of(kinds[x->beat].close));
+    text_addz(&t, kinds[x->beat].close);
+    put(x, text_str(&t));
+    x->bytes_out += t.n;
+    buf_drop(&x->u->out);
 }

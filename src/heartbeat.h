@@ -35,8 +35,8 @@ bool heartbeat_take_reply(struct exchange *x, const struct http_response *r);
 /* Puts an error into the stream (instead of an error reply); X_FLUSH follows. */
 void heartbeat_error(struct exchange *x, struct str body);
 
-/* For a body that is put into one event: n decoded bytes, changed in place to fit into a line; and its end. */
-void heartbeat_embed(struct exchange *x, char *p, size_t n);
+/* For a body that is put into one event: the next n bytes of it, which are kept; and its end. */
+void heartbeat_embed(struct exchange *x, const char *p, size_t n);
 void heartbeat_embed_end(struct exchange *x);
 
 #endif

@@ -56,6 +56,7 @@ struct json_top {
     uint32_t depth; /* brackets open below the top level */
     uint8_t state;
     bool broken; /* not a JSON object; nothing is looked at any more */
+    bool inner;  /* it is a part of another document: reading stops at its end */
     bool in_string;
     bool escaped; /* in a string nobody wants: the last byte seen was an unpaired backslash */
     bool capture; /* the current string is wanted: a key, or a value that was asked for; false once it is too long */
@@ -100,11 +101,13 @@ struct json_scan {
     uint64_t at;       /* bytes seen */
     uint64_t quote_at; /* where the model's value began */
     uint64_t hash, hashed, prompt_at;
+    struct json_unescape unescape;
     uint8_t seen;    /* which keys have come */
     uint8_t key;     /* the one whose value is being read */
     uint8_t inside;  /* a value that is looked into */
     uint8_t matched; /* bytes of "session_" */
-    bool element, user, prompt_open, prompt_text;
+    uint8_t prompt_rank;
+    bool element, user, filled, prompt_open, prompt_text;
     struct json_top top, sub;
 };
 

@@ -169,7 +169,7 @@ enum event {
 
 static enum event next_event(struct json_top *t, const char **p, const char *end)
 {
-    while (*p < end && !t->broken) {
+    while (*p < end && !t->broken && !(t->inner && t->state == JSON_DONE)) {
         if (t->in_string && t->capture) {
             *p = take_string(t, *p, end);
             if (t->state == JSON_AFTER && !t->broken && !(t->in_string && t->capture)) {
@@ -194,11 +194,16 @@ static bool key_is(const struct json_top *t, const char *key)
 
 enum { SEEN_MODEL = 1, SEEN_NAME = 2 };
 
-/* Keys whose strings are wanted besides, as values of json_scan.key; not kept in `seen`. */
-enum { KEY_CACHE = 16, KEY_CONVERSATION, KEY_CONVERSATION_ID };
-
 /* What is looked into. */
-enum { INSIDE_NOTHING = 0, INSIDE_PROMPT, INSIDE_METADATA, INSIDE_USER_ID };
+enum {
+    INSIDE_NOTHING = 0,
+    INSIDE_PROMPT,
+    INSIDE_METADATA,
+    INSIDE_USER_ID, /* of the metadata */
+    INSIDE_CACHE_KEY,
+    INSIDE_CONVERSATION,
+    INSIDE_CONVERSATION_ID
+};
 
 #define HASH_START UINT64_C(14695981039346656037)
 #define HASH_PRIME UINT64_C(1099511628211)
@@ -211,42 +216,85 @@ static uint64_t hash_bytes(uint64_t h, const char *p, size_t n)
     return h;
 }
 
-/* Too short a text tells nobody from anybody. */
-static uint64_t hash_text(struct str s)
-{
-    return s.n >= JSON_SESSION_MIN ? hash_bytes(HASH_START, s.p, s.n) | 1 : 0;
-}
-
 static void end_prefix(struct json_scan *s)
 {
-    s->prefix = s->hash | 1;
+    s->prefix = s->filled ? s->hash | 1 : 0; /* an empty list begins nothing */
     s->inside = INSIDE_NOTHING;
 }
 
-/* The prompt's value begins with c. */
-static void begin_prompt(struct json_scan *s, char c, uint64_t at)
+/* The value of one of the keys that hold a prompt begins with c; of several the one with the highest rank counts. */
+static void begin_prompt(struct json_scan *s, uint8_t rank, char c, uint64_t at)
 {
-    if ((c != '[' && c != '"') || s->prefix != 0) {
+    if ((c != '[' && c != '"') || (s->prefix != 0 && rank <= s->prompt_rank)) {
         return;
     }
     s->inside = INSIDE_PROMPT;
-    s->element = s->user = false;
+    s->prompt_rank = rank;
     s->prompt_text = c == '"';
+    s->element = s->user = s->filled = false;
     s->hash = hash_bytes(HASH_START, &c, 1);
     s->hashed = 1;
     s->prompt_at = at - 1;
     s->prompt_open = true;
 }
 
+static void begin_text(struct json_scan *s, uint8_t inside)
+{
+    s->inside = inside;
+    s->hash = HASH_START;
+    s->hashed = 0;
+    s->matched = 0;
+    memset(&s->unescape, 0, sizeof s->unescape);
+}
+
+/* Behind the '{' of an object inside the document. */
+static void begin_inner(struct json_top *t)
+{
+    memset(t, 0, sizeof *t);
+    t->state = JSON_KEY;
+    t->inner = true;
+}
+
+/* Values besides the model that are looked into. */
+static void begin_other(struct json_scan *s, char c, uint64_t at)
+{
+    static const struct {
+        const char *key;
+        char first;
+        uint8_t inside, rank;
+    } rows[] = {
+        {"messages", 0, INSIDE_PROMPT, 3},
+        {"prompt", 0, INSIDE_PROMPT, 2},
+        {"input", 0, INSIDE_PROMPT, 1},
+        {"metadata", '{', INSIDE_METADATA, 0},
+        {"prompt_cache_key", '"', INSIDE_CACHE_KEY, 0},
+        {"conversation", '"', INSIDE_CONVERSATION, 0},
+        {"conversation_id", '"', INSIDE_CONVERSATION_ID, 0},
+    };
+
+    for (size_t i = 0; i < OLLA_COUNT(rows); i++) {
+        if ((rows[i].first != 0 && rows[i].first != c) || !key_is(&s->top, rows[i].key)) {
+            continue;
+        }
+        if (rows[i].inside == INSIDE_PROMPT) {
+            begin_prompt(s, rows[i].rank, c, at);
+        } else if (rows[i].inside == INSIDE_METADATA) {
+            begin_inner(&s->sub);
+            s->inside = INSIDE_METADATA;
+        } else {
+            begin_text(s, rows[i].inside);
+        }
+        return;
+    }
+    if (key_is(&s->top, "stream")) {
+        s->stream = c == 't';
+        s->no_stream = c == 'f';
+    }
+}
+
 /* A value begins with c, which is the byte before `at`. */
 static void begin_value(struct json_scan *s, char c, uint64_t at)
 {
-    static const struct {
-        const char *name;
-        uint8_t key;
-    } texts[] = {{"prompt_cache_key", KEY_CACHE},
-                 {"conversation", KEY_CONVERSATION},
-                 {"conversation_id", KEY_CONVERSATION_ID}};
     const bool name = s->take_name && c == '"' && key_is(&s->top, "name");
     const uint8_t key = name ? SEEN_NAME : key_is(&s->top, "model") ? SEEN_MODEL : 0;
 
@@ -261,24 +309,8 @@ static void begin_value(struct json_scan *s, char c, uint64_t at)
     if (key != 0 && c == '"') {
         s->quote_at = at - 1;
         begin_capture(&s->top);
-        return;
-    }
-    for (size_t i = 0; i < OLLA_COUNT(texts) && c == '"'; i++) {
-        if (key_is(&s->top, texts[i].name)) {
-            s->key = texts[i].key;
-            begin_capture(&s->top);
-            return;
-        }
-    }
-    if (key_is(&s->top, "messages") || key_is(&s->top, "prompt") || key_is(&s->top, "input")) {
-        begin_prompt(s, c, at);
-    } else if (key_is(&s->top, "metadata") && c == '{') {
-        memset(&s->sub, 0, sizeof s->sub);
-        s->sub.state = JSON_KEY;
-        s->inside = INSIDE_METADATA;
-    } else if (key_is(&s->top, "stream")) {
-        s->stream = c == 't';
-        s->no_stream = c == 'f';
+    } else if (key == 0) {
+        begin_other(s, c, at);
     }
 }
 
@@ -292,12 +324,13 @@ static void look_at_prompt(struct json_scan *s, const char *p, size_t n)
     while (p < end && s->inside == INSIDE_PROMPT) {
         const char *from = p;
         if (s->prompt_text) {
+            s->filled = s->filled || *p != '"';
             p = end;
         } else if (!s->element) {
+            s->filled = s->filled || (class_of(*p) != '_' && *p != ']');
             s->element = *p++ == '{';
             if (s->element) {
-                memset(&s->sub, 0, sizeof s->sub);
-                s->sub.state = JSON_KEY;
+                begin_inner(&s->sub);
             }
         } else {
             const enum event event = next_event(&s->sub, &p, end);
@@ -325,21 +358,45 @@ static void look_at_prompt(struct json_scan *s, const char *p, size_t n)
     }
 }
 
-/* Bytes of the string metadata.user_id, with the quote that ends it. */
-static void look_at_user_id(struct json_scan *s, const char *p, size_t n)
+/* Bytes of a string, with the quote that ends it. */
+static void look_at_text(struct json_scan *s, const char *p, size_t n)
 {
-    static const char mark[] = "session_";
+    static const char mark[] = "session_"; /* Claude Code: user_..._account_..._session_... */
+    char out[8];
 
     for (size_t i = 0; i < n; i++) {
-        s->matched = p[i] == mark[s->matched] ? s->matched + 1 : p[i] == mark[0];
-        if (s->matched == sizeof mark - 1) {
-            s->matched = 0;
-            s->hash = HASH_START;
-            s->hashed = 0;
-        } else {
-            s->hash = hash_bytes(s->hash, &p[i], 1);
+        const size_t got = json_unescape(&s->unescape, p[i], out);
+        for (size_t k = 0; k < got; k++) {
+            s->matched = out[k] == mark[s->matched] ? s->matched + 1 : out[k] == mark[0];
+            s->hash = hash_bytes(s->hash, &out[k], 1);
             s->hashed++;
+            if (s->matched == sizeof mark - 1) {
+                s->matched = 0;
+                s->hash = s->inside == INSIDE_USER_ID ? HASH_START : s->hash;
+                s->hashed = s->inside == INSIDE_USER_ID ? 0 : s->hashed;
+            }
         }
+    }
+}
+
+/* Too short a text tells nobody from anybody. */
+static void end_text(struct json_scan *s)
+{
+    const uint64_t h = s->hashed >= JSON_SESSION_MIN ? s->hash | 1 : 0;
+
+    switch (s->inside) {
+    case INSIDE_USER_ID:
+        s->user_id = h;
+        break;
+    case INSIDE_CACHE_KEY:
+        s->cache_key = h;
+        break;
+    case INSIDE_CONVERSATION_ID:
+        s->conversation = h;
+        break;
+    default:
+        s->conversation = s->conversation ? s->conversation : h;
+        break;
     }
 }
 
@@ -351,16 +408,15 @@ static void look_at_metadata(struct json_scan *s, const char *p, size_t n)
         if (s->inside == INSIDE_USER_ID) {
             const char *from = p;
             p = skip_string(&s->sub, p, end);
-            look_at_user_id(s, from, (size_t)(p - from));
+            look_at_text(s, from, (size_t)(p - from));
             if (!s->sub.in_string) {
-                s->user_id = s->hashed > JSON_SESSION_MIN ? s->hash | 1 : 0; /* the quote was counted too */
+                end_text(s);
                 s->inside = INSIDE_METADATA;
             }
+        } else if (s->sub.state == JSON_DONE || s->sub.broken) {
+            return;
         } else if (next_event(&s->sub, &p, end) == EVENT_VALUE && key_is(&s->sub, "user_id") && p[-1] == '"') {
-            s->inside = INSIDE_USER_ID;
-            s->hash = HASH_START;
-            s->hashed = 0;
-            s->matched = 0;
+            begin_text(s, INSIDE_USER_ID);
         }
     }
 }
@@ -377,23 +433,16 @@ static const char *look_inside(struct json_scan *s, const char *p, const char *e
         if (over && s->inside == INSIDE_PROMPT) {
             end_prefix(s);
         }
+    } else if (s->inside >= INSIDE_CACHE_KEY) {
+        look_at_text(s, p, (size_t)(to - p));
+        if (over) {
+            end_text(s);
+        }
     } else {
         look_at_metadata(s, p, (size_t)(to - p));
     }
     s->inside = over ? INSIDE_NOTHING : s->inside;
     return to;
-}
-
-/* A string that was captured, but is not the model. */
-static void end_text(struct json_scan *s)
-{
-    const uint64_t h = hash_text(str_trim((struct str){s->top.text, s->top.n}));
-
-    if (s->key == KEY_CACHE) {
-        s->cache_key = h;
-    } else if (s->key == KEY_CONVERSATION_ID || s->conversation == 0) {
-        s->conversation = h;
-    }
 }
 
 static void end_model(struct json_scan *s, uint64_t at)
@@ -440,8 +489,6 @@ void json_scan_feed(struct json_scan *s, const char *p, size_t n)
         const uint64_t at = s->at - (uint64_t)(end - p);
         if (event == EVENT_VALUE) {
             begin_value(s, p[-1], at);
-        } else if (event == EVENT_TEXT && s->key >= KEY_CACHE) {
-            end_text(s);
         } else if (event == EVENT_TEXT) {
             end_model(s, at);
         }

@@ -75,9 +75,13 @@ static void take_line(struct probe *p, struct str line)
         while (at > 0 && line.p[at - 1] != ' ') {
             at--;
         }
-        struct str number = str_skip(line, at);
-        number.n = str_find(number, '.');
-        if (str_to_u64(number, 1000000, &value) == OLLA_OK) {
+        struct str number = str_skip(line, at), whole = {number.p, str_find(number, '.')};
+        if (number.n > 0 && number.p[0] >= '0' && number.p[0] <= '9') {
+            bool some = false; /* "1.2e+01" is more than nothing: that is enough to know */
+            for (size_t k = 0; k < number.n && number.p[k] != 'e'; k++) {
+                some = some || (number.p[k] >= '1' && number.p[k] <= '9');
+            }
+            value = str_to_u64(whole, 1000000, &value) == OLLA_OK && value > 0 ? value : some;
             *(metrics[i].waiting ? &p->skipped : &p->offered) += (unsigned)value;
             p->entries++;
         }
@@ -149,7 +153,7 @@ static void load_done(struct probe *p, enum probe_result result)
     e->load.known = true;
     e->load.busy = format == LOAD_SLOTS ? p->offered == p->entries : format == LOAD_METRICS ? p->skipped > 0 : false;
     if (format == LOAD_PS || format == LOAD_LIST) {
-        model_set_loaded(e, str_of(p->hint_text));
+        model_set_loaded(e, str_of(p->hint_text), format == LOAD_PS ? MODEL_AVAILABLE : MODEL_NOT_LOADED);
     }
 }
 

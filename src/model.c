@@ -242,19 +242,19 @@ void model_improve(const struct endpoint *e, uint32_t context, unsigned said, en
     }
 }
 
-void model_set_loaded(const struct endpoint *e, struct str names)
+void model_set_loaded(const struct endpoint *e, struct str names, enum model_state others)
 {
     for (size_t i = 0; i < total; i++) {
-        struct model_where *w = &sorted[i]->now;
         bool loaded = false;
-        if (!(w->serves & endpoint_bit(e))) {
+        if (!(sorted[i]->now.serves & endpoint_bit(e))) {
             continue;
         }
         for (struct str rest = names; rest.p && !loaded;) {
             loaded = str_ieq(str_split(&rest, '\n'), name_of(i));
         }
-        w->state_low = loaded ? w->state_low | endpoint_bit(e) : w->state_low & ~endpoint_bit(e);
-        w->state_high |= endpoint_bit(e); /* loaded, or not-loaded */
+        enum model_state state = loaded ? MODEL_LOADED : others;
+        struct model_where here = {endpoint_bit(e), state & 1 ? endpoint_bit(e) : 0, state & 2 ? endpoint_bit(e) : 0};
+        replace(&sorted[i]->now, &here, endpoint_bit(e));
     }
 }
 

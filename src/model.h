@@ -117,8 +117,8 @@ int model_rank(const struct model *m, endpoint_set scope);
 /* The list of e is about to end, and this is known of all in it: of a server with one model. */
 void model_improve(const struct endpoint *e, uint32_t context, unsigned said, enum model_kind kind);
 
-/* names: those that e has loaded now, each in a line. */
-void model_set_loaded(const struct endpoint *e, struct str names);
+/* names: those that e has loaded now, each in a line; the others are in state `others`. */
+void model_set_loaded(const struct endpoint *e, struct str names, enum model_state others);
 
 /* What e says about its copy of m. */
 enum model_state model_state_at(const struct model *m, const struct endpoint *e);

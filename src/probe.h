@@ -53,6 +53,7 @@ struct probe {
     struct json_list list, hints;
     char hint_text[640];
     unsigned entries; /* of the list */
+    uint32_t context; /* of the last one */
     struct json_members members;
     struct buf item;
     unsigned offered, skipped;

@@ -13,7 +13,7 @@
 #define ROUNDS      4
 #define MAX_INTERIM 64
 /* The end of a body that is put into an event. */
-#define EMBED_ROOM 512
+#define EMBED_ROOM (OLLA_BUF_SIZE / 2 + 64)
 
 /* ---- the head ----------------------------------------------------------------------- */
 
@@ -88,6 +88,7 @@ static void begin_reply(struct exchange *x, const struct http_response *r, size_
     x->gathers = conf_now->proxy.profile == RELAY_STANDARD ||
                  (conf_now->proxy.profile == RELAY_AUTO && x->events == EVENTS_NONE && is_binary(r->content_type));
     heartbeat_restart(x);
+    sticky_count(x->session.outcome);
     if (x->session.pin && r->status < 500) {
         sticky_pin(x->session.key, x->e);
     }
@@ -229,7 +230,7 @@ static void end_reply(struct exchange *x)
     struct upstream *u = x->u;
     if (x->embed) {
         if (!exchange_hold(x, &x->c->out, BUF_CLIENT) || buf_room(&x->c->out) < EMBED_ROOM) {
-            return;
+            return; /* comes again when some of it has been written */
         }
         heartbeat_embed_end(x);
         x->embed = false;

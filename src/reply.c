@@ -37,7 +37,7 @@ static size_t class_of(int status)
     return i;
 }
 
-static void error_body(struct text *t, const struct exchange *x, const struct reply_error *err)
+void reply_error_body(struct text *t, const struct exchange *x, const struct reply_error *err)
 {
     size_t class_ = class_of(err->status);
     switch (x->route.dialect) {
@@ -128,7 +128,7 @@ static void give_up(struct exchange *x)
 
 void reply_error(struct exchange *x, const struct reply_error *err)
 {
-    char mem[1216];
+    static char mem[OLLA_BUF_SIZE / 2];
     struct text body = text_in(mem, sizeof(mem)), t;
     bool plain = x->route.dialect == DIALECT_PLAIN;
 
@@ -136,7 +136,13 @@ void reply_error(struct exchange *x, const struct reply_error *err)
         give_up(x);
         return;
     }
-    error_body(&body, x, err);
+    reply_error_body(&body, x, err);
+    if (body.full) { /* names that are nothing but letters to be escaped: the code says it, too */
+        struct reply_error shorter = *err;
+        shorter.message = err->code;
+        body = text_in(mem, sizeof(mem));
+        reply_error_body(&body, x, &shorter);
+    }
     if (x->committed) {
         heartbeat_error(x, text_str(&body));
         return;
@@ -349,7 +355,7 @@ void reply_broken_stream(struct exchange *x, const char *message)
         text_addz(&body, "event: error\n");
     }
     text_addz(&body, sse ? "data: " : "");
-    error_body(&body, x, &err);
+    reply_error_body(&body, x, &err);
     text_addz(&body, sse ? "\n" : "");
 
     buf_compact(&x->c->out);

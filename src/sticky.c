@@ -105,6 +105,7 @@ static struct endpoint *endpoint_of(const struct session *s)
 
 struct endpoint *sticky_peek(uint64_t key, bool *had)
 {
+    expire();
     uint16_t at = find(key);
     *had = at != NONE;
     return at != NONE ? endpoint_of(&sessions[at]) : NULL;
@@ -151,7 +152,7 @@ void sticky_pin(uint64_t key, const struct endpoint *e)
 void sticky_count(enum sticky_outcome outcome)
 {
     stats.hits += outcome == STICKY_HIT;
-    stats.misses += outcome == STICKY_MISS || outcome == STICKY_REPIN;
+    stats.misses += outcome == STICKY_MISS;
 }
 
 const struct sticky_stats *sticky_stats(void)

@@ -208,7 +208,8 @@ class Backend:
     returns normally keeps the connection open for the next request."""
 
     type = "openai-compatible"
-    probe_paths = ("/v1/models", "/health", "/", "/api/tags", "/api/v0/models", "/api/version", "/props")
+    probe_paths = ("/v1/models", "/health", "/", "/api/tags", "/api/v0/models", "/api/version", "/props",
+                   "/api/ps", "/slots", "/metrics")
 
     def __init__(self, name="a", models=("m1",), host="127.0.0.1"):
         self.name, self.models, self.host = name, list(models), host

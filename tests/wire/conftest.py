@@ -54,7 +54,9 @@ class Site:
         self.oll = self.world.backend(OllamaBackend, "oll", ["m-oll", "m-all"])
         self.oai = self.world.backend(OpenAIBackend, "oai", ["m-oai", "m-all"])
         self.lla = self.world.backend(LlamaBackend, "lla", ["m-lla", "m-all"])
-        self.proxy = self.world.olla({"oll": self.oll, "oai": self.oai, "lla": self.lla})
+        # Tests make these servers fail again and again: that is no reason to leave them alone.
+        self.proxy = self.world.olla({"oll": self.oll, "oai": self.oai, "lla": self.lla},
+                                     {"proxy.breaker.open_time": "1ms", "proxy.breaker.max_open_time": "1ms"})
 
     @property
     def proxies(self):

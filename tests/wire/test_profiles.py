@@ -50,7 +50,7 @@ class Moved(Server):
         return getattr(helper, self.methods[self.form])()
 
 
-EXTRA = {"/api/version", "/props"}  # questions that go with the form of a list
+EXTRA = {"/api/version", "/api/ps", "/props"}  # questions that go with the form of a list
 KEYS = {"health_check_path": "/is/up", "model_discovery_path": "/what/is/there", "openai_base": "/deep/api"}
 FORMS = list(Moved.forms)
 
@@ -244,7 +244,7 @@ def test_changed_built_in(world):
     a, b = world.backend(Ollama, "a", ["m-a"]), world.backend(Vllm, "b", ["m-b"])
     a.on("/up", lambda c, r: c.reply(b"ok"))
     proxy = world.olla({"a": a, "b": b}, dict(profile("ollama", health_check_path="/up"), **profile("vllm", prefixes="vllm, gpu")))
-    assert {r.path for r in a.probes} - EXTRA == {"/up", "/api/tags"} and {r.path for r in b.probes} == {"/health", "/v1/models"}
+    assert {r.path for r in a.probes} - EXTRA == {"/up", "/api/tags"} and {r.path for r in b.probes} - {"/metrics"} == {"/health", "/v1/models"}
     assert names(proxy, "/olla/ollama/api/tags") == ["m-a"] and proxy.post("/api/chat", {"model": "m-a"}).status == 200
     assert proxy.post("/v1/messages", {"model": "m-a"}).status == proxy.post("/v1/messages", {"model": "m-b"}).status == 200
     for prefix in ("vllm", "gpu"):

@@ -58,7 +58,7 @@ class Server(Backend):
     probe_paths = ("/", "/health", "/health/liveliness", "/healthz", "/readyz", "/v1/models", "/api/tags", "/api/v0/models",
                    "/api/v1/models", "/api/v1/health", "/engines/v1/models", "/up", "/list", "/own/models",
                    "/props", "/api/version", "/version", "/system", "/.well-known/localai.json", "/v1-openai/models",
-                   "/health/readiness", "/live")
+                   "/health/readiness", "/live", "/api/ps", "/slots", "/metrics")
 
     def __init__(self, *args, **kwargs):
         self.facts = {}

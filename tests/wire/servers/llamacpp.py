@@ -35,7 +35,7 @@ class Llamacpp(Server):
     spellings, prefixes = ("llamacpp", "llama-cpp", "llama_cpp"), ("llamacpp",)
     owner, lists = "llamacpp", {"/v1/models": "both"}
     messages = "/v1/messages"
-    extras = ("/props",)
+    extras = ("/props", "/slots")
     ctype = "application/json; charset=utf-8"
     headers = (("Server", "llama.cpp"),)
     public = ("/health", "/v1/health")

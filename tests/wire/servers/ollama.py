@@ -87,7 +87,7 @@ class Ollama(OllamaCalls, Server):
     spellings, prefixes = ("ollama",), ("ollama",)
     health, lists, owner = "/", {"/api/tags": "tags", "/v1/models": "openai_list"}, "library"
     messages = "/v1/messages"
-    extras = ("/api/version",)
+    extras = ("/api/version", "/api/ps")
     ctype = "application/json; charset=utf-8"
 
     def setup(self):

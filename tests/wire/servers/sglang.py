@@ -10,6 +10,7 @@ from .ollama import OllamaCalls
 class Sglang(Server):
     type, spellings, prefixes, owner = "sglang", ("sglang",), ("sglang",), "sglang"
     public = ("/health",)
+    extras = ("/metrics",)
 
     def setup(self):
         super().setup()

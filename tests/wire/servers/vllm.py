@@ -10,6 +10,7 @@ class Vllm(Server):
     type, spellings, prefixes, owner = "vllm", ("vllm",), ("vllm",), "vllm"
     messages = "/v1/messages"
     public = ("/health", "/version")
+    extras = ("/metrics",)
     refusal = {"error": "Unauthorized"}
 
     def setup(self):
