@@ -138,6 +138,11 @@
 #define OLLA_MAX_PROFILES 8
 #endif
 
+/* Conversations whose endpoint is remembered; each costs 32 B. */
+#ifndef OLLA_MAX_SESSIONS
+#define OLLA_MAX_SESSIONS 1024
+#endif
+
 /* Items in one list setting. */
 #ifndef OLLA_MAX_LIST_ITEMS
 #define OLLA_MAX_LIST_ITEMS 16

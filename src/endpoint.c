@@ -340,7 +340,6 @@ static void schedule(struct endpoint *e)
 void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const char *why)
 {
     enum endpoint_state was = e->state;
-    bool was_up = endpoint_is_up(e);
 
     e->why = why;
     e->state = state;
@@ -356,7 +355,7 @@ void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const cha
         log_z("reason", why);
         log_end();
     }
-    if (state == ENDPOINT_HEALTHY && !was_up) {
+    if (state == ENDPOINT_HEALTHY && was != ENDPOINT_BUSY) {
         e->next_discovery = net_now(); /* the list may have changed while it was away */
         breaker_reset(&e->breaker);    /* it is another machine, or the same one started anew */
     }

@@ -549,7 +549,8 @@ static enum outcome outcome_of(const struct exchange *x)
     if (x->who == END_SERVER || x->who == END_SERVER_SLOW || x->backend_status >= 500) {
         return OUTCOME_BAD;
     }
-    bool silent = x->backend_status == 0 || x->backend_status == 429;
+    bool silent = x->backend_status == 0 || x->backend_status == 429 || x->who == END_CLIENT ||
+                  x->who == END_CLIENT_SLOW;
     return silent || x->who == END_KILLED || x->who == END_RESOURCE ? OUTCOME_NONE : OUTCOME_GOOD;
 }
 

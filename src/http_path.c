@@ -68,28 +68,63 @@ static int64_t days_from_date(int64_t year, int month, int day)
     return era * 146097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719468;
 }
 
-/* "Sun, 06 Nov 1994 08:49:37 GMT" as ms since 1970, -1 if it is none. */
+static const char month_names[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+
+/* One word of a date: a month, a time, a year, a day; names of days and of the zone say nothing. */
+struct date {
+    int month; /* 1..12 */
+    uint64_t day, year, seconds;
+    bool timed;
+};
+
+static bool take_date_word(struct date *d, struct str word)
+{
+    struct str rest = word, hour = str_split(&rest, ':'), minute = str_split(&rest, ':');
+    uint64_t h, m, s, n;
+
+    if (rest.p && str_to_u64(hour, 23, &h) == OLLA_OK && str_to_u64(minute, 59, &m) == OLLA_OK &&
+        str_to_u64(rest, 60, &s) == OLLA_OK) {
+        d->seconds = h * 3600 + m * 60 + s;
+        d->timed = true;
+        return true;
+    }
+    for (int i = 0; i < 12 && word.n == 3; i++) {
+        if (str_ieq(word, (struct str){month_names + 3 * i, 3})) {
+            d->month = i + 1;
+        }
+    }
+    if (str_to_u64(word, 9999, &n) != OLLA_OK) {
+        return word.n > 0 && (word.p[0] < '0' || word.p[0] > '9');
+    }
+    if (word.n == 4) {
+        d->year = n;
+    } else if (d->day == 0) {
+        d->day = n;
+    } else {
+        d->year = n < 70 ? 2000 + n : 1900 + n;
+    }
+    return true;
+}
+
+/* A date in one of the three forms of RFC 9110 (5.6.7), as ms since 1970; -1 if it is none. */
 static int64_t parse_date(struct str s)
 {
-    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    uint64_t day, year, hour, minute, second;
-    int month = 0;
+    struct date d = {0};
 
-    if (s.n != 29 || s.p[3] != ',' || !str_ends(s, STR(" GMT")) || s.p[19] != ':' || s.p[22] != ':') {
+    while (s.n > 0) {
+        size_t n = 0;
+        while (n < s.n && s.p[n] != ' ' && s.p[n] != ',' && s.p[n] != '-') {
+            n++;
+        }
+        if (n > 0 && !take_date_word(&d, (struct str){s.p, n})) {
+            return -1;
+        }
+        s = str_skip(s, n + 1);
+    }
+    if (d.month == 0 || d.day == 0 || d.day > 31 || d.year < 1970 || !d.timed) {
         return -1;
     }
-    while (month < 12 && !str_ieq((struct str){months + 3 * month, 3}, (struct str){s.p + 8, 3})) {
-        month++;
-    }
-    bool good = month < 12 && str_to_u64((struct str){s.p + 5, 2}, 31, &day) == OLLA_OK &&
-                str_to_u64((struct str){s.p + 12, 4}, 9999, &year) == OLLA_OK &&
-                str_to_u64((struct str){s.p + 17, 2}, 23, &hour) == OLLA_OK &&
-                str_to_u64((struct str){s.p + 20, 2}, 59, &minute) == OLLA_OK &&
-                str_to_u64((struct str){s.p + 23, 2}, 60, &second) == OLLA_OK;
-    return good ? (days_from_date((int64_t)year, month + 1, (int)day) * 86400 +
-                   (int64_t)(hour * 3600 + minute * 60 + second)) *
-                      1000
-                : -1;
+    return (days_from_date((int64_t)d.year, d.month, (int)d.day) * 86400 + (int64_t)d.seconds) * 1000;
 }
 
 bool http_retry_after(struct str value, int64_t wall_ms, uint64_t *ms)
@@ -227,7 +262,6 @@ const char *http_reason(int status)
 struct str http_date(int64_t wall_ms)
 {
     static const char weekdays[] = "SunMonTueWedThuFriSat";
-    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
     static char made[sizeof("Sun, 06 Nov 1994 08:49:37 GMT")];
     static int64_t made_for = -1;
     const int64_t last = INT64_C(253402300799); /* 31 Dec 9999: longer years do not fit */
@@ -241,7 +275,7 @@ struct str http_date(int64_t wall_ms)
         text_addz(&t, ", ");
         text_padded(&t, (uint64_t)at.day, 2);
         text_char(&t, ' ');
-        text_add(&t, (struct str){months + 3 * (at.month - 1), 3});
+        text_add(&t, (struct str){month_names + 3 * (at.month - 1), 3});
         text_char(&t, ' ');
         text_padded(&t, (uint64_t)at.year, 4);
         text_char(&t, ' ');

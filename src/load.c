@@ -72,10 +72,12 @@ static void take_line(struct probe *p, struct str line)
         if (!str_starts(line, metrics[i].name) || rest.n == 0 || (rest.p[0] != '{' && rest.p[0] != ' ')) {
             continue;
         }
-        while (at > 0 && line.p[at - 1] != ' ') {
+        while (at > 0 && line.p[at - 1] != '}') { /* labels may hold anything */
             at--;
         }
-        struct str number = str_skip(line, at), whole = {number.p, str_find(number, '.')};
+        struct str number = str_trim(at > 0 ? str_skip(line, at) : rest);
+        number.n = str_find(number, ' '); /* a time may follow */
+        struct str whole = {number.p, str_find(number, '.')};
         if (number.n > 0 && number.p[0] >= '0' && number.p[0] <= '9') {
             bool some = false; /* "1.2e+01" is more than nothing: that is enough to know */
             for (size_t k = 0; k < number.n && number.p[k] != 'e'; k++) {
