@@ -161,6 +161,11 @@ static uint32_t context_of(const struct endpoint *e, struct str model)
     if (e->max_context > 0) {
         return e->max_context;
     }
+    for (size_t i = 0; e->load.known && i < OLLA_COUNT(e->load.window) && e->load.window[i].context > 0; i++) {
+        if (e->load.window[i].name == str_ihash(model)) {
+            return e->load.window[i].context;
+        }
+    }
     if (e->extra.context > 0 || e->only_context > 0) {
         return e->extra.context > 0 ? e->extra.context : e->only_context;
     }

@@ -221,7 +221,7 @@ static void add_known(struct model_facts *m, const struct endpoint *e)
         traits_family(str_of(m->name), &family, &variant);
         text_z(&family);
         text_z(&variant);
-        m->guessed = true;
+        m->guessed = 1;
     }
 }
 

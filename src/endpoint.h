@@ -48,6 +48,11 @@ struct target {
 /* Requests go to the main one; health_check_url and model_url may name other hosts. */
 enum { TARGET_MAIN = 0, TARGET_HEALTH, TARGET_MODELS, TARGETS };
 
+/* A loaded model: hash of its name, and the tokens that it was loaded for. */
+struct load_window {
+    uint32_t name, context;
+};
+
 /* What detect.c has learnt so far. */
 struct detection {
     unsigned step;
@@ -111,6 +116,7 @@ struct endpoint {
     struct {
         bool asking;
         bool known, busy; /* it told lately; all its places are taken */
+        struct load_window window[4];
         uint64_t at, next;
         char path[160];
     } load;

@@ -134,9 +134,9 @@ static bool is_early(const struct exchange *x)
 
 static bool step_hold(struct exchange *x)
 {
-    const struct exchange_local *page = x->route.kind == ROUTE_LOCAL ? &local_pages[x->route.page] : NULL;
+    bool (*ready)(struct exchange *) = x->route.kind == ROUTE_LOCAL ? local_pages[x->route.page].ready : NULL;
 
-    if (is_early(x) || (page && page->ready && !page->ready(x))) {
+    if (is_early(x) || (ready && !ready(x))) {
         x->waiting = true;
         return false;
     }

@@ -37,6 +37,12 @@ static void take_loaded(struct probe *p, const char *name_key, const char *state
                                  str_eq(str_of(state), STR("loaded")));
     if (loaded && json_string(&s, json_get(&s, json_root(&s), name_key), name, sizeof(name))) {
         add_name(p, name);
+        uint64_t context;
+        int node = json_get(&s, json_root(&s), state_key ? "loaded_context_length" : "context_length");
+        if (p->offered < OLLA_COUNT(p->window) && json_u64(&s, node, &context) && context <= UINT32_MAX) {
+            p->window[p->offered].name = str_ihash(str_of(name));
+            p->window[p->offered++].context = (uint32_t)context;
+        }
     }
 }
 
@@ -155,6 +161,7 @@ static void load_done(struct probe *p, enum probe_result result)
     e->load.known = true;
     e->load.busy = format == LOAD_SLOTS ? p->offered == p->entries : format == LOAD_METRICS ? p->skipped > 0 : false;
     if (format == LOAD_PS || format == LOAD_LIST) {
+        memcpy(e->load.window, p->window, sizeof(e->load.window));
         model_set_loaded(e, str_of(p->hint_text), format == LOAD_PS ? MODEL_AVAILABLE : MODEL_NOT_LOADED);
     }
 }

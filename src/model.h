@@ -18,11 +18,11 @@
 
 enum model_kind { KIND_UNKNOWN = 0, KIND_LLM, KIND_VLM, KIND_EMBEDDINGS };
 
-/* What a backend tells about a model. Empty strings and zeros: not told. */
+/* What a backend tells about a model. Empty strings and zeros: not told. No padding: facts are compared as bytes. */
 struct model_facts {
     char name[OLLA_MODEL_NAME];
     char digest[72];
-    char modified[36]; /* RFC 3339 */
+    char modified[40]; /* RFC 3339 */
     uint64_t created;  /* Unix seconds */
     uint64_t size;     /* bytes on disk */
     uint64_t weights;  /* number of parameters */
@@ -31,7 +31,7 @@ struct model_facts {
     enum model_kind kind;
     char record[24]; /* "type" of the status page */
     char family[32], variant[32];
-    bool guessed;        /* these two, by the name */
+    uint32_t guessed;    /* these two, by the name */
     char families[32];   /* with commas between them */
     char parameters[16]; /* "3.2B" */
     char quantization[24];

@@ -52,8 +52,9 @@ struct probe {
     /* for the taker of the body */
     struct json_list list, hints;
     char hint_text[640];
-    unsigned entries; /* of the list */
-    uint32_t context; /* of the last one */
+    unsigned entries;             /* of the list */
+    uint32_t context;             /* of the last one */
+    struct load_window window[4]; /* of the first loaded models */
     struct json_members members;
     struct buf item;
     unsigned offered, skipped;

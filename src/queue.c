@@ -9,12 +9,15 @@
 
 /* So long a wait lifts a request by one class. */
 #define AGE_MS 15000
+/* Without news they are looked at this often. */
+#define LOOK_MS 200
 
 struct queue_stats queue_stats;
 
 static struct exchange *line[OLLA_MAX_CLIENTS]; /* in the order of coming */
 static uint32_t seen_news;
 static bool dirty;
+static uint64_t look_at; /* limits and open times end by themselves, and ages change the order */
 
 static unsigned class_of(struct str word)
 {
@@ -101,7 +104,8 @@ uint64_t queue_tick(void)
         dirty = false;
         return UINT64_MAX;
     }
-    if (dirty || seen_news != endpoint_news()) {
+    if (dirty || seen_news != endpoint_news() || net_now() >= look_at) {
+        look_at = net_now() + LOOK_MS;
         seen_news = endpoint_news();
         dirty = false;
         for (unsigned class_ = 0; class_ < 3; class_++) {
@@ -122,5 +126,5 @@ uint64_t queue_tick(void)
             }
         }
     }
-    return net_now() + 1000; /* ages change the order, limits and breakers end by themselves */
+    return look_at;
 }
