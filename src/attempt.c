@@ -127,7 +127,8 @@ void attempt_note_limit(struct exchange *x, const struct http_response *r)
     uint64_t wait = 0;
     bool told = http_retry_after(after, plat_wall_ms(), &wait);
 
-    if (r->status == 429 || (r->status == 503 && told)) {
+    bool limits = r->status == 429 || (r->status == 503 && told);
+    if (limits && x->use.generation == x->e->generation) {
         endpoint_limit(x->e, told ? wait : 1000);
     }
 }
@@ -264,10 +265,14 @@ static bool choose(struct exchange *x)
         q.refreshed = true;
         choice = route_choose(&q);
     }
-    if (choice.e && q.counts && choice.e->max_concurrent > 0 && queue_is_wanted(x, choice.e)) {
-        choice.full = endpoint_bit(choice.e);
-        choice.e = NULL;
+    /* A place that others wait for is theirs. */
+    endpoint_set theirs = 0;
+    while (choice.e && q.counts && choice.e->max_concurrent > 0 && queue_is_wanted(x, choice.e)) {
+        theirs |= endpoint_bit(choice.e);
+        q.tried |= theirs;
+        choice = route_choose(&q);
     }
+    choice.full |= theirs;
     if (!choice.e && choice.full) {
         return wait_in_line(x, &choice);
     }
@@ -284,7 +289,6 @@ static bool choose(struct exchange *x)
     x->attempts++;
     x->addr_first = main_target(x)->good;
     x->addr_tries = 0;
-    x->generation = x->e->generation;
     x->fresh = conf_now->proxy.engine == ENGINE_SHERPA;
     x->reusable = !x->fresh;
     x->sent = 0;
@@ -358,10 +362,10 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
         x->state = X_CONNECT;
         return;
     }
-    if (kind <= FAIL_CONNECT_TIMEOUT && x->generation == x->e->generation) {
+    if (kind <= FAIL_CONNECT_TIMEOUT && x->use.generation == x->e->generation) {
         endpoint_failed(x->e, failures[kind].why);
     }
-    bool limited = kind == FAIL_STATUS && x->status == 429;
+    bool limited = kind == FAIL_STATUS && x->backend_status == 429;
     bool again = exchange_may_retry(x) && kind != FAIL_GARBLED &&
                  (kind != FAIL_LOST || conf_now->proxy.retry.on_connection_lost);
     if (!again) {
@@ -376,7 +380,8 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
     }
     endpoint_end(x->e, &x->use, limited ? OUTCOME_NONE : OUTCOME_BAD, false, 0, 0);
     x->e = NULL;
-    x->status = 0;
+    x->backend_status = 0;
+    x->status = x->committed ? 200 : 0;
     x->state = X_CONNECT;
 }
 
@@ -413,7 +418,7 @@ bool attempt_connect_step(struct exchange *x)
             exchange_attempt_failed(x, FAIL_REFUSED);
             return true;
         }
-        if (x->generation == x->e->generation && !x->u->reused) {
+        if (x->use.generation == x->e->generation && !x->u->reused) {
             main_target(x)->good = x->u->which; /* this address works */
         }
         if (!begin_send(x)) {

@@ -61,6 +61,11 @@ static void push(struct breaker *b, bool bad)
     b->filled = b->filled < 32 ? b->filled + 1 : 32;
 }
 
+void breaker_next(struct breaker *b)
+{
+    b->trial = false;
+}
+
 bool breaker_end(struct breaker *b, const struct breaker_rules *rules, bool trial, enum outcome outcome, uint64_t now)
 {
     if (b->open && trial) {

@@ -45,6 +45,9 @@ bool breaker_allows(const struct breaker *b, uint64_t now);
 /* A request goes there. true: it is the trial, and breaker_end must be told so. */
 bool breaker_begin(struct breaker *b, uint64_t now);
 
+/* The trial goes well so far, but may last long: the next one may begin beside it. */
+void breaker_next(struct breaker *b);
+
 /* ... and has ended. true: the breaker has opened or closed by it. */
 bool breaker_end(struct breaker *b, const struct breaker_rules *rules, bool trial, enum outcome outcome, uint64_t now);
 

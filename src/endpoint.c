@@ -170,6 +170,7 @@ static void take_target(struct endpoint *e, const struct endpoint *wanted)
     str_copy(e->health_path, sizeof(e->health_path), str_of(wanted->health_path));
     str_copy(e->models_path, sizeof(e->models_path), str_of(wanted->models_path));
     e->generation++;
+    e->replaced = true;
     e->redetect = e->ask_again = false;
     memset(&e->detect, 0, sizeof(e->detect));
     e->state = ENDPOINT_UNKNOWN;
@@ -257,6 +258,9 @@ void endpoint_apply(const struct conf *c)
         struct endpoint *e = find(ce->name);
         memset(&wanted, 0, sizeof(wanted));
         set_targets(&wanted, ce);
+        if (e) {
+            e->replaced = false;
+        }
         if (e && e->is_auto && wanted.is_auto) { /* what was detected holds, as it is configured now */
             wanted.profile = profile_by_type(str_of(e->profile->name));
         }
@@ -492,6 +496,7 @@ void endpoint_begin(struct endpoint *e, struct endpoint_use *use, bool counts, u
 {
     static uint64_t sequence;
     use->counts = counts;
+    use->generation = e->generation;
     use->trial = has_breaker(e) && breaker_begin(&e->breaker, net_now());
     e->inflight++;
     e->serving += counts;
@@ -515,11 +520,21 @@ static void note_breaker(const struct endpoint *e)
 static void leave(struct endpoint *e, const struct endpoint_use *use, enum outcome outcome)
 {
     struct breaker_rules r = rules();
+    bool same = use->generation == e->generation;
     e->inflight--;
     e->serving -= use->counts;
     news++;
-    if (has_breaker(e) && breaker_end(&e->breaker, &r, use->trial, outcome, net_now())) {
+    /* A trial must be ended even if a reload has taken the breaker away: it may give it back. */
+    if (same && (has_breaker(e) || use->trial) && breaker_end(&e->breaker, &r, use->trial, outcome, net_now())) {
         note_breaker(e);
+    }
+}
+
+void endpoint_answered(struct endpoint *e, const struct endpoint_use *use)
+{
+    if (use->trial && use->generation == e->generation) {
+        breaker_next(&e->breaker);
+        news++;
     }
 }
 
@@ -656,6 +671,9 @@ void endpoint_resolved(const struct resolve_answer *a)
         bool first = t->addrs == 0;
         take_addresses(t, a);
         e->next_check = first ? net_now() : e->next_check;
+        if (first) {
+            assume_well(e);
+        }
     } else if (t->addrs == 0) { /* otherwise: old addresses are better than none */
         no_address(e, number % TARGETS);
     }

@@ -67,6 +67,7 @@ struct endpoint {
     int slot;
     int order;           /* place in the configuration */
     uint32_t generation; /* counts replacements of the targets below */
+    bool replaced;       /* by the last reload */
 
     char name[64];
     char type[32]; /* as configured */
@@ -202,14 +203,18 @@ uint64_t endpoint_closed_for(const struct endpoint *e);
 
 /* What one exchange does with an endpoint; lives in the exchange. */
 struct endpoint_use {
-    bool counts; /* for max_concurrent */
-    bool trial;  /* of the breaker */
+    bool counts;         /* for max_concurrent */
+    bool trial;          /* of the breaker */
+    uint32_t generation; /* of the endpoint; a reload may put another machine in its place meanwhile */
 };
 
 /* An exchange begins and ends using e. turn: its place in the rotation (0 = chosen otherwise); served: it counts as a success; ms: from arrival to the end. */
 void endpoint_begin(struct endpoint *e, struct endpoint_use *use, bool counts, uint64_t turn);
 void endpoint_end(struct endpoint *e, const struct endpoint_use *use, enum outcome outcome, bool served, uint64_t ms,
                   uint64_t bytes);
+
+/* It has begun to reply: if that is a trial, the next one may begin. */
+void endpoint_answered(struct endpoint *e, const struct endpoint_use *use);
 
 void endpoint_unused(struct endpoint *e, const struct endpoint_use *use); /* it never got there: counts nothing */
 

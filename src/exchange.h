@@ -140,7 +140,6 @@ struct exchange {
     endpoint_set tried;
     int attempts;
     int addr_first, addr_tries; /* addresses of e: the one tried first, and how many were tried */
-    uint32_t generation;        /* of e when it was chosen */
     bool fresh;                 /* no idle connection any more: one was stale */
     bool u_readable;
     const char *strategy, *decision, *reason; /* routing headers, NULL = none */

@@ -7,6 +7,9 @@
 
 #include <string.h>
 
+/* Without a free block the next try comes after this. */
+#define NO_BLOCK_MS 20
+
 /* What each kind of stream looks like. */
 static const struct {
     const char *type; /* Content-Type */
@@ -20,7 +23,8 @@ static const struct {
     [BEAT_OPENAI] = {"text/event-stream", ": olla\n", "data: ", "\n\n", 2},
     [BEAT_ANTHROPIC] = {"text/event-stream", "event: ping\ndata: {\"type\":\"ping\"}\n\n",
                         "event: error\ndata: ", "\n\n", 2},
-    [BEAT_OLLAMA] = {"application/x-ndjson", "\n", "", "\n", 1},
+    /* No newline: the official client for Python takes an empty line for a broken one. */
+    [BEAT_OLLAMA] = {"application/x-ndjson", " ", "", "\n", 1},
     [BEAT_JSON] = {"application/json", " ", "", "", 0},
 };
 
@@ -60,18 +64,24 @@ static bool before_reply(const struct exchange *x)
     return x->state == X_CONNECT || x->state == X_SEND || x->state == X_WAIT;
 }
 
+/* Nothing waits to go down: a client that does not read needs no sign. */
+static bool is_quiet(const struct exchange *x)
+{
+    return buf_len(&x->c->out) == 0;
+}
+
 /* Between two events of a reply that can bear it. */
 static bool between_events(const struct exchange *x)
 {
     bool known = x->committed ? !x->embed : x->events != EVENTS_NONE && (x->chunked_out || x->to_close);
     bool boundary = x->bytes_out == 0 || x->newlines >= kinds[x->beat].newlines;
-    return x->state == X_STREAM && x->beat != BEAT_JSON && known && boundary && buf_len(&x->c->out) == 0;
+    return x->state == X_STREAM && x->beat != BEAT_JSON && known && boundary;
 }
 
 uint64_t heartbeat_at(const struct exchange *x)
 {
     bool may = x->beat != BEAT_NONE && conf_now->proxy.heartbeat.interval > 0;
-    return may && (before_reply(x) || between_events(x)) ? x->beat_at : 0;
+    return may && is_quiet(x) && (before_reply(x) || between_events(x)) ? x->beat_at : 0;
 }
 
 /* ---- writing --------------------------------------------------------------------------- */
@@ -91,6 +101,14 @@ static void put(struct exchange *x, struct str bytes)
     text_addz(&t, x->chunked_out ? "\r\n" : "");
     if (!t.full) {
         buf_text_done(&x->c->out, &t);
+    }
+}
+
+static void put_counted(struct exchange *x, struct str bytes)
+{
+    if (bytes.n > 0) { /* an empty chunk would be the last */
+        put(x, bytes);
+        x->bytes_out += bytes.n;
     }
 }
 
@@ -120,16 +138,17 @@ bool heartbeat_run(struct exchange *x)
     struct client *c = x->c;
     uint64_t at = heartbeat_at(x);
 
-    if (at != 0 && net_now() >= at && buf_len(&c->out) == 0) {
+    if (at != 0 && net_now() >= at) {
         if (!buf_hold(&c->out, BUF_CLIENT)) {
-            return true; /* not now: it can wait */
+            x->beat_at = net_now() + NO_BLOCK_MS;
+            return true;
         }
         if (!x->committed && x->state != X_STREAM) {
             commit(x);
         }
         put(x, str_of(kinds[x->beat].sign));
         heartbeat_restart(x);
-    } else if (!x->committed || !before_reply(x) || buf_len(&c->out) == 0) {
+    } else if (!x->committed || !before_reply(x) || is_quiet(x)) {
         return true;
     }
     /* Here, not where replies are written: a sign of life is no sign of its backend. */
@@ -153,6 +172,9 @@ bool heartbeat_take_reply(struct exchange *x, const struct http_response *r)
     }
     x->embed = x->beat != BEAT_JSON && !(good && str_istarts(r->content_type, str_of(kinds[x->beat].type)));
     x->embed_error = x->embed && !good;
+    if (x->embed && good) {
+        put_counted(x, str_of(x->beat == BEAT_OLLAMA ? "" : "data: "));
+    }
     return true;
 }
 
@@ -184,7 +206,14 @@ void heartbeat_error(struct exchange *x, struct str body)
     x->state = X_FLUSH;
 }
 
-void heartbeat_embed(struct exchange *x, const char *p, size_t n)
+void heartbeat_embed(struct exchange *x, char *p, size_t n)
+{
+    for (size_t i = 0; i < n && !x->embed_error; i++) {
+        p[i] = p[i] == '\n' || p[i] == '\r' ? ' ' : p[i]; /* outside of JSON strings only */
+    }
+}
+
+void heartbeat_keep_error(struct exchange *x, const char *p, size_t n)
 {
     struct buf *kept = &x->u->out; /* the request is sent: it is free */
     if (buf_hold(kept, BUF_BACKEND)) {
@@ -220,26 +249,18 @@ static void take_message(struct str body, char *to, size_t cap)
 void heartbeat_embed_end(struct exchange *x)
 {
     static char line[OLLA_BUF_SIZE / 2];
-    char message[640];
-    struct str body = buf_str(&x->u->out);
+    char message[OLLA_BUF_SIZE / 32]; /* written as JSON it is six times as long at most */
     struct text t = text_in(line, sizeof(line));
 
-    text_addz(&t, x->embed_error ? kinds[x->beat].open : x->beat == BEAT_OLLAMA ? "" : "data: ");
-    size_t from = t.n;
     if (x->embed_error) {
         struct reply_error err = {.status = x->backend_status, .code = "backend_error"};
-        take_message(body, message, sizeof(message));
+        take_message(buf_str(&x->u->out), message, sizeof(message));
         err.message = message[0] ? message : "the backend answered with an error";
+        text_addz(&t, kinds[x->beat].open);
         reply_error_body(&t, x, &err);
         t.n -= t.n > 0 && line[t.n - 1] == '\n';
-    } else {
-        text_add(&t, str_trim(body));
-    }
-    for (size_t i = from; i < t.n; i++) {
-        line[i] = line[i] == '\n' || line[i] == '\r' ? ' ' : line[i]; /* outside of JSON strings only */
     }
     text_addz(&t, kinds[x->beat].close);
-    put(x, text_str(&t));
-    x->bytes_out += t.n;
+    put_counted(x, text_str(&t));
     buf_drop(&x->u->out);
 }

@@ -35,8 +35,12 @@ bool heartbeat_take_reply(struct exchange *x, const struct http_response *r);
 /* Puts an error into the stream (instead of an error reply); X_FLUSH follows. */
 void heartbeat_error(struct exchange *x, struct str body);
 
-/* For a body that is put into one event: the next n bytes of it, which are kept; and its end. */
-void heartbeat_embed(struct exchange *x, const char *p, size_t n);
+/*
+ * For a body that is put into one event: makes the next n bytes of it fit into one line; keeps those of an error,
+ * which becomes an error event; and the end.
+ */
+void heartbeat_embed(struct exchange *x, char *p, size_t n);
+void heartbeat_keep_error(struct exchange *x, const char *p, size_t n);
 void heartbeat_embed_end(struct exchange *x);
 
 #endif

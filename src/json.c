@@ -240,7 +240,10 @@ bool json_item(const struct json_slice *s, int array, unsigned i, char *to, size
             return json_string(s, at, to, cap);
         }
     }
-    return json_string(s, -1, to, cap);
+    if (cap > 0) {
+        to[0] = '\0';
+    }
+    return false;
 }
 
 /* ---- writing ------------------------------------------------------------------ */

@@ -94,7 +94,7 @@ struct json_scan {
     uint64_t conversation; /* conversation_id, or conversation */
     uint64_t prefix;
     uint64_t prefix_max;    /* input: no more bytes of it, 0 = all */
-    uint64_t prompt_n;      /* bytes of the value that the prefix is of */
+    uint64_t prompt_n;      /* bytes of the value that the prefix is of, up to the next value or the end */
     bool stream, no_stream; /* "stream" is true, is false */
 
     /* state, private to json_scan.c */
@@ -107,7 +107,7 @@ struct json_scan {
     uint8_t inside;  /* a value that is looked into */
     uint8_t matched; /* bytes of "session_" */
     uint8_t prompt_rank;
-    bool element, user, filled, prompt_open, prompt_text;
+    bool element, user, filled, prompt_open, prompt_text, list_string, list_escape;
     struct json_top top, sub;
 };
 

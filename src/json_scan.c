@@ -218,7 +218,7 @@ static uint64_t hash_bytes(uint64_t h, const char *p, size_t n)
 
 static void end_prefix(struct json_scan *s)
 {
-    s->prefix = s->filled ? s->hash | 1 : 0; /* an empty list begins nothing */
+    s->prefix = s->filled ? s->hash | 1 : s->prefix; /* an empty list begins nothing */
     s->inside = INSIDE_NOTHING;
 }
 
@@ -231,7 +231,7 @@ static void begin_prompt(struct json_scan *s, uint8_t rank, char c, uint64_t at)
     s->inside = INSIDE_PROMPT;
     s->prompt_rank = rank;
     s->prompt_text = c == '"';
-    s->element = s->user = s->filled = false;
+    s->element = s->user = s->filled = s->list_string = false;
     s->hash = hash_bytes(HASH_START, &c, 1);
     s->hashed = 1;
     s->prompt_at = at - 1;
@@ -316,6 +316,21 @@ static void begin_value(struct json_scan *s, char c, uint64_t at)
 
 /* ---- values that are looked into ---------------------------------------------------- */
 
+/* One byte of the list, outside its objects. */
+static void look_between(struct json_scan *s, char c)
+{
+    if (s->list_string) {
+        s->list_string = s->list_escape || c != '"';
+        s->list_escape = !s->list_escape && c == '\\';
+    } else if (c == '"') {
+        s->list_string = true;
+        s->list_escape = false;
+    } else if (c == '{') {
+        s->element = true;
+        begin_inner(&s->sub);
+    }
+}
+
 /* Bytes of the prompt; those behind the user's first message are not looked at any more. */
 static void look_at_prompt(struct json_scan *s, const char *p, size_t n)
 {
@@ -328,10 +343,7 @@ static void look_at_prompt(struct json_scan *s, const char *p, size_t n)
             p = end;
         } else if (!s->element) {
             s->filled = s->filled || (class_of(*p) != '_' && *p != ']');
-            s->element = *p++ == '{';
-            if (s->element) {
-                begin_inner(&s->sub);
-            }
+            look_between(s, *p++);
         } else {
             const enum event event = next_event(&s->sub, &p, end);
             if (event == EVENT_VALUE && key_is(&s->sub, "role") && p[-1] == '"') {
@@ -361,13 +373,17 @@ static void look_at_prompt(struct json_scan *s, const char *p, size_t n)
 /* Bytes of a string, with the quote that ends it. */
 static void look_at_text(struct json_scan *s, const char *p, size_t n)
 {
-    static const char mark[] = "session_"; /* Claude Code: user_..._account_..._session_... */
+    static const char mark[] = "session_";                  /* Claude Code: user_..._account_..._session_... */
+    static const uint8_t back[] = {0, 0, 0, 1, 1, 0, 0, 0}; /* so much of the mark is at the end of its first n bytes */
     char out[8];
 
     for (size_t i = 0; i < n; i++) {
         const size_t got = json_unescape(&s->unescape, p[i], out);
         for (size_t k = 0; k < got; k++) {
-            s->matched = out[k] == mark[s->matched] ? s->matched + 1 : out[k] == mark[0];
+            while (s->matched > 0 && out[k] != mark[s->matched]) {
+                s->matched = back[s->matched];
+            }
+            s->matched = (uint8_t)(s->matched + (out[k] == mark[s->matched]));
             s->hash = hash_bytes(s->hash, &out[k], 1);
             s->hashed++;
             if (s->matched == sizeof mark - 1) {
@@ -382,8 +398,11 @@ static void look_at_text(struct json_scan *s, const char *p, size_t n)
 /* Too short a text tells nobody from anybody. */
 static void end_text(struct json_scan *s)
 {
-    const uint64_t h = s->hashed >= JSON_SESSION_MIN ? s->hash | 1 : 0;
+    const uint64_t h = s->hash | 1;
 
+    if (s->hashed < JSON_SESSION_MIN) {
+        return;
+    }
     switch (s->inside) {
     case INSIDE_USER_ID:
         s->user_id = h;

@@ -83,7 +83,7 @@ static void settle_endpoints(void)
 {
     for (int i = 0; i < OLLA_MAX_ENDPOINTS; i++) {
         struct endpoint *e = endpoint_slot(i);
-        if (e && (e->removed || e->state == ENDPOINT_UNKNOWN || !e->enabled)) {
+        if (e && (e->removed || e->replaced || !e->enabled)) {
             upstream_drop_idle(e);
             model_forget(e);
             e->models = 0;

@@ -117,14 +117,13 @@ uint64_t queue_tick(void)
                     at++;
                     continue;
                 }
-                unsigned before = queue_stats.waiting;
                 x->queue.turn = true;
                 x->c->run(x->c); /* goes on, or is answered; one place less then */
-                if (queue_stats.waiting == before) {
+                if (at < queue_stats.waiting && line[at] == x) {
                     at++; /* something else holds it up: a buffer, a connection */
                 }
             }
         }
     }
-    return look_at;
+    return dirty || seen_news != endpoint_news() ? net_now() : look_at;
 }

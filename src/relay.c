@@ -89,7 +89,8 @@ static void begin_reply(struct exchange *x, const struct http_response *r, size_
                  (conf_now->proxy.profile == RELAY_AUTO && x->events == EVENTS_NONE && is_binary(r->content_type));
     heartbeat_restart(x);
     sticky_count(x->session.outcome);
-    if (x->session.pin && r->status < 500) {
+    endpoint_answered(x->e, &x->use);
+    if (x->session.pin && r->status < 500 && x->use.generation == x->e->generation) {
         sticky_pin(x->session.key, x->e);
     }
     http_body_start(&x->out_body, r->framing, r->length);
@@ -142,7 +143,7 @@ static bool one_head(struct exchange *x)
     x->head_at = net_now();
     attempt_note_limit(x, &r);
     if (retry_status(r.status) && exchange_may_retry(x)) {
-        x->status = r.status;
+        x->backend_status = r.status;
         exchange_attempt_failed(x, FAIL_STATUS);
         return false;
     }
@@ -209,6 +210,9 @@ static int relay_bytes(struct exchange *x)
     }
     if (decoded > 0 && x->embed) {
         heartbeat_embed(x, in->mem + in->off, decoded);
+    }
+    if (decoded > 0 && x->embed_error) {
+        heartbeat_keep_error(x, in->mem + in->off, decoded);
     } else if (decoded > 0 && !x->is_head) {
         struct text t = buf_text(out);
         if (x->chunked_out) {
@@ -333,7 +337,7 @@ void relay_stream(struct exchange *x)
             return;
         }
         buf_drop_if_empty(in);
-        if (x->gathers && x->u_readable && buf_len(out) <= OLLA_BUF_SIZE / 2) {
+        if (x->gathers && x->u_readable && !x->c->starved && buf_len(out) <= OLLA_BUF_SIZE / 2) {
             round -= round > 0; /* what comes together goes down together */
             continue;
         }

@@ -56,6 +56,7 @@ void tunnel_begin(struct exchange *x, const struct http_response *r, size_t head
     buf_consume(&x->u->in, head_n);
     buf_consume(&c->in, x->raw_at - c->in.off);
     x->raw_at = 0;
+    endpoint_answered(x->e, &x->use);
     x->began = x->moved = true;
     x->query_model = STR(""); /* it stood in the head */
     x->state = X_TUNNEL;

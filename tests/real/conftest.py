@@ -177,6 +177,7 @@ class House:
     def __init__(self, folder):
         self.folder = folder
         self.machines = {}
+        self.asked = 0
         for one in ENDPOINTS:
             shared = isinstance(one.on, str)
             self.machines[one.name] = self.machines[one.on] if shared else one.on(one.name, one.models, folder)
@@ -213,26 +214,21 @@ class House:
         """What olla thinks of it."""
         return next(one for one in self.get("/internal/status")["endpoints"] if one["name"] == name)
 
-    def ask(self, model):
-        """The endpoint that answers a minimal request."""
-        body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}
+    def ask(self, model, only=None):
+        """The endpoint that answers a minimal request: the beginning of a new conversation, or it would stay where it was."""
+        self.asked += 1
+        body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": f"hi {self.asked}"}]}
         request = urllib.request.Request(self.url + "/v1/chat/completions", json.dumps(body).encode(),
-                                         {"Content-Type": "application/json"})
+                                         {"Content-Type": "application/json", **({"X-Olla-Endpoint": only} if only else {})})
         with _direct.open(request, timeout=20) as answer:
             answer.read()
             return answer.headers.get("X-Olla-Endpoint")
 
     def wait_whole(self):
-        """Until olla uses every endpoint (again)."""
-        wanted = {one.name for one in ENDPOINTS}
-        seen = set()
-
-        def complete():
-            for model in {one.models[0] for one in ENDPOINTS}:
-                seen.add(self.ask(model))
-            return wanted <= seen
-
-        wait_for("olla to use all endpoints", complete, 30, 0.2)
+        """Until olla uses every endpoint (again). Each is asked for by name: of two equal ones, the one that has the
+        model in memory would get every request."""
+        for one in ENDPOINTS:
+            wait_for(f"olla to use {one.name}", lambda one=one: self.ask(one.models[0], one.name) == one.name, 30, 0.2)
 
     def repair(self):
         """Starts again what a test killed."""

@@ -38,8 +38,9 @@ def test_litellm_one_model(house):
 @pytest.mark.parametrize("path", PATHS)
 def test_litellm_whole_reply(house, path):
     seen = set()
-    for _ in range(2):
-        raw = openai_client(house, path).chat.completions.with_raw_response.create(model="lite/chat", messages=ASK)
+    for number in range(20):
+        new = [{"role": "user", "content": f"hi {number}"}]  # the same conversation would stay where it is
+        raw = openai_client(house, path).chat.completions.with_raw_response.create(model="lite/chat", messages=new)
         reply = raw.parse()
         seen.add(raw.headers.get("X-Olla-Endpoint"))
         assert raw.headers.get("x-litellm-version")

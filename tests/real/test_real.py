@@ -86,10 +86,32 @@ def test_openai_large_request_passes(house):
 
 
 def test_both_servers_of_a_model_take_turns(house):
-    client = openai_client(house)
-    seen = {client.chat.completions.with_raw_response.create(model="tiny-a", messages=ASK, max_tokens=1)
-            .headers.get("X-Olla-Endpoint") for _ in range(4)}
-    assert seen == SERVERS["tiny-a"]
+    assert {house.ask("tiny-a") for _ in range(40)} == SERVERS["tiny-a"]
+
+
+def turn(house, messages):
+    """(endpoint, tokens of the prompt that were in its memory already); the reply is added to the messages."""
+    raw = openai_client(house).chat.completions.with_raw_response.create(
+        model="tiny-a", messages=messages, max_tokens=12, extra_body=dict(ENDLESS, cache_prompt=True))
+    reply = raw.parse()
+    messages.append({"role": "assistant", "content": reply.choices[0].message.content})
+    messages.append({"role": "user", "content": f"And then, in part {len(messages)}?"})
+    return raw.headers.get("X-Olla-Endpoint"), reply.model_extra["timings"]["cache_n"]
+
+
+def test_a_conversation_stays_where_its_beginning_is_in_memory(house):
+    """Six turns without any setting: all on one server, which has more and more of it; when that one dies, the other goes on."""
+    messages = [{"role": "system", "content": "You are a sailor."}, {"role": "user", "content": "Tell me about six storms."}]
+    turns = [turn(house, messages) for _ in range(6)]
+    home = turns[0][0]
+    assert [endpoint for endpoint, _ in turns] == [home] * 6
+    cached = [tokens for _, tokens in turns[1:]]
+    assert cached == sorted(set(cached)) and cached[0] > 0, cached
+    house.machines[home].kill()
+    after = [turn(house, messages) for _ in range(3)]
+    other = after[0][0]
+    assert other in SERVERS["tiny-a"] - {home} and [endpoint for endpoint, _ in after] == [other] * 3
+    assert after[1][1] > cached[-1]
 
 
 def test_many_streams_at_the_same_time(house):
@@ -214,4 +236,4 @@ def test_killed_server_is_used_again_when_it_is_back(house):
     house.machines["llama-a2"].kill()
     house.ask("tiny-a")
     house.repair()
-    assert {house.ask("tiny-a") for _ in range(4)} == SERVERS["tiny-a"]
+    assert {house.ask("tiny-a") for _ in range(40)} == SERVERS["tiny-a"]

@@ -1375,6 +1375,142 @@ static void test_date(void **state)
     }
 }
 
+/* ---- Retry-After --------------------------------------------------------------- */
+
+#define NOW INT64_C(784111777) /* Sun, 06 Nov 1994 08:49:37 GMT */
+
+/* ms, or -1 for nothing. */
+static int64_t retry_after(const char *value, int64_t wall_ms)
+{
+    uint64_t ms = 77;
+    size_t n = strlen(value);
+    return http_retry_after((struct str){guard_copy(value, n), n}, wall_ms, &ms) ? (int64_t)ms : -1;
+}
+
+static void test_retry_after_seconds(void **state)
+{
+    static const struct {
+        const char *value;
+        int64_t ms;
+    } cases[] = {
+        {"0", 0},
+        {"1", 1000},
+        {"120", 120000},
+        {"007", 7000},
+        {"1994", 1994000}, /* not a year */
+        {"2147483647", INT64_C(2147483647000)},
+        {"", -1},
+        {"-1", -1},
+        {"+1", -1},
+        {"1.5", -1},
+        {"1s", -1},
+        {"0x10", -1},
+        {"1,2", -1},
+        {"1 2", -1},
+        {"soon", -1},
+        {",", -1},
+        {":::", -1},
+        {"99999999999999999999999999", -1},
+        {"18446744073709551616", -1}, /* 2^64 */
+        {"18446744073709551617", -1},
+    };
+    uint64_t ms;
+    (void)state;
+
+    for (size_t i = 0; i < OLLA_COUNT(cases); i++) {
+        assert_int_equal(retry_after(cases[i].value, NOW * 1000), cases[i].ms);
+        assert_int_equal(retry_after(cases[i].value, 0), cases[i].ms);
+    }
+    assert_false(http_retry_after((struct str){NULL, 0}, 0, &ms)); /* no such field */
+}
+
+static void test_retry_after_dates(void **state)
+{
+    static const struct {
+        const char *value;
+        int64_t s; /* since 1970; -1: none */
+    } cases[] = {
+        /* the three forms of RFC 9110 (5.6.7) */
+        {"Sun, 06 Nov 1994 08:49:37 GMT", 784111777},
+        {"Sunday, 06-Nov-94 08:49:37 GMT", 784111777},
+        {"Sun Nov  6 08:49:37 1994", 784111777},
+        {"Sun Nov 16 08:49:37 1994", 784975777},
+        {"Wednesday, 01-Mar-00 00:00:00 GMT", 951868800}, /* 2000 */
+        {"Tuesday, 19-Jan-38 03:14:08 GMT", 2147483648},  /* not so far away as 1938 */
+        {"Thursday, 01-Jan-70 00:00:01 GMT", 1},
+        /* edges of days, months and years */
+        {"Thu, 01 Jan 1970 00:00:00 GMT", 0},
+        {"Thu, 01 Jan 1970 00:00:01 GMT", 1},
+        {"Tue, 29 Feb 2000 00:00:00 GMT", 951782400},
+        {"Tue, 29 Feb 2000 23:59:59 GMT", 951868799},
+        {"Wed, 01 Mar 2000 00:00:00 GMT", 951868800},
+        {"Thu, 29 Feb 2024 00:00:00 GMT", 1709164800},
+        {"Tuesday, 29-Feb-00 00:00:00 GMT", 951782400},
+        {"Thu Feb 29 00:00:00 2024", 1709164800},
+        {"Sun, 28 Feb 2100 23:59:59 GMT", 4107542399}, /* no leap year */
+        {"Mon, 01 Mar 2100 00:00:00 GMT", 4107542400},
+        {"Tue, 31 Dec 2024 23:59:59 GMT", 1735689599},
+        {"Tue, 31 Dec 2024 23:59:60 GMT", 1735689600}, /* a leap second */
+        {"Wed, 01 Jan 2025 00:00:00 GMT", 1735689600},
+        {"Fri, 31 Dec 9999 23:59:59 GMT", 253402300799},
+        {"sun, 06 nov 1994 08:49:37 gmt", 784111777},
+        /* nonsense */
+        {"Wed, 31 Dec 1969 23:59:59 GMT", -1},
+        {"Sun, 06 Nov 0094 08:49:37 GMT", -1},
+        {"Sun, 06 Nov 10000 08:49:37 GMT", -1},
+        {"Sun, 06 Nov 1994", -1},
+        {"Sun, 06 1994 08:49:37 GMT", -1},
+        {"Sun, Nov 1994 08:49:37 GMT", -1},
+        {"06 Nov 08:49:37", -1},
+        {"Sun, 00 Nov 1994 08:49:37 GMT", -1},
+        {"Sun, 32 Nov 1994 08:49:37 GMT", -1},
+        {"Sun, 06 Nov 1994 24:00:00 GMT", -1},
+        {"Sun, 06 Nov 1994 08:60:37 GMT", -1},
+        {"Sun, 06 Nov 1994 08:49:61 GMT", -1},
+        {"Sun, 06 Nov 1994 08:49 GMT", -1},
+        {"Sun, 06 Nov 1994 08:49:37:11 GMT", -1},
+        {"Sun, 06 Nov 1994 8::37 GMT", -1},
+        {"Sun, 06 Foo 1994 08:49:37 GMT", -1},
+        {"Sun, 06 Nove 1994 08:49:37 GMT", -1},
+        {"Sun, 06 99999999999999999999 1994 08:49:37 GMT", -1},
+        {"1994-11-06T08:49:37Z", -1},
+        {"Sun", -1},
+        {"GMT", -1},
+    };
+    (void)state;
+
+    for (size_t i = 0; i < OLLA_COUNT(cases); i++) {
+        int64_t s = cases[i].s;
+        int64_t got = retry_after(cases[i].value, 0);
+        if (got != (s < 0 ? -1 : s * 1000)) {
+            fail_msg("%s: %lld", cases[i].value, (long long)got);
+        }
+        if (s >= 0) { /* from then on it is over */
+            assert_int_equal(retry_after(cases[i].value, s * 1000), 0);
+            assert_int_equal(retry_after(cases[i].value, s * 1000 + 1), 0);
+            assert_int_equal(retry_after(cases[i].value, INT64_C(253402300800000)), 0);
+        }
+        if (s > 0) {
+            assert_int_equal(retry_after(cases[i].value, s * 1000 - 1), 1);
+            assert_int_equal(retry_after(cases[i].value, s * 1000 - 90000), 90000);
+        }
+    }
+}
+
+/* What http_date writes is read as the same time, in any second and on any day. */
+static void test_retry_after_reverses_date(void **state)
+{
+    (void)state;
+    for (int64_t s = 0; s < INT64_C(253402300800); s += INT64_C(86400) * 37 + 3607) {
+        char value[64];
+        struct str date = http_date(s * 1000);
+        assert_true(str_copy(value, sizeof value, date));
+        assert_int_equal(retry_after(value, 0), s * 1000);
+        value[date.n / 2] = '\0'; /* and half of one is none */
+        assert_int_equal(retry_after(value, 0), -1);
+    }
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -1411,6 +1547,9 @@ int main(void)
         cmocka_unit_test(test_classes),
         cmocka_unit_test(test_reason),
         cmocka_unit_test(test_date),
+        cmocka_unit_test(test_retry_after_seconds),
+        cmocka_unit_test(test_retry_after_dates),
+        cmocka_unit_test(test_retry_after_reverses_date),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

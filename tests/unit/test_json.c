@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "fleet.h"
 #include "guard.h"
 
 /* ---- scanner ------------------------------------------------------------------ */
@@ -32,6 +33,13 @@ static void same_facts(const struct json_scan *a, const struct json_scan *b)
     assert_int_equal(a->model_from, b->model_from);
     assert_int_equal(a->model_to, b->model_to);
     assert_int_equal(a->at, b->at);
+    assert_int_equal(a->user_id, b->user_id);
+    assert_int_equal(a->cache_key, b->cache_key);
+    assert_int_equal(a->conversation, b->conversation);
+    assert_int_equal(a->prefix, b->prefix);
+    assert_int_equal(a->prompt_n, b->prompt_n);
+    assert_int_equal(a->stream, b->stream);
+    assert_int_equal(a->no_stream, b->no_stream);
 }
 
 static bool is_complete(const struct json_scan *s)
@@ -39,12 +47,14 @@ static bool is_complete(const struct json_scan *s)
     return s->top.state == JSON_DONE && !s->top.broken;
 }
 
-static bool take_name; /* for the scans to come */
+static bool take_name;      /* for the scans to come */
+static uint64_t prefix_max; /* likewise */
 
 static void begin(struct json_scan *s)
 {
     memset(s, 0, sizeof *s);
     s->take_name = take_name;
+    s->prefix_max = prefix_max;
 }
 
 /* Scans in all ways; the facts are in *whole. */
@@ -559,6 +569,421 @@ static void test_list_room(void **state)
     assert_int_equal(l.skipped, 1);
 }
 
+/* ---- what tells conversations apart --------------------------------------------- */
+
+/* The facts of a document, which all ways of cutting it agree on. */
+static struct json_scan facts(const char *doc)
+{
+    static struct json_scan s;
+    scan_all_ways(doc, strlen(doc), &s);
+    return s;
+}
+
+static uint64_t user_id(const char *doc)
+{
+    return facts(doc).user_id;
+}
+
+static uint64_t conversation(const char *doc)
+{
+    return facts(doc).conversation;
+}
+
+static uint64_t prefix(const char *doc)
+{
+    return facts(doc).prefix;
+}
+
+#define USER(text) "{\"metadata\":{\"user_id\":\"" text "\"}}"
+
+static void test_user_id(void **state)
+{
+    uint64_t plain = user_id(USER("abcdefgh")), session = user_id(USER("session_12345678"));
+    (void)state;
+
+    assert_true(plain != 0 && session != 0 && plain != session);
+    assert_true(user_id(USER("abcdefgi")) != plain);
+    assert_true(user_id(USER("abcdefgh ")) != plain);
+    /* Too short a text tells nobody from anybody. */
+    assert_int_equal(user_id(USER("abcdefg")), 0);
+    assert_int_equal(user_id(USER("")), 0);
+    assert_int_equal(user_id(USER("user_1_account_2_session_1234567")), 0);
+    assert_int_equal(user_id(USER("user_1_account_2_session_")), 0);
+    /* From behind the mark, whoever the user is. */
+    assert_int_equal(user_id(USER("user_1_account_2_session_12345678")), session);
+    assert_int_equal(user_id(USER("12345678")), session);
+    assert_true(user_id(USER("user_1_account_2_session_12345679")) != session);
+    assert_int_equal(user_id(USER("session_87654321_session_12345678")), session);
+    assert_int_equal(user_id(USER("ssession_12345678")), session);
+    assert_int_equal(user_id(USER("sesssession_12345678")), session);
+    assert_true(user_id(USER("Session_12345678")) != session); /* as it is written */
+    assert_true(user_id(USER("session-12345678")) != session);
+    /* The text, however it is written. */
+    assert_int_equal(user_id(USER("\\u0073ession\\u005f1234567\\u0038")), session);
+    assert_int_equal(user_id("{\"METADATA\":{\"User\\u005fid\":\"abcdefgh\"}}"), plain);
+    assert_int_equal(user_id(USER("abc\\\"\\\\fgh")), user_id(USER("abc\\u0022\\u005cfgh")));
+    assert_int_equal(user_id(USER("1234567\\ud83d\\ude00")), user_id(USER("1234567\xf0\x9f\x98\x80")));
+    /* At other places, and beside others. */
+    assert_int_equal(user_id(" {\"model\":\"m\",\"metadata\" : { \"a\":[{\"user_id\":\"no_no_no_no\"}],\"user_id\" :\n"
+                             "\"abcdefgh\", \"z\":{}} ,\"stream\":true}"),
+                     plain);
+    assert_string_equal(facts("{\"metadata\":{\"model\":\"x\",\"user_id\":\"abcdefgh\"},\"model\":\"m\"}").model, "m");
+    assert_int_equal(user_id("{\"user_id\":\"abcdefgh\"}"), 0);
+    assert_int_equal(user_id("{\"x\":" USER("abcdefgh") "}"), 0);
+    assert_int_equal(user_id("{\"metadata\":{\"x\":{\"user_id\":\"abcdefgh\"}}}"), 0);
+    assert_int_equal(user_id("{\"metadata\":[{\"user_id\":\"abcdefgh\"}]}"), 0);
+    assert_int_equal(user_id("{\"metadata\":\"{\\\"user_id\\\":\\\"abcdefgh\\\"}\"}"), 0);
+    assert_int_equal(user_id("{\"metadata\":{\"user_id\":[\"abcdefgh\"]}}"), 0);
+    assert_int_equal(user_id("{\"metadata\":{\"user_id\":12345678}}"), 0);
+    assert_int_equal(user_id("{\"metadata\":{\"user_idx\":\"abcdefgh\",\"user_i\":\"abcdefgh\"}}"), 0);
+    assert_int_equal(user_id("{\"metadata\":{\"x\":\"user_id\",\"y\":\"abcdefgh\"}}"), 0);
+    assert_int_equal(user_id("{\"metadata\":{\"user_id\":\"abcdefgh"), 0); /* not its end */
+    assert_int_equal(user_id("{\"metadata\":{\"user_id\":\"abcdefgh\""), plain);
+}
+
+static void test_cache_key(void **state)
+{
+    uint64_t key = facts("{\"prompt_cache_key\":\"abcdefgh\"}").cache_key;
+    (void)state;
+    assert_true(key != 0);
+    assert_int_equal(facts("{\"a\":{},\"Prompt_Cache_Key\" : \"abcdefg\\u0068\",\"b\":1}").cache_key, key);
+    assert_true(facts("{\"prompt_cache_key\":\"abcdefgi\"}").cache_key != key);
+    assert_int_equal(facts("{\"prompt_cache_key\":\"abcdefg\"}").cache_key, 0);
+    assert_int_equal(facts("{\"prompt_cache_key\":12345678}").cache_key, 0);
+    assert_int_equal(facts("{\"prompt_cache_key\":[\"abcdefgh\"]}").cache_key, 0);
+    assert_int_equal(facts("{\"metadata\":{\"prompt_cache_key\":\"abcdefgh\"}}").cache_key, 0);
+    assert_int_equal(facts("{\"messages\":[{\"prompt_cache_key\":\"abcdefgh\"}]}").cache_key, 0);
+    /* The mark means something in user_id only. */
+    assert_true(facts("{\"prompt_cache_key\":\"a_session_12345678\"}").cache_key !=
+                facts("{\"prompt_cache_key\":\"b_session_12345678\"}").cache_key);
+}
+
+static void test_conversation(void **state)
+{
+    uint64_t one = conversation("{\"conversation\":\"conv_001\"}");
+    (void)state;
+    assert_true(one != 0);
+    assert_int_equal(conversation("{\"conversation_id\":\"conv_001\"}"), one);
+    assert_int_equal(conversation("{\"conversation\":\"conv_002\",\"conversation_id\":\"conv_001\"}"), one);
+    assert_int_equal(conversation("{\"conversation_id\":\"conv_001\",\"conversation\":\"conv_002\"}"), one);
+    assert_int_equal(conversation("{\"conversation_id\":\"\",\"conversation\":\"conv_001\"}"), one);
+    assert_int_equal(conversation("{\"conversation\":{\"id\":\"conv_001\"}}"), 0); /* not a text */
+    assert_int_equal(conversation("{\"conversation\":null,\"conversation_id\":1}"), 0);
+    assert_int_equal(conversation("{\"conversation\":\"conv_00\"}"), 0);
+    assert_int_equal(conversation("{\"conversations\":\"conv_001\"}"), 0);
+}
+
+/* All of them, and the model, out of one document. */
+static void test_session_together(void **state)
+{
+    struct json_scan s = facts("{\"prompt_cache_key\":\"key_key_\",\"conversation\":\"conv_001\",\"stream\":true,"
+                               "\"metadata\":{\"user_id\":\"abcdefgh\"},\"messages\":[{\"role\":\"user\"}],"
+                               "\"model\":\"m:1\"}");
+    (void)state;
+    assert_string_equal(s.model, "m:1");
+    assert_int_equal(s.user_id, user_id(USER("abcdefgh")));
+    assert_int_equal(s.cache_key, facts("{\"prompt_cache_key\":\"key_key_\"}").cache_key);
+    assert_int_equal(s.conversation, conversation("{\"conversation\":\"conv_001\"}"));
+    assert_int_equal(s.prefix, prefix("{\"messages\":[{\"role\":\"user\"}]}"));
+    assert_true(s.stream);
+}
+
+#define SYSTEM   "{\"role\":\"system\",\"content\":\"be {brief} [\\\"\"}"
+#define ASK      "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"hi } \\\\\"}]}"
+#define ANSWER   "{\"role\":\"assistant\",\"content\":\"hello\"}"
+#define MORE     "{\"role\":\"user\",\"content\":\"and?\"}"
+#define CHAT(in) "{\"messages\":[" in "]}"
+
+static void test_prefix(void **state)
+{
+    uint64_t one = prefix(CHAT(SYSTEM "," ASK));
+    (void)state;
+
+    assert_true(one != 0);
+    /* A conversation that grows begins as before; what stands around does not matter. */
+    assert_int_equal(prefix(CHAT(SYSTEM "," ASK "," ANSWER "," MORE)), one);
+    assert_int_equal(prefix(CHAT(SYSTEM "," ASK " , 1,\"x\",[{}]")), one);
+    assert_int_equal(prefix("{\"model\":\"x\",\"MESSAGES\" : [" SYSTEM "," ASK "," ANSWER "] , \"n\":1}"), one);
+    assert_int_equal(prefix("{\"n\":{\"messages\":[1]},\"messages\":[" SYSTEM "," ASK "],\"model\":\"y\"}"), one);
+    assert_int_equal(prefix("{\"messages\":[" SYSTEM "," ASK), one); /* the rest is on its way */
+    assert_int_equal(prefix("{\"messages\":[" SYSTEM "," SYSTEM), 0);
+    /* Another beginning. */
+    assert_true(prefix(CHAT(ASK)) != one);
+    assert_true(prefix(CHAT(SYSTEM "," MORE)) != one);
+    assert_true(prefix(CHAT(SYSTEM "," SYSTEM "," ASK)) != one);
+    assert_true(prefix(CHAT(SYSTEM ", " ASK)) != one); /* as it was written */
+    assert_true(prefix(CHAT(ANSWER "," ASK)) != one);
+    /* Who a message is of, wherever it says so. */
+    assert_int_equal(prefix(CHAT("{\"content\":\"a\",\"role\":\"user\"}")),
+                     prefix(CHAT("{\"content\":\"a\",\"role\":\"user\"}," MORE)));
+    assert_int_equal(prefix(CHAT("{\"Role\":\"\\u0075ser\",\"content\":\"a\"}," ANSWER)),
+                     prefix(CHAT("{\"Role\":\"\\u0075ser\",\"content\":\"a\"}")));
+    assert_true(prefix(CHAT("{\"x\":{\"role\":\"user\"}}," MORE)) != prefix(CHAT("{\"x\":{\"role\":\"user\"}}," ASK)));
+    assert_true(prefix(CHAT("{\"content\":\"role\",\"x\":\"user\"}," MORE)) !=
+                prefix(CHAT("{\"content\":\"role\",\"x\":\"user\"}," ASK)));
+    assert_true(prefix(CHAT("{\"role\":[\"user\"]}," MORE)) != prefix(CHAT("{\"role\":[\"user\"]}," ASK)));
+    /* Nobody asks: all of it. */
+    assert_true(prefix(CHAT(SYSTEM)) != 0);
+    assert_true(prefix(CHAT(SYSTEM "," ANSWER)) != prefix(CHAT(SYSTEM)));
+}
+
+/* Each byte in front of the end of the first question counts, none behind it does. */
+static void test_prefix_bytes(void **state)
+{
+    static const char doc[] = "{\"messages\":[{\"role\":\"system\",\"content\":\"aaaa\"},"
+                              "{\"role\":\"user\",\"content\":\"bbbb\"},{\"role\":\"user\",\"content\":\"cccc\"}],"
+                              "\"x\":\"dddd\"}";
+    char changed[sizeof doc];
+    uint64_t one = prefix(doc);
+    size_t last = (size_t)(strstr(doc, "bbbb") - doc) + 3;
+    (void)state;
+
+    for (size_t i = 0; i < sizeof doc - 1; i++) {
+        if (strchr("abcd", doc[i]) == NULL || (doc[i] != doc[i + 1] && doc[i] != doc[i - 1])) {
+            continue; /* not one of the texts */
+        }
+        memcpy(changed, doc, sizeof doc);
+        changed[i] = 'X';
+        if ((prefix(changed) == one) != (i > last)) {
+            fail_msg("byte %zu of %s", i, doc);
+        }
+    }
+}
+
+static void test_prompts(void **state)
+{
+    (void)state;
+    /* Older requests have a text, or a list of them. */
+    assert_true(prefix("{\"prompt\":\"abc\"}") != 0);
+    assert_int_equal(prefix("{\"prompt\":\"abc\"}"), prefix("{\"x\":1,\"prompt\" : \"abc\",\"stream\":false}"));
+    assert_true(prefix("{\"prompt\":\"abc\"}") != prefix("{\"prompt\":\"abd\"}"));
+    assert_true(prefix("{\"prompt\":\"abc\"}") != prefix("{\"prompt\":[\"abc\"]}"));
+    assert_true(prefix("{\"prompt\":\"a\\\"c\"}") != prefix("{\"prompt\":\"a\\\"d\"}"));
+    assert_true(prefix("{\"prompt\":[\"abc\",\"d\"]}") != prefix("{\"prompt\":[\"abc\",\"e\"]}"));
+    assert_true(prefix("{\"prompt\":[1,2]}") != prefix("{\"prompt\":[1,3]}"));
+    assert_true(prefix("{\"input\":\"abc\"}") != 0);
+    assert_true(prefix("{\"input\":[{\"role\":\"user\",\"content\":\"a\"}]}") != 0);
+    assert_int_equal(prefix("{\"input\":[" ASK "]}"), prefix("{\"input\":[" ASK "," ANSWER "]}"));
+    /* The one that counts most. */
+    assert_int_equal(prefix("{\"input\":\"b\",\"prompt\":\"a\"}"), prefix("{\"prompt\":\"a\"}"));
+    assert_int_equal(prefix("{\"prompt\":\"a\",\"input\":\"b\"}"), prefix("{\"prompt\":\"a\"}"));
+    assert_int_equal(prefix("{\"prompt\":\"a\",\"messages\":[" ASK "]}"), prefix(CHAT(ASK)));
+    assert_int_equal(prefix("{\"messages\":[" ASK "],\"prompt\":\"a\",\"input\":[]}"), prefix(CHAT(ASK)));
+    assert_int_equal(prefix("{\"messages\":[" ASK "],\"messages\":[" MORE "]}"), prefix(CHAT(ASK)));
+    assert_int_equal(prefix("{\"messages\":[],\"prompt\":\"a\"}"), prefix("{\"prompt\":\"a\"}"));
+    assert_int_equal(prefix("{\"messages\":null,\"input\":\"a\"}"), prefix("{\"input\":\"a\"}"));
+    /* Nothing begins nothing. */
+    assert_int_equal(prefix("{\"prompt\":\"\"}"), 0);
+    assert_int_equal(prefix("{\"prompt\":\"\",\"stream\":false}"), 0);
+    assert_int_equal(prefix("{\"messages\":[]}"), 0);
+    assert_int_equal(prefix("{\"messages\":[ \n ],\"x\":[1]}"), 0);
+    assert_int_equal(prefix("{\"messages\":{\"role\":\"user\"}}"), 0);
+    assert_int_equal(prefix("{\"prompt\":12}"), 0);
+    assert_int_equal(prefix("{}"), 0);
+    assert_int_equal(prefix("{\"x\":{\"prompt\":\"a\"},\"y\":[{\"messages\":[1]}],\"z\":\"prompt\"}"), 0);
+    assert_int_equal(prefix("{\"prompt\":\"abc"), 0);
+}
+
+/* Brackets inside the texts of a list are texts. */
+static void test_prompt_list_brackets(void **state)
+{
+    (void)state;
+    assert_true(prefix("{\"prompt\":[\"f() { return 1; }\"]}") != prefix("{\"prompt\":[\"f() { return 2; }\"]}"));
+    assert_true(prefix("{\"input\":[\"{a\"]}") != prefix("{\"input\":[\"{b\"]}"));
+}
+
+/* The mark, where it begins inside of what looked like it. */
+static void test_user_id_overlap(void **state)
+{
+    (void)state;
+    assert_int_equal(user_id(USER("sesession_12345678")), user_id(USER("session_12345678")));
+    assert_int_equal(user_id(USER("sessession_12345678")), user_id(USER("session_12345678")));
+}
+
+/* Empty values say as little behind others as in front of them. */
+static void test_empty_conversation(void **state)
+{
+    (void)state;
+    assert_int_equal(conversation("{\"conversation\":\"conv_001\",\"conversation_id\":\"\"}"),
+                     conversation("{\"conversation_id\":\"\",\"conversation\":\"conv_001\"}"));
+}
+
+static void test_empty_messages(void **state)
+{
+    (void)state;
+    assert_int_equal(prefix("{\"prompt\":\"a\",\"messages\":[]}"), prefix("{\"messages\":[],\"prompt\":\"a\"}"));
+}
+
+/* With a limit: no more than that; a shorter beginning is not filled up. */
+static void test_prefix_max(void **state)
+{
+    static const struct {
+        const char *doc;
+        size_t n; /* of its beginning */
+    } docs[] = {
+        {CHAT(ASK), sizeof "[" ASK - 1},
+        {CHAT(SYSTEM "," ASK "," ANSWER), sizeof "[" SYSTEM "," ASK - 1},
+        {"{\"prompt\":\"abcdefgh\"}", 10},
+        {"{\"input\":[\"abcd\",\"efgh\"]}", 15},
+    };
+    static const size_t limits[] = {2, 3, 5, 8, 9, 10, 13, 20, 200};
+    (void)state;
+
+    for (size_t i = 0; i < OLLA_COUNT(docs); i++) {
+        const char *value = strchr(docs[i].doc, ':') + 1;
+        uint64_t all = prefix(docs[i].doc);
+        for (size_t k = 0; k < OLLA_COUNT(limits); k++) {
+            char other[256];
+            size_t at = (size_t)(value - docs[i].doc) + limits[k];
+            prefix_max = limits[k];
+            uint64_t some = prefix(docs[i].doc);
+            assert_true(some != 0);
+            assert_int_equal(some == all, limits[k] >= docs[i].n);
+            /* Up to there and not one byte more. */
+            if (at < strlen(docs[i].doc) && strchr("abcdefgh", docs[i].doc[at - 1]) &&
+                strchr("abcdefgh", docs[i].doc[at])) {
+                (void)memcpy(other, docs[i].doc, strlen(docs[i].doc) + 1);
+                other[at] = 'X';
+                assert_int_equal(prefix(other), some);
+                other[at - 1] = 'X';
+                assert_true(prefix(other) != some);
+            }
+            prefix_max = 0;
+        }
+    }
+    prefix_max = 5;
+    assert_int_equal(prefix("{\"messages\":[]}"), 0);
+    assert_int_equal(prefix("{\"prompt\":\"\"}"), 0);
+    assert_int_equal(prefix("{\"prompt\":\"abcdX\"}"), prefix("{\"prompt\":\"abcd\"}"));
+    prefix_max = 0;
+}
+
+/* It is for an estimate: the value, and at most what is around it up to the next one. */
+static void test_prompt_n(void **state)
+{
+    (void)state;
+    assert_int_equal(facts("{}").prompt_n, 0);
+    assert_int_equal(facts("{\"x\":\"abc\"}").prompt_n, 0);
+    assert_in_range(facts("{\"prompt\":\"abc\"}").prompt_n, 5, 6);
+    assert_in_range(facts("{\"prompt\":\"abc\",\"n\":[1,2,3,4,5,6,7,8,9,10,11,12]}").prompt_n, 5, 11);
+    assert_in_range(facts("{\"n\":[1,2,3,4,5,6],\"messages\":[" ASK "," ANSWER "],\"n\":1}").prompt_n,
+                    sizeof("[" ASK "," ANSWER "]") - 1, sizeof("[" ASK "," ANSWER "]") + 7);
+    assert_in_range(facts("{\"messages\":[{},1],\"prompt\":\"12345678901234567890\"}").prompt_n, 6, 20);
+    assert_in_range(facts("{\"prompt\":\"12345678901234567890\",\"messages\":[{},1]}").prompt_n, 6, 7);
+    assert_int_equal(facts("{\"prompt\":\"1234").prompt_n, 5); /* so far */
+}
+
+static void check_stream(const char *doc, bool stream, bool no_stream)
+{
+    struct json_scan s = facts(doc);
+    assert_int_equal(s.stream, stream);
+    assert_int_equal(s.no_stream, no_stream);
+}
+
+static void test_stream(void **state)
+{
+    (void)state;
+    check_stream("{\"stream\":true}", true, false);
+    check_stream("{\"stream\":false}", false, true);
+    check_stream("{\"STREAM\" :\ttrue}", true, false);
+    check_stream("{\"model\":\"m\",\"str\\u0065am\":false,\"x\":1}", false, true);
+    check_stream("{}", false, false);
+    check_stream("{\"stream\":null}", false, false);
+    check_stream("{\"stream\":\"true\"}", false, false);
+    check_stream("{\"stream\":1}", false, false);
+    check_stream("{\"stream\":[true]}", false, false);
+    check_stream("{\"stream\":{\"stream\":true}}", false, false);
+    check_stream("{\"options\":{\"stream\":true},\"x\":\"stream\",\"streams\":true,\"stream_\":false}", false, false);
+    check_stream("{\"stream\":true,\"stream\":false}", false, true); /* as most parsers have it */
+    check_stream("{\"messages\":[{\"stream\":true}],\"metadata\":{\"stream\":true},\"stream\":false}", false, true);
+}
+
+/* Faults in what is looked into: the model is what it would be without anybody looking. */
+static void test_session_broken(void **state)
+{
+    static const struct scan_case cases[] = {
+        {"{\"messages\":[{\"role\":\"user\" 1}],\"model\":\"x\"}", "x", "C"},
+        {"{\"messages\":[{role:1}],\"model\":\"x\"}", "x", "C"},
+        {"{\"messages\":[{]}],\"model\":\"x\"}", "", "B"},
+        {"{\"messages\":[{\"\\q\":1}],\"model\":\"x\"}", "x", "C"},
+        {"{\"messages\":[{\"role\":\"\\q\"}],\"model\":\"x\"}", "x", "C"},
+        {"{\"messages\":[1 2 ,,],\"model\":\"x\"}", "x", "C"},
+        {"{\"messages\":[\x01],\"model\":\"x\"}", "", "B"},
+        {"{\"messages\":[{\x01}],\"model\":\"x\"}", "", "B"},
+        {"{\"metadata\":{\"user_id\":\"\\q_______\"},\"model\":\"x\"}", "x", "C"},
+        {"{\"metadata\":{\"user_id\" 1},\"model\":\"x\"}", "x", "C"},
+        {"{\"metadata\":{\"user_id\":\"12345678\"],\"model\":\"x\"}", "x", "C"},
+        {"{\"metadata\":{1:2,\"user_id\":\"12345678\"},\"model\":\"x\"}", "x", "C"},
+        {"{\"metadata\":{\x01},\"model\":\"x\"}", "", "B"},
+        {"{\"prompt_cache_key\":\"\\u12\",\"model\":\"x\"}", "x", "C"},
+        {"{\"prompt_cache_key\":\"12345678\" 1,\"model\":\"x\"}", "x", "C"},
+        {"{\"prompt_cache_key\":\"12345678\" \"\",\"model\":\"x\"}", "", "B"},
+        {"{\"prompt\":\"\\q\",\"model\":\"x\"}", "x", "C"},
+        {"{\"prompt\":\"a\" b,\"model\":\"x\"}", "x", "C"},
+        {"{\"prompt\":\"a\"]", "", "B"},
+        {"{\"prompt\":\"a\"}}", "", "B"},
+        {"{\"prompt\":,\"model\":\"x\"}", "", "B"},
+        {"{\"messages\":[{\"role\":\"user\"", "", ""},
+        {"{\"metadata\":{\"user_id\":\"\\", "", ""},
+    };
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(cases); i++) {
+        /* A bracket of the wrong kind closes, too: this is no validator. */
+        check_scan(&cases[i]);
+    }
+}
+
+static size_t random_message(char *to, size_t cap, const char *role, bool pretty)
+{
+    static const char letters[] = "abc{}[],: \\\"";
+    char text[32];
+    size_t n = 0;
+    for (uint32_t k = 1 + chance(10); k > 0; k--) {
+        char c = letters[chance(sizeof letters - 1)];
+        if (c == '\\' || c == '"') {
+            text[n++] = '\\';
+        }
+        text[n++] = c;
+    }
+    text[n] = '\0';
+    return (size_t)snprintf(to, cap,
+                            chance(2) ? "%s{\"role\":%s\"%s\",\"content\":\"%s\"}"
+                                      : "%s{\"c\":[{}],\"role\":%s\"%s\",\"x\":\"%s\"}",
+                            pretty ? "\n  " : "", pretty ? " " : "", role, text);
+}
+
+/* Conversations of all kinds, each of them twice: once it has just begun, once it has grown, with other things around. */
+static void test_prefix_random(void **state)
+{
+    static char head[2048], young[4096], old[4096];
+    static struct json_scan s;
+    (void)state;
+
+    for (int round = 0; round < 300; round++) {
+        bool pretty = chance(2);
+        size_t n = 0;
+        head[0] = '\0';
+        for (uint32_t k = chance(3); k > 0; k--) {
+            n += random_message(head + n, sizeof head - n, chance(2) ? "system" : "assistant", pretty);
+            n += (size_t)snprintf(head + n, sizeof head - n, ",");
+        }
+        n += random_message(head + n, sizeof head - n, "user", pretty);
+        (void)snprintf(young, sizeof young, "{\"messages\":[%s],\"stream\":true}", head);
+        for (uint32_t k = chance(4); k > 0; k--) {
+            n += (size_t)snprintf(head + n, sizeof head - n, ",");
+            n += random_message(head + n, sizeof head - n, chance(2) ? "user" : "assistant", pretty);
+        }
+        (void)snprintf(old, sizeof old, "{\"x\":{\"messages\":[]},\"messages\":[%s],\"model\":\"m\"}", head);
+        scan_all_ways(young, strlen(young), &s);
+        uint64_t one = s.prefix;
+        assert_true(one != 0 && s.stream);
+        scan_all_ways(old, strlen(old), &s);
+        if (s.prefix != one || strcmp(s.model, "m") != 0) {
+            fail_msg("%s\n%s", young, old);
+        }
+    }
+}
+
 /* ---- members ------------------------------------------------------------------ */
 
 enum { MEMBER_CAP = 16 };
@@ -726,13 +1151,21 @@ static void test_members_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_members_cases),   cmocka_unit_test(test_members_nul),
-        cmocka_unit_test(test_members_room),    cmocka_unit_test(test_scan_cases),
-        cmocka_unit_test(test_scan_name),       cmocka_unit_test(test_scan_range),
-        cmocka_unit_test(test_scan_truncated),  cmocka_unit_test(test_scan_nul_bytes),
-        cmocka_unit_test(test_scan_big_string), cmocka_unit_test(test_scan_deep),
-        cmocka_unit_test(test_scan_random),     cmocka_unit_test(test_list_cases),
-        cmocka_unit_test(test_list_room),
+        cmocka_unit_test(test_members_cases),    cmocka_unit_test(test_members_nul),
+        cmocka_unit_test(test_members_room),     cmocka_unit_test(test_scan_cases),
+        cmocka_unit_test(test_scan_name),        cmocka_unit_test(test_scan_range),
+        cmocka_unit_test(test_scan_truncated),   cmocka_unit_test(test_scan_nul_bytes),
+        cmocka_unit_test(test_scan_big_string),  cmocka_unit_test(test_scan_deep),
+        cmocka_unit_test(test_scan_random),      cmocka_unit_test(test_list_cases),
+        cmocka_unit_test(test_list_room),        cmocka_unit_test(test_user_id),
+        cmocka_unit_test(test_cache_key),        cmocka_unit_test(test_conversation),
+        cmocka_unit_test(test_session_together), cmocka_unit_test(test_prefix),
+        cmocka_unit_test(test_prefix_bytes),     cmocka_unit_test(test_prompts),
+        cmocka_unit_test(test_prefix_max),       cmocka_unit_test(test_prompt_n),
+        cmocka_unit_test(test_stream),           cmocka_unit_test(test_session_broken),
+        cmocka_unit_test(test_prefix_random),    cmocka_unit_test(test_prompt_list_brackets),
+        cmocka_unit_test(test_user_id_overlap),  cmocka_unit_test(test_empty_conversation),
+        cmocka_unit_test(test_empty_messages),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "../../src/net.h"
 #include "../../src/route.h"
 #include "fleet.h"
 
@@ -23,6 +24,8 @@ enum { FLEET = 5 };
 static int setup(void **state)
 {
     (void)state;
+    net_tick();
+    sticky_init();
     return fleet_start(config, FLEET);
 }
 
@@ -387,8 +390,17 @@ static int fresh(void **state)
     for (int i = 0; i < FLEET; i++) {
         E(i)->enabled = E(i)->probed = E(i)->discovered = true;
         E(i)->state = ENDPOINT_HEALTHY;
-        E(i)->inflight = 0;
+        E(i)->inflight = E(i)->serving = 0;
         E(i)->picked = E(i)->pass = 0;
+        E(i)->weight = 1;
+        E(i)->max_concurrent = 0;
+        E(i)->serves = 0;
+        E(i)->health = HEALTH_HTTP;
+        E(i)->priority = (const int[]){200, 200, 100, 100, 0}[i];
+        E(i)->max_context = E(i)->only_context = E(i)->extra.context = 0;
+        E(i)->load.known = E(i)->load.busy = false;
+        E(i)->limited_until = 0;
+        breaker_reset(&E(i)->breaker);
         E(i)->profile = profile_by_type(str_of(E(i)->type));
         (void)fleet_list(E(i), models[i]);
     }
@@ -694,6 +706,619 @@ static void test_pending(void **state)
     }
 }
 
+/* ---- weights -------------------------------------------------------------------------- */
+
+/* How often each of a, b, c was picked, "30 10 10". */
+static const char *shares(const char *names)
+{
+    static char counts[48];
+    int n[3] = {0};
+    for (; *names; names++) {
+        assert_in_range(*names, 'a', 'c');
+        n[*names - 'a']++;
+    }
+    (void)snprintf(counts, sizeof(counts), "%d %d %d", n[0], n[1], n[2]);
+    return counts;
+}
+
+static void weigh(void)
+{
+    (void)fresh(NULL);
+    E(0)->weight = 3;
+    E(2)->priority = 200;
+}
+
+static void test_weights(void **state)
+{
+    static const enum conf_balancer all[] = {RR, LC, PRIO};
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(all); i++) {
+        weigh();
+        assert_string_equal(shares(picks(&any_route, "shared", all[i], 50, false)), "30 10 10");
+        /* In all five of them, not in one piece. */
+        weigh();
+        for (int k = 0; k < 10; k++) {
+            assert_string_equal(shares(picks(&any_route, "shared", all[i], 5, false)), "3 1 1");
+        }
+        weigh();
+        assert_string_equal(shares(picks(&any_route, "shared", all[i], 50, true)), "30 10 10"); /* nobody is done */
+    }
+    /* Load is measured by weight, unless turns are all that counts. */
+    weigh();
+    E(0)->inflight = 5;
+    E(1)->inflight = E(2)->inflight = 2;
+    assert_string_equal(picks(&any_route, "shared", LC, 1, true), "a");
+    assert_string_equal(picks(&any_route, "shared", PRIO, 2, true), "bc"); /* six thirds are no less than two */
+}
+
+/* Who was away gets its share from now on, not what it missed. */
+static void test_weights_after_absence(void **state)
+{
+    static const enum conf_balancer all[] = {RR, LC, PRIO};
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(all); i++) {
+        weigh();
+        E(1)->state = ENDPOINT_OFFLINE;
+        assert_string_equal(shares(picks(&any_route, "shared", all[i], 40, false)), "30 0 10");
+        E(1)->state = ENDPOINT_HEALTHY;
+        const char *names = picks(&any_route, "shared", all[i], 50, false);
+        int b = 0;
+        for (const char *c = names; *c; c++) {
+            b += *c == 'b';
+        }
+        assert_in_range(b, 10, 12);
+    }
+}
+
+/* ---- limits ------------------------------------------------------------------------------ */
+
+static struct route_query query(const char *model)
+{
+    return (struct route_query){.route = &any_route, .model = str_of(model), .balancer = LC, .counts = true};
+}
+
+static void test_max_concurrent(void **state)
+{
+    struct route_query q = query("shared");
+    struct route_choice c;
+    (void)state;
+
+    for (int i = 0; i < 3; i++) {
+        E(i)->max_concurrent = 2;
+    }
+    E(0)->serving = 2;
+    E(1)->serving = 3; /* a reload made it less */
+    E(2)->serving = 1;
+    c = route_choose(&q);
+    check_choice(c, 'c', 0, "routed", "model_found");
+    assert_true(c.full == 0 && c.candidates == (BIT(0) | BIT(1) | BIT(2)));
+    E(2)->serving = 2;
+    c = route_choose(&q);
+    check_choice(c, '-', 503, "routed", "model_found");
+    assert_true(c.full == (BIT(0) | BIT(1) | BIT(2)) && c.candidates == c.full);
+    assert_false(c.closed || c.limited || c.starting);
+    q.tried = BIT(0);
+    assert_true(route_choose(&q).full == (BIT(1) | BIT(2)));
+    E(1)->state = ENDPOINT_OFFLINE;
+    assert_true(route_choose(&q).full == BIT(2));
+    q.tried = FLEET_ALL;
+    assert_true(route_choose(&q).full == 0);
+    /* Other kinds of requests are not counted, and find room everywhere. */
+    q.tried = 0;
+    q.counts = false;
+    check_choice(route_choose(&q), 'a', 0, "routed", "model_found");
+    q.counts = true;
+    q.pin = STR("c");
+    c = route_choose(&q);
+    check_choice(c, '-', 503, NULL, NULL);
+    assert_true(c.full == BIT(2));
+    E(2)->serving = 1;
+    check_choice(route_choose(&q), 'c', 0, NULL, NULL);
+    assert_true(route_choose(&q).full == 0);
+}
+
+/* Only those that are counted when they begin take room, until they end. */
+static void test_serving(void **state)
+{
+    struct endpoint_use counted, other;
+    (void)state;
+    E(4)->max_concurrent = 1;
+    endpoint_begin(E(4), &other, false, 0);
+    assert_false(endpoint_is_full(E(4)));
+    endpoint_begin(E(4), &counted, true, 0);
+    assert_true(endpoint_is_full(E(4)));
+    endpoint_end(E(4), &other, OUTCOME_GOOD, true, 1, 1);
+    assert_true(endpoint_is_full(E(4)));
+    endpoint_unused(E(4), &counted);
+    assert_false(endpoint_is_full(E(4)));
+    assert_int_equal(E(4)->inflight, 0);
+}
+
+/* Opens the breaker as failing requests do. */
+static void open_breaker(struct endpoint *e)
+{
+    for (int i = 0; i < 3; i++) {
+        struct endpoint_use use;
+        endpoint_begin(e, &use, true, 0);
+        endpoint_end(e, &use, OUTCOME_BAD, false, 1, 1);
+    }
+    assert_false(endpoint_is_open(e));
+}
+
+static void test_closed(void **state)
+{
+    struct route_query q = query("shared");
+    struct route_choice c;
+    (void)state;
+
+    net_tick();
+    open_breaker(E(0));
+    c = route_choose(&q);
+    check_choice(c, 'b', 0, "routed", "model_found");
+    assert_true(c.candidates == (BIT(1) | BIT(2)));
+    assert_false(c.closed || c.limited);
+    endpoint_limit(E(1), 5000);
+    endpoint_limit(E(2), 3000);
+    c = route_choose(&q);
+    check_choice(c, '-', 503, "routed", "model_found"); /* not all of them because of limits */
+    assert_true(c.closed && !c.limited && c.candidates == 0 && c.full == 0);
+    assert_int_equal(c.closed_ms, 3000);
+    q.tried = BIT(0);
+    c = route_choose(&q);
+    check_choice(c, '-', 429, "routed", "model_found");
+    assert_true(c.closed && c.limited);
+    assert_int_equal(c.closed_ms, 3000);
+    q.tried = BIT(1) | BIT(2);
+    c = route_choose(&q);
+    check_choice(c, '-', 503, "routed", "model_found");
+    assert_int_equal(c.closed_ms, 10000);
+    q.tried = FLEET_ALL; /* nobody is left at all */
+    c = route_choose(&q);
+    check_choice(c, '-', 503, "routed", "model_found");
+    assert_false(c.closed || c.limited);
+    assert_int_equal(c.closed_ms, 0);
+    /* One that is wanted by name. */
+    q.tried = 0;
+    q.pin = STR("b");
+    c = route_choose(&q);
+    check_choice(c, '-', 429, NULL, NULL);
+    assert_true(c.closed && c.limited);
+    assert_int_equal(c.closed_ms, 5000);
+    q.pin = STR("a");
+    c = route_choose(&q);
+    check_choice(c, '-', 503, NULL, NULL);
+    assert_true(c.closed && !c.limited);
+    /* The longer of both counts; a shorter limit does not replace a longer one. */
+    endpoint_limit(E(0), 20000);
+    endpoint_limit(E(0), 10);
+    c = route_choose(&q);
+    assert_true(c.limited && c.status == 429);
+    assert_int_equal(c.closed_ms, 20000);
+    /* A model that nobody has is that first. */
+    q = query("none");
+    check_choice(route_choose(&q), '-', 404, "rejected", "model_not_found");
+}
+
+/* One trial at a time: while it is under way the endpoint is closed. */
+static void test_trial(void **state)
+{
+    struct route_query q = query("own");
+    struct endpoint_use trial, late;
+    (void)state;
+
+    endpoint_begin(E(4), &late, true, 0);
+    open_breaker(E(4));
+    assert_true(route_choose(&q).closed);
+    E(4)->breaker.until = net_now();
+    struct route_choice c = route_choose(&q);
+    check_choice(c, 'e', 0, "routed", "model_found");
+    endpoint_begin(E(4), &trial, true, c.turn);
+    assert_true(trial.trial && !late.trial);
+    c = route_choose(&q);
+    check_choice(c, '-', 503, "routed", "model_found");
+    assert_true(c.closed && c.closed_ms == 0); /* nobody knows how long it takes */
+    endpoint_end(E(4), &late, OUTCOME_GOOD, true, 1, 1);
+    assert_true(route_choose(&q).closed);
+    endpoint_end(E(4), &trial, OUTCOME_GOOD, true, 1, 1);
+    check_choice(route_choose(&q), 'e', 0, "routed", "model_found");
+    /* One whose health is not a matter of failures has none. */
+    open_breaker(E(4));
+    E(4)->health = HEALTH_NONE;
+    check_choice(route_choose(&q), 'e', 0, "routed", "model_found");
+    E(4)->health = HEALTH_HTTP;
+    assert_true(route_choose(&q).closed);
+}
+
+/* A reload may take the breaker away while its trial is under way: with the breaker back there is another trial. */
+static void test_trial_without_breaker(void **state)
+{
+    struct endpoint_use trial;
+    (void)state;
+
+    open_breaker(E(4));
+    E(4)->breaker.until = net_now();
+    endpoint_begin(E(4), &trial, true, 0);
+    assert_true(trial.trial);
+    E(4)->health = HEALTH_NONE;
+    endpoint_end(E(4), &trial, OUTCOME_GOOD, true, 1, 1);
+    E(4)->health = HEALTH_HTTP;
+    assert_true(endpoint_is_open(E(4)));
+}
+
+static void test_serves(void **state)
+{
+    struct route kind = {.kind = ROUTE_PROXY, .inference = SERVES_EMBEDDINGS}, other = {.inference = -1};
+    struct route_query q = query("shared");
+    (void)state;
+
+    other.kind = ROUTE_PROXY;
+    q.route = &kind;
+    E(0)->serves = 1u << SERVES_CHAT;
+    E(1)->serves = 1u << SERVES_CHAT | 1u << SERVES_EMBEDDINGS;
+    check_choice(route_choose(&q), 'b', 0, "routed", "model_found");
+    assert_true(route_choose(&q).candidates == (BIT(1) | BIT(2)));
+    kind.inference = SERVES_RERANK;
+    check_choice(route_choose(&q), 'c', 0, "routed", "model_found");
+    E(2)->serves = 1u << SERVES_IMAGES;
+    check_choice(route_choose(&q), '-', 503, "rejected", "model_unavailable");
+    q.pin = STR("a");
+    check_choice(route_choose(&q), '-', 503, NULL, NULL);
+    assert_false(route_choose(&q).no_such_pin);
+    q.pin = STR("");
+    q.route = &other; /* something else */
+    check_choice(route_choose(&q), 'a', 0, "routed", "model_found");
+}
+
+static void test_context(void **state)
+{
+    struct route_query q = query("shared");
+    (void)state;
+
+    E(0)->max_context = 1000;
+    E(1)->max_context = 4000;
+    q.tokens = 1000;
+    check_choice(route_choose(&q), 'a', 0, "routed", "model_found");
+    q.tokens = 1001;
+    check_choice(route_choose(&q), 'b', 0, "routed", "model_found");
+    assert_true(route_choose(&q).candidates == (BIT(1) | BIT(2))); /* c does not say: it may be large enough */
+    q.tokens = 4001;
+    check_choice(route_choose(&q), 'c', 0, "routed", "model_found");
+    E(2)->only_context = 2000;
+    check_choice(route_choose(&q), 'a', 0, "routed", "model_found"); /* nowhere: the estimate may be wrong */
+    assert_true(route_choose(&q).candidates == (BIT(0) | BIT(1) | BIT(2)));
+    E(2)->extra.context = 8000; /* what is loaded tells more than the list */
+    check_choice(route_choose(&q), 'c', 0, "routed", "model_found");
+    E(2)->max_context = 100; /* and the configuration more than that */
+    check_choice(route_choose(&q), 'a', 0, "routed", "model_found");
+    q.tokens = 0;
+    check_choice(route_choose(&q), 'a', 0, "routed", "model_found");
+    /* Where there is no choice, the size does not matter; nor for one that is wanted. */
+    q.tokens = 500000;
+    q.tried = BIT(1) | BIT(2);
+    check_choice(route_choose(&q), 'a', 0, "routed", "model_found");
+    q.tried = 0;
+    q.pin = STR("a");
+    check_choice(route_choose(&q), 'a', 0, NULL, NULL);
+    /* A smaller one does not take what waits for the larger one. */
+    q = query("shared");
+    q.tokens = 3000;
+    q.tried = BIT(2);
+    E(1)->max_concurrent = E(1)->serving = 1;
+    check_choice(route_choose(&q), '-', 503, "routed", "model_found");
+    assert_true(route_choose(&q).full == BIT(1));
+}
+
+/* What a model's list says of it, where the server says nothing of itself. */
+static void test_context_of_list(void **state)
+{
+    struct route_query q = query("shared");
+    (void)state;
+    struct model_facts *facts = fleet_facts(STR("shared"));
+    facts->context = 2048;
+    (void)str_copy(facts->digest, sizeof(facts->digest), STR("abc")); /* not the one that b and c have */
+    model_list_begin(E(0));
+    assert_true(model_offer(E(0), facts, MODEL_UNKNOWN));
+    (void)model_list_end(E(0), true);
+    q.tokens = 2048;
+    check_choice(route_choose(&q), 'a', 0, "routed", "model_found");
+    q.tokens = 2049;
+    assert_false(route_choose(&q).candidates & BIT(0));
+}
+
+/* ---- order of states and loads --------------------------------------------------------- */
+
+static void test_states(void **state)
+{
+    static const enum conf_balancer all[] = {RR, LC, PRIO};
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(all); i++) {
+        (void)fresh(NULL);
+        E(0)->state = ENDPOINT_WARMING;
+        E(1)->state = ENDPOINT_BUSY;
+        E(2)->inflight = 100; /* and of a lower tier */
+        assert_string_equal(picks(&any_route, "shared", all[i], 4, false), "cccc");
+        E(2)->state = ENDPOINT_OFFLINE;
+        assert_string_equal(picks(&any_route, "shared", all[i], 4, false), "bbbb");
+        E(1)->state = ENDPOINT_WARMING;
+        assert_string_equal(picks(&any_route, "shared", all[i], 4, false), "abab");
+    }
+}
+
+/* Of those that tell: loaded and idle, idle, loaded and busy, busy. */
+static void test_loads(void **state)
+{
+    static const enum conf_balancer all[] = {RR, LC, PRIO};
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(all); i++) {
+        (void)fresh(NULL);
+        E(1)->load.known = true; /* Ollama's: b has not loaded it */
+        assert_string_equal(picks(&any_route, "shared", all[i], 2, false), all[i] == PRIO ? "aa" : "ac");
+        model_set_loaded(E(1), STR("shared\n"), MODEL_NOT_LOADED);
+        E(0)->load.known = true;
+        model_set_loaded(E(0), STR(""), MODEL_NOT_LOADED);
+        E(2)->state = ENDPOINT_OFFLINE;
+        assert_string_equal(picks(&any_route, "shared", all[i], 3, false), "bbb");
+        E(1)->inflight = 1; /* idle beats loaded and busy */
+        assert_string_equal(picks(&any_route, "shared", all[i], 2, false), "aa");
+        E(0)->inflight = 1; /* loaded beats not loaded */
+        assert_string_equal(picks(&any_route, "shared", all[i], 2, false), "bb");
+        E(1)->inflight = E(0)->inflight = 0;
+    }
+}
+
+static void test_tiers(void **state)
+{
+    struct route_query q = query("");
+    (void)state;
+    q.balancer = PRIO;
+    E(0)->max_concurrent = E(0)->serving = 1;
+    check_choice(route_choose(&q), 'b', 0, NULL, NULL);
+    endpoint_limit(E(1), 1000);
+    check_choice(route_choose(&q), 'c', 0, NULL, NULL); /* a full tier passes requests on */
+    E(2)->state = E(3)->state = ENDPOINT_BUSY;
+    check_choice(route_choose(&q), 'e', 0, NULL, NULL);
+}
+
+/* ---- conversations --------------------------------------------------------------------------- */
+
+static uint64_t next_key = 1000;
+
+static void check_sticky(const struct route_query *q, char who, enum sticky_outcome outcome, bool pinned)
+{
+    struct route_choice c = route_choose(q);
+    assert_int_equal(c.e ? c.e->name[0] : '-', who);
+    assert_string_equal(sticky_word(c.sticky), sticky_word(outcome));
+    assert_int_equal(c.pin, pinned);
+}
+
+static struct route_query turn_of(uint64_t key)
+{
+    struct route_query q = query("shared");
+    q.key = key;
+    return q;
+}
+
+static void test_sticky_hit(void **state)
+{
+    struct route_query q = turn_of(next_key++);
+    (void)state;
+
+    sticky_pin(q.key, E(2));
+    check_sticky(&q, 'c', STICKY_HIT, true);
+    E(2)->inflight = 2; /* as many more as load_slack allows */
+    check_sticky(&q, 'c', STICKY_HIT, true);
+    q.balancer = RR;
+    E(0)->picked = E(1)->picked = 1;
+    E(2)->picked = 2;
+    E(2)->pass = 1u << 20;
+    check_sticky(&q, 'c', STICKY_HIT, true); /* turns do not count */
+    E(0)->load.known = true;
+    model_set_loaded(E(0), STR("shared\n"), MODEL_NOT_LOADED);
+    check_sticky(&q, 'c', STICKY_HIT, true); /* nor does a warm model elsewhere */
+    q.key = 0;
+    check_sticky(&q, 'a', STICKY_OFF, false);
+    q.key = 1;
+    q.pin = STR("b");
+    check_sticky(&q, 'b', STICKY_OFF, false);
+}
+
+/* A spike passes: another one serves this turn, and the pin stays. */
+static void test_sticky_overloaded(void **state)
+{
+    struct route_query q = turn_of(next_key++);
+    bool had;
+    (void)state;
+
+    sticky_pin(q.key, E(2));
+    E(2)->inflight = 3;
+    check_sticky(&q, 'a', STICKY_MISS, false);
+    E(0)->inflight = 1;
+    check_sticky(&q, 'b', STICKY_MISS, false);
+    E(1)->inflight = 1;
+    check_sticky(&q, 'c', STICKY_HIT, true); /* the others have as much to do, nearly */
+    E(0)->state = E(1)->state = ENDPOINT_BUSY;
+    E(2)->inflight = 50;
+    check_sticky(&q, 'c', STICKY_HIT, true); /* those that are not well are no relief */
+    E(0)->state = E(1)->state = ENDPOINT_HEALTHY;
+    E(2)->inflight = 0;
+    E(2)->max_concurrent = E(2)->serving = 4;
+    check_sticky(&q, 'a', STICKY_MISS, false); /* no room */
+    assert_ptr_equal(sticky_peek(q.key, &had), E(2));
+    /* All are full: nobody yet. */
+    E(0)->max_concurrent = E(1)->max_concurrent = E(0)->serving = E(1)->serving = 1;
+    check_sticky(&q, '-', STICKY_OFF, false);
+    assert_true(route_choose(&q).full == (BIT(0) | BIT(1) | BIT(2)));
+}
+
+static void test_sticky_lower(void **state)
+{
+    struct route_query q = turn_of(next_key++);
+    (void)state;
+
+    sticky_pin(q.key, E(2));
+    q.balancer = PRIO;
+    struct endpoint *placed = sticky_place(q.key, BIT(0) | BIT(1));
+    check_sticky(&q, placed->name[0], STICKY_REPIN, true); /* the better tier is back */
+    E(0)->max_concurrent = E(1)->max_concurrent = E(0)->serving = E(1)->serving = 1;
+    check_sticky(&q, 'c', STICKY_HIT, true); /* it has no room */
+    E(0)->serving = E(1)->serving = 0;
+    sticky_pin(q.key, E(0));
+    check_sticky(&q, 'a', STICKY_HIT, true);
+    E(0)->inflight = 50;
+    E(1)->inflight = 48;
+    check_sticky(&q, 'a', STICKY_HIT, true); /* lower tiers are no relief */
+    E(1)->inflight = 47;
+    check_sticky(&q, 'b', STICKY_MISS, false);
+    E(1)->inflight = E(0)->inflight = 0;
+    /* One that does not answer health checks is as good as a lower tier. */
+    E(0)->state = ENDPOINT_BUSY;
+    check_sticky(&q, 'b', STICKY_REPIN, true);
+    q.balancer = LC;
+    placed = sticky_place(q.key, BIT(1) | BIT(2));
+    check_sticky(&q, placed->name[0], STICKY_REPIN, true);
+    E(1)->state = E(2)->state = ENDPOINT_BUSY;
+    check_sticky(&q, 'a', STICKY_HIT, true);
+}
+
+static void test_sticky_gone(void **state)
+{
+    struct route_query q = turn_of(next_key++);
+    (void)state;
+
+    sticky_pin(q.key, E(2));
+    char other = sticky_place(q.key, BIT(0) | BIT(1))->name[0];
+    E(2)->state = ENDPOINT_OFFLINE;
+    check_sticky(&q, other, STICKY_REPIN, true);
+    E(2)->state = ENDPOINT_HEALTHY;
+    q.tried = BIT(2);
+    check_sticky(&q, other, STICKY_REPIN, true);
+    q.tried = 0;
+    endpoint_limit(E(2), 1000);
+    check_sticky(&q, other, STICKY_REPIN, true);
+    E(2)->limited_until = 0;
+    q.tokens = 2000;
+    E(2)->max_context = 1000; /* the conversation has grown out of it */
+    check_sticky(&q, other, STICKY_REPIN, true);
+    q.tokens = 0;
+    check_sticky(&q, 'c', STICKY_HIT, true);
+    q.model = STR("own"); /* not there */
+    check_sticky(&q, 'e', STICKY_REPIN, true);
+    q.model = STR("shared");
+    E(2)->generation++; /* another server since then */
+    check_sticky(&q, sticky_place(q.key, BIT(0) | BIT(1) | BIT(2))->name[0], STICKY_REPIN, true);
+    E(2)->generation--;
+}
+
+/* A new conversation goes to one of the best, the same for all instances, and spreads over them. */
+static void test_sticky_placed(void **state)
+{
+    unsigned count[FLEET] = {0};
+    (void)state;
+    for (int i = 0; i < 3000; i++) {
+        struct route_query q = turn_of(next_key++);
+        struct endpoint *placed = sticky_place(q.key, BIT(0) | BIT(1) | BIT(2));
+        check_sticky(&q, placed->name[0], STICKY_MISS, true);
+        count[placed->order]++;
+    }
+    for (int i = 0; i < 3; i++) {
+        assert_in_range(count[i], 850, 1150);
+    }
+    struct route_query q = turn_of(next_key++);
+    E(0)->inflight = E(2)->inflight = 1; /* b alone is the best */
+    check_sticky(&q, 'b', STICKY_MISS, true);
+    q.balancer = RR; /* load does not matter: all of them are equal */
+    check_sticky(&q, sticky_place(q.key, BIT(0) | BIT(1) | BIT(2))->name[0], STICKY_MISS, true);
+    q.balancer = PRIO;
+    check_sticky(&q, 'b', STICKY_MISS, true);
+    q.model = STR("none");
+    check_sticky(&q, '-', STICKY_OFF, false);
+}
+
+/* ---- reasons ------------------------------------------------------------------------------------ */
+
+static const char *reasons(const struct route_query *q)
+{
+    static char mem[512];
+    struct text t = text_in(mem, sizeof(mem));
+    route_reasons(q, &t);
+    assert_false(t.full);
+    return text_z(&t);
+}
+
+static void test_reasons(void **state)
+{
+    struct route vllm = route_find(STR("/olla/vllm/v1/embeddings"), true);
+    struct route_query q = query("shared");
+    (void)state;
+
+    assert_string_equal(reasons(&q), "; endpoints: d (does not serve the model), e (does not serve the model)");
+    q.model = STR("");
+    assert_string_equal(reasons(&q), "");
+    E(0)->enabled = false;
+    E(1)->state = ENDPOINT_UNKNOWN;
+    E(2)->state = ENDPOINT_OFFLINE;
+    endpoint_limit(E(3), 1000);
+    open_breaker(E(3)); /* the limit says more */
+    open_breaker(E(4));
+    assert_string_equal(reasons(&q), "; endpoints: a (disabled), b (not probed yet), c (offline), d (rate limited), "
+                                     "e (breaker open)");
+    (void)fresh(NULL);
+    q.tried = BIT(1);
+    E(0)->max_concurrent = E(0)->serving = 1;
+    E(3)->state = ENDPOINT_CONFIG_ERROR;
+    E(4)->state = ENDPOINT_RATE_LIMITED;
+    assert_string_equal(reasons(&q), "; endpoints: a (at its limit of requests), b (already tried), d (config_error), "
+                                     "e (rate_limited)");
+    q.counts = false; /* has room then */
+    assert_string_equal(reasons(&q), "; endpoints: b (already tried), d (config_error), e (rate_limited)");
+    (void)fresh(NULL);
+    q.tried = 0;
+    q.route = &vllm;
+    E(2)->serves = 1u << SERVES_CHAT;
+    assert_string_equal(reasons(&q), "; endpoints: a (wrong type), b (wrong type), c (does not serve this kind), "
+                                     "d (wrong type), e (wrong type)");
+    /* A wanted endpoint: its models do not count. */
+    q = query("own");
+    q.pin = STR("a");
+    assert_string_equal(reasons(&q), "");
+}
+
+/* In any room: whole entries, and dots for those that do not fit. */
+static void test_reasons_room(void **state)
+{
+    static const char head[] = "no endpoint", first[] = "; endpoints: a (disabled)";
+    struct route_query q = query("");
+    char mem[160];
+    (void)state;
+
+    for (int i = 0; i < FLEET; i++) {
+        E(i)->enabled = false;
+    }
+    for (size_t cap = sizeof(head); cap < sizeof(mem); cap++) {
+        struct text t = text_in(mem, cap);
+        text_addz(&t, head);
+        route_reasons(&q, &t);
+        assert_false(t.full);
+        assert_true(t.n < cap);
+        mem[t.n] = '\0';
+        size_t n = strlen(head);
+        assert_memory_equal(mem, head, n);
+        if (t.n == n) {
+            assert_true(cap < n + sizeof(first) + sizeof(", ..."));
+            continue;
+        }
+        assert_memory_equal(mem + n, first, sizeof(first) - 1);
+        n += sizeof(first) - 1;
+        char name = 'b';
+        for (; str_starts(str_of(mem + n), STR(", ")) && mem[n + 2] == name; name++) {
+            assert_memory_equal(mem + n + 3, " (disabled)", 11);
+            n += 14;
+        }
+        assert_string_equal(mem + n, name <= 'e' ? ", ..." : "");
+        assert_true(name > 'e' || cap < n + 14 + 2 * sizeof(", ...")); /* not sooner than has to be */
+    }
+}
+
 /* ---- against a reference --------------------------------------------------------- */
 
 /* The best of the candidates, by looking at all of them again for each rule in turn. */
@@ -729,7 +1354,7 @@ static void test_random_fleets(void **state)
     for (int step = 0; step < 5000; step++) {
         size_t m = chance(OLLA_COUNT(models)), w = chance(OLLA_COUNT(where));
         enum conf_balancer how = (enum conf_balancer)chance(3);
-        endpoint_set tried = chance(2) ? chance(32) : 0, up = 0;
+        endpoint_set tried = chance(2) ? chance(32) : 0, up = 0, limited = 0, full = 0;
         struct route r = route_find(str_of(where[w]), true);
         for (int i = 0; i < FLEET; i++) {
             E(i)->state = chance(4) ? ENDPOINT_HEALTHY : ENDPOINT_OFFLINE;
@@ -737,15 +1362,24 @@ static void test_random_fleets(void **state)
             E(i)->inflight = chance(3);
             E(i)->picked = chance(4);
             E(i)->pass = 0; /* nobody's turn */
+            E(i)->max_concurrent = chance(3);
+            E(i)->serving = chance(3);
+            E(i)->limited_until = chance(4) ? 0 : net_now() + 1 + chance(9);
+            full |= E(i)->max_concurrent > 0 && E(i)->serving >= E(i)->max_concurrent ? BIT(i) : 0;
+            limited |= E(i)->limited_until > 0 ? BIT(i) : 0;
             up |= E(i)->state == ENDPOINT_HEALTHY && E(i)->enabled ? BIT(i) : 0;
         }
         endpoint_set good = up & fits[w], left = good & has[m] & ~tried;
-        struct route_choice c = choose(&r, models[m], tried, how);
-        assert_true((c.e ? endpoint_bit(c.e) : 0) == naive_best(left, how));
+        struct route_query q = {&r, str_of(models[m]), .tried = tried, .balancer = how, .counts = chance(4) > 0};
+        struct route_choice c = route_choose(&q);
+        endpoint_set open = left & ~limited, room = q.counts ? open & ~full : open;
+        assert_true((c.e ? endpoint_bit(c.e) : 0) == naive_best(room, how));
+        assert_true(c.candidates == open && c.full == (room ? 0 : open));
+        assert_true(c.closed == (left && !open) && c.limited == c.closed && (c.closed_ms > 0) == c.closed);
         assert_false(c.starting);
         if (!c.e) {
             bool empty_type = good == 0 && r.has_type;
-            assert_int_equal(c.status, empty_type || (m > 0 && has[m] == 0) ? 404 : 503);
+            assert_int_equal(c.status, empty_type || (m > 0 && has[m] == 0) ? 404 : c.closed ? 429 : 503);
             assert_int_equal(c.decision == NULL, empty_type || m == 0);
         }
     }
@@ -770,6 +1404,26 @@ int main(void)
         CASE(test_native_paths),
         CASE(test_pinned),
         CASE(test_pending),
+        CASE(test_weights),
+        CASE(test_weights_after_absence),
+        CASE(test_max_concurrent),
+        CASE(test_serving),
+        CASE(test_closed),
+        CASE(test_trial),
+        CASE(test_trial_without_breaker),
+        CASE(test_serves),
+        CASE(test_context),
+        CASE(test_context_of_list),
+        CASE(test_states),
+        CASE(test_loads),
+        CASE(test_tiers),
+        CASE(test_sticky_hit),
+        CASE(test_sticky_overloaded),
+        CASE(test_sticky_lower),
+        CASE(test_sticky_gone),
+        CASE(test_sticky_placed),
+        CASE(test_reasons),
+        CASE(test_reasons_room),
         CASE(test_random_fleets),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
