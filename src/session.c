@@ -16,33 +16,43 @@ static uint64_t hash(uint64_t h, struct str s, bool fold)
 
 #define HASH_START UINT64_C(14695981039346656037)
 
-static uint64_t header_hash(const struct exchange *x, const char *name, size_t least)
-{
-    struct str value = http_get(x->req.fields, str_of(name));
-    return value.n >= least && value.n > 0 ? hash(HASH_START, value, false) | 1 : 0;
-}
-
-/* What agents send, in the order of how well it tells a conversation (first the headers made for it). */
+/*
+ * What agents send, in the order of how well it tells a conversation; the texts of the body have their ranks among
+ * them. The fields of the head are gone through once, because most requests have none of these.
+ */
 static uint64_t by_session(const struct exchange *x)
 {
-    static const char *const before_body[] = {"X-Claude-Code-Session-Id"};
-    static const char *const after_user[] = {"session-id",         "session_id",           "X-Session-Id",
-                                             "X-Session-Affinity", "X-Litellm-Session-Id", "X-Amp-Thread-Id"};
-    uint64_t h = header_hash(x, "X-Olla-Session-ID", 1);
+    static const struct {
+        struct str name;
+        size_t least; /* a shorter value tells nobody from anybody */
+    } ladder[] = {{STR("X-Olla-Session-ID"), 1},
+                  {STR("X-Claude-Code-Session-Id"), JSON_SESSION_MIN},
+                  {STR(""), 0}, /* user_id of the body */
+                  {STR("session-id"), JSON_SESSION_MIN},
+                  {STR("session_id"), JSON_SESSION_MIN},
+                  {STR("X-Session-Id"), JSON_SESSION_MIN},
+                  {STR("X-Session-Affinity"), JSON_SESSION_MIN},
+                  {STR("X-Litellm-Session-Id"), JSON_SESSION_MIN},
+                  {STR("X-Amp-Thread-Id"), JSON_SESSION_MIN}};
+    size_t best = x->scan.user_id ? 2 : OLLA_COUNT(ladder);
+    uint64_t h = x->scan.user_id ? x->scan.user_id : x->scan.cache_key ? x->scan.cache_key : x->scan.conversation;
+    struct str rest = x->req.fields;
+    struct http_field f;
 
-    for (size_t i = 0; i < OLLA_COUNT(before_body) && h == 0; i++) {
-        h = header_hash(x, before_body[i], JSON_SESSION_MIN);
+    while (http_next_field(&rest, &f)) {
+        for (size_t i = 0; i < best; i++) {
+            if (f.name.n == ladder[i].name.n && f.value.n >= ladder[i].least && str_ieq(f.name, ladder[i].name)) {
+                h = hash(HASH_START, f.value, false) | 1;
+                best = i;
+            }
+        }
     }
-    h = h ? h : x->scan.user_id;
-    for (size_t i = 0; i < OLLA_COUNT(after_user) && h == 0; i++) {
-        h = header_hash(x, after_user[i], JSON_SESSION_MIN);
-    }
-    h = h ? h : x->scan.cache_key;
-    return h ? h : x->scan.conversation;
+    return h;
 }
 
 static uint64_t by_source(const struct exchange *x, enum conf_key_source source)
 {
+    struct str authorization = http_get(x->req.fields, STR("Authorization"));
     char address[48];
     switch (source) {
     case KEY_SESSION_HEADER:
@@ -50,7 +60,7 @@ static uint64_t by_source(const struct exchange *x, enum conf_key_source source)
     case KEY_PREFIX_HASH:
         return x->scan.prefix;
     case KEY_AUTH_HEADER:
-        return header_hash(x, "Authorization", 1);
+        return authorization.n > 0 ? hash(HASH_START, authorization, false) | 1 : 0;
     case KEY_IP:
         plat_addr_text(&x->c->peer, address, sizeof(address));
         return hash(HASH_START, str_of(address), false) | 1;
