@@ -229,12 +229,33 @@ static int relay_bytes(struct exchange *x)
     return x->out_body.done ? OLLA_OK : OLLA_AGAIN;
 }
 
+/* false: the client is gone (and the exchange over). */
+static bool flush(struct exchange *x)
+{
+    struct client *c = x->c;
+    size_t before = buf_len(&c->out);
+    if (before > 0 && net_flush(&c->s, &c->out) == OLLA_ERR) {
+        exchange_client_left(x);
+        return false;
+    }
+    if (buf_len(&c->out) < before) {
+        x->moved = true;
+        heartbeat_restart(x);
+    }
+    buf_drop_if_empty(&c->out);
+    return true;
+}
+
 static void end_reply(struct exchange *x)
 {
     struct upstream *u = x->u;
     if (x->embed) {
-        if (!exchange_hold(x, &x->c->out, BUF_CLIENT) || buf_room(&x->c->out) < EMBED_ROOM) {
+        struct buf *out = &x->c->out;
+        if (buf_len(out) > OLLA_BUF_SIZE - EMBED_ROOM && (!flush(x) || buf_len(out) > OLLA_BUF_SIZE - EMBED_ROOM)) {
             return; /* comes again when some of it has been written */
+        }
+        if (!exchange_hold(x, out, BUF_CLIENT)) {
+            return;
         }
         heartbeat_embed_end(x);
         x->embed = false;
@@ -260,23 +281,6 @@ static void end_reply(struct exchange *x)
         upstream_close(u, NET_CLOSE);
     }
     x->state = X_FLUSH;
-}
-
-/* false: the client is gone (and the exchange over). */
-static bool flush(struct exchange *x)
-{
-    struct client *c = x->c;
-    size_t before = buf_len(&c->out);
-    if (before > 0 && net_flush(&c->s, &c->out) == OLLA_ERR) {
-        exchange_client_left(x);
-        return false;
-    }
-    if (buf_len(&c->out) < before) {
-        x->moved = true;
-        heartbeat_restart(x);
-    }
-    buf_drop_if_empty(&c->out);
-    return true;
 }
 
 /* Reads into the room that c->out has. 0 = nothing came, > 0 more may wait, or OLLA_EOF, OLLA_ERR. */
