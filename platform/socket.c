@@ -294,6 +294,10 @@ int plat_connect(const struct plat_addr *a, unsigned keepalive_s)
         return fd;
     }
     plat_keepalive(fd, keepalive_s);
+#ifdef TCP_USER_TIMEOUT
+    /* While bytes wait for their acknowledgement no probe is sent: a request into the void takes as long to notice. */
+    set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, keepalive_s < 32767 ? (int)keepalive_s * 2000 : 32767 * 2000);
+#endif
     /* An interrupted connect goes on by itself, like one in progress; a second call would fail. */
     if (connect(fd, &name.sa, a->len) == -1 && errno != EINPROGRESS && errno != EINTR) {
         return plat_fail_closing(fd);

@@ -70,7 +70,7 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
     {SET(proxy.connection_timeout), NEVER_0("5s"),
      .help = "A connection to a backend must be up within this time. 0 = 5s."},
     {SET(proxy.connection_keep_alive), NEVER_0("30s"), .env = "OLLA_PROXY_CONNECTION_KEEP_ALIVE",
-     .help = "TCP keep-alive probes are sent to a silent backend after this time. 0 = 30s."},
+     .help = "TCP keep-alive probes are sent to a silent backend after this time; after twice this time\nwithout an acknowledgement it counts as gone. 0 = 30s."},
     {SET(proxy.response_header_timeout), NEVER_0("10m"), .env = "OLLA_PROXY_RESPONSE_HEADER_TIMEOUT",
      .help = "A backend must begin its response within this time; loading a model counts.\n0 = 10m."},
     {SET(proxy.read_timeout), NEVER_0("10m"), .env = "OLLA_PROXY_READ_TIMEOUT",
