@@ -43,7 +43,8 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
     {SET(server.port), INT("40114", 1, 65535), .flags = CONF_ACTIVE, .env = "OLLA_SERVER_PORT",
      .help = "TCP port to listen on."},
     {SET(server.read_timeout), DURATION("30s"), .env = "OLLA_SERVER_READ_TIMEOUT",
-     .help = "A client must have sent its whole request, head and body, within this time.\n0 = no limit."},
+     .help = "A client must have sent its whole request, head and body, within this time; each KiB of the body buys\n"
+             "one more second, but no pause in it may be longer than this. 0 = no limit."},
     {SET(server.read_header_timeout), NEVER_0("10s"), .env = "OLLA_SERVER_READ_HEADER_TIMEOUT",
      .help = "... and the head of it within this time. 0 = 10s."},
     {SET(server.write_timeout), DURATION("0s"), .env = "OLLA_SERVER_WRITE_TIMEOUT",
@@ -70,7 +71,8 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
     {SET(proxy.connection_timeout), NEVER_0("5s"),
      .help = "A connection to a backend must be up within this time. 0 = 5s."},
     {SET(proxy.connection_keep_alive), NEVER_0("30s"), .env = "OLLA_PROXY_CONNECTION_KEEP_ALIVE",
-     .help = "TCP keep-alive probes are sent to a silent backend after this time; after twice this time\nwithout an acknowledgement it counts as gone. 0 = 30s."},
+     .help = "TCP keep-alive probes are sent to a silent backend after this time; after twice this time\nwithout an "
+             "acknowledgement it counts as gone. 0 = 30s."},
     {SET(proxy.response_header_timeout), NEVER_0("10m"), .env = "OLLA_PROXY_RESPONSE_HEADER_TIMEOUT",
      .help = "A backend must begin its response within this time; loading a model counts.\n0 = 10m."},
     {SET(proxy.read_timeout), NEVER_0("10m"), .env = "OLLA_PROXY_READ_TIMEOUT",

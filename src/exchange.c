@@ -348,9 +348,9 @@ static void set_deadline(struct exchange *x)
              stall = (uint64_t)(cf->server.write_timeout > 0 ? cf->server.write_timeout : cf->proxy.read_timeout);
 
     if (x->state == X_BODY) {
-        x->deadline = cf->server.read_timeout > 0
-                          ? x->started + (uint64_t)cf->server.read_timeout + x->bytes_in / BODY_RATE * 1000
-                          : 0;
+        uint64_t limit = (uint64_t)cf->server.read_timeout;
+        uint64_t in_all = x->started + limit + x->bytes_in / BODY_RATE * 1000;
+        x->deadline = limit == 0 ? 0 : in_all < now + limit ? in_all : now + limit;
     } else if (x->state >= X_STREAM && x->moved) {
         bool backend = x->state == X_TUNNEL || (x->state == X_STREAM && buf_len(&x->c->out) == 0);
         x->deadline = now + (backend ? exchange_read_timeout(x) : stall);

@@ -142,7 +142,8 @@ class Link:
 
     def _cut(self, way, data):
         """(the bytes that still pass, whether the fault comes then)."""
-        at = self.fault.at[way.name] if self.fault else None
+        fault = self.fault
+        at = fault.at[way.name] if fault else None
         if at is None:
             return data, False
         if isinstance(at, bytes):
@@ -162,14 +163,15 @@ class Link:
                 if self.over.is_set() or time.monotonic() > self.deadline:
                     return
             piece = data[at:at + way.piece] if way.piece else data[at:]
+            way.count += len(piece)   # before the other side can answer
             try:
                 sent = way.sink.send(piece)
             except socket.timeout:
+                sent = 0
                 if self.over.is_set() or time.monotonic() > self.deadline:
                     return
-                continue
             at += sent
-            way.count += sent
+            way.count -= len(piece) - sent
             if way.gap:
                 time.sleep(way.gap)
 
@@ -195,8 +197,8 @@ class Link:
 class Relay:
     """A port whose connections go on to another one."""
 
-    def __init__(self, target, rcvbuf=0):
-        self.target, self.rcvbuf = target, rcvbuf
+    def __init__(self, target):
+        self.target = target
         self.type = getattr(target, "type", "openai-compatible")
         self.faults, self.links, self.mute = {}, [], []
         self.greeting = []   # for the next connections: "reset", "fin" or "mute" at once
@@ -238,8 +240,6 @@ class Relay:
         eventually(bound, "port %d is free again" % self.port)
 
     def reopen(self):
-        if self.rcvbuf:
-            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.rcvbuf)
         self.listener.listen(128)
         self.open = True
         threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
@@ -283,7 +283,7 @@ class Relay:
     def forget(self):
         with self.lock:
             self.faults.clear()
-            self.links = [link for link in self.links if link.is_open()]
+            self.links = [link for link in self.links if link.is_open() and not link.struck]
 
     def stop(self):
         self.open = False
@@ -344,7 +344,6 @@ class Lan:
             self.problem = "no unshare, nsenter or ip"
             return
         try:
-            self.home = os.open("/proc/self/ns/net", os.O_RDONLY)
             for _ in range(2):
                 self.holders.append(subprocess.Popen(["unshare", "--net", "sleep", "300"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             mine = os.stat("/proc/self/ns/net").st_ino
@@ -407,5 +406,3 @@ class Lan:
         for holder in self.holders:
             holder.kill()
             holder.wait(5)
-        if self.holders:
-            os.close(self.home)
