@@ -39,7 +39,6 @@ const char *plat_error_text(void); /* the system's words for it */
 /* ---- time and chance ---------------------------------------------------- */
 
 uint64_t plat_now_ms(void);           /* monotonic */
-uint64_t plat_now_us(void);           /* monotonic, for measuring */
 int64_t plat_wall_ms(void);           /* Unix time; may jump */
 void plat_random(void *to, size_t n); /* from the kernel; call it once at start-up: the first call opens /dev/urandom */
 
@@ -109,10 +108,8 @@ bool plat_is_tty(int fd);
 
 /* ---- process ------------------------------------------------------------ */
 
-long plat_pid(void);
 long plat_raise_fd_limit(size_t want); /* the soft limit after trying to raise it to want */
 uint64_t plat_rss_bytes(void);         /* resident memory; 0 where it cannot be known */
-int plat_cpu_count(void);
 
 /* ---- names (platform/resolve.c) ----------------------------------------- */
 

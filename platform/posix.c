@@ -115,17 +115,12 @@ bool plat_set_flags(int fd)
 
 /* ---- time and chance ---------------------------------------------------- */
 
-uint64_t plat_now_us(void)
+uint64_t plat_now_ms(void)
 {
     struct timespec t;
 
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
-}
-
-uint64_t plat_now_ms(void)
-{
-    return plat_now_us() / 1000u;
+    return (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
 }
 
 int64_t plat_wall_ms(void)
@@ -358,11 +353,6 @@ bool plat_is_tty(int fd)
 
 /* ---- process ------------------------------------------------------------ */
 
-long plat_pid(void)
-{
-    return (long)getpid();
-}
-
 long plat_raise_fd_limit(size_t want)
 {
     struct rlimit limit;
@@ -392,16 +382,4 @@ uint64_t plat_rss_bytes(void)
 #else
     return 0;
 #endif
-}
-
-int plat_cpu_count(void)
-{
-#ifdef _SC_NPROCESSORS_ONLN
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-
-    if (n > 0 && n < INT_MAX) {
-        return (int)n;
-    }
-#endif
-    return 1;
 }

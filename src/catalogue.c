@@ -16,7 +16,7 @@
 
 static struct model *by_digest[SLOTS];
 static const struct model *by_family[SLOTS];
-static const char *families[OLLA_MAX_MODELS]; /* by number; NULL: none of its models is served */
+static const char *families[OLLA_MAX_MODELS]; /* by number */
 static unsigned family_count;
 static uint32_t settled; /* the version of the store that all of this is made from */
 
@@ -130,13 +130,10 @@ static void find_families(void)
         }
         if (!by_family[at]) {
             by_family[at] = m;
-            families[family_count] = NULL;
+            families[family_count] = name;
             m->family_no = (uint16_t)family_count++;
         }
         m->family_no = by_family[at]->family_no;
-        if (m->now.serves) {
-            families[m->family_no] = by_family[at]->facts.family;
-        }
     }
 }
 
@@ -156,9 +153,9 @@ const char *catalogue_family(unsigned place, unsigned *no)
 
     catalogue_settle();
     for (unsigned i = 0; i < family_count; i++) {
-        if (families[i] && families[i][0] == '\0') {
+        if (families[i][0] == '\0') {
             unknown = i;
-        } else if (families[i] && n++ == place) {
+        } else if (n++ == place) {
             *no = i;
             return families[i];
         }
@@ -235,7 +232,8 @@ static bool is_behind(const struct model *m, const struct model_mark *mark)
 
 void catalogue_mark(struct model_mark *mark, const struct model *m)
 {
-    model_set_mark(mark, m);
+    memcpy(mark->name, m->facts.name, sizeof(mark->name));
+    mark->serial = m->serial;
     mark->rank = model_rank(m, ~(endpoint_set)0);
 }
 

@@ -29,6 +29,13 @@ const struct model *catalogue_name_after(const char *name, endpoint_set scope, e
 /* The entry of the store that shows the name of m, as above. */
 const struct model *catalogue_shown(const struct model *m, endpoint_set scope);
 
+/* A place among the entries; zero-filled: before all. */
+struct model_mark {
+    char name[OLLA_MODEL_NAME];
+    uint32_t serial;
+    int rank;
+};
+
 /* Marks an entry. */
 void catalogue_mark(struct model_mark *mark, const struct model *m);
 

@@ -51,9 +51,8 @@ static bool detect_body(struct probe *p, const char *bytes, size_t n)
 {
     size_t used;
     if (!p->item.mem) {
-        if (!buf_hold(&p->item, BUF_NEW_WORK)) {
-            p->no_buffer = true; /* no verdict this time */
-            return false;
+        if (!probe_hold_item(p)) {
+            return false; /* no verdict this time */
         }
         json_list_start(&p->list, steps[p->e->detect.step].list, NULL, p->item.mem, OLLA_BUF_SIZE);
     }

@@ -344,6 +344,7 @@ static void take_entry(struct probe *p)
     static struct model_facts facts;
     enum model_state state;
     memset(&facts, 0, sizeof(facts));
+    p->entries++;
     if (!read_entry((struct str){p->list.out, p->list.n}, p->e, &facts, &state)) {
         p->skipped++;
         return;
@@ -375,28 +376,15 @@ static void look_at_hints(struct probe *p, const char *bytes, size_t n)
 
 static bool list_body(struct probe *p, const char *bytes, size_t n)
 {
-    const struct list_fields *f = &formats[p->e->profile->list];
-    size_t used;
-    int got;
+    enum conf_list_format format = p->e->profile->list;
 
-    if (!p->item.mem) {
-        if (!buf_hold(&p->item, BUF_NEW_WORK)) {
-            p->no_buffer = true;
-            return false;
-        }
-        json_list_start(&p->list, f->list, NULL, p->item.mem, OLLA_BUF_SIZE);
+    if (!p->hints.out) {
         json_list_start(&p->hints, "models", NULL, p->hint_text, sizeof(p->hint_text));
     }
-    if (p->e->profile->list == LIST_LLAMACPP) {
+    if (format == LIST_LLAMACPP) {
         look_at_hints(p, bytes, n);
     }
-    while ((got = json_list_feed(&p->list, bytes, n, &used)) == 1) {
-        p->entries++;
-        take_entry(p);
-        bytes += used;
-        n -= used;
-    }
-    return got != OLLA_ERR && !p->list.array_done;
+    return probe_take_elements(p, formats[format].list, bytes, n, take_entry);
 }
 
 static void report(struct probe *p, bool ok, unsigned before, unsigned after, const char *why)
@@ -511,12 +499,11 @@ static bool extra_body(struct probe *p, const char *bytes, size_t n)
     size_t used;
     int got;
 
-    if (!p->item.mem) {
-        if (!buf_hold(&p->item, BUF_NEW_WORK)) {
-            p->no_buffer = true;
-            return false;
-        }
+    if (!p->item.mem && probe_hold_item(p)) {
         json_members_start(&p->members, p->item.mem, OLLA_BUF_SIZE);
+    }
+    if (p->no_buffer) {
+        return false;
     }
     while ((got = json_members_feed(&p->members, bytes, n, &used)) == 1) {
         take_member(p->e, &p->members);

@@ -24,11 +24,12 @@ static void add(struct exchange *x, struct str s)
 }
 
 /* {"name":... becomes {"endpoint":"NAME","name":... */
-static void add_element(struct exchange *x, const struct endpoint *e, struct str object)
+static void add_element(struct probe *p)
 {
+    const struct endpoint *e = p->e;
     char mem[RECORD_HEAD + sizeof("{\"endpoint\":\"\",") + 6 * sizeof(e->name)];
     struct text t = text_in(mem, sizeof(mem));
-    struct str rest = str_skip(object, 1);
+    struct str rest = str_skip((struct str){p->list.out, p->list.n}, 1);
     bool empty = str_starts(str_trim(rest), STR("}"));
 
     t.n = RECORD_HEAD;
@@ -40,28 +41,13 @@ static void add_element(struct exchange *x, const struct endpoint *e, struct str
     for (int i = 0; i < 4; i++) {
         mem[1 + i] = (char)(n >> (8 * i) & 0xff);
     }
-    add(x, text_str(&t));
-    add(x, rest);
+    add(p->owner, text_str(&t));
+    add(p->owner, rest);
 }
 
 static bool gather_body(struct probe *p, const char *bytes, size_t n)
 {
-    size_t used;
-    int got;
-
-    if (!p->item.mem) {
-        if (!buf_hold(&p->item, BUF_NEW_WORK)) {
-            p->no_buffer = true;
-            return false;
-        }
-        json_list_start(&p->list, "models", NULL, p->item.mem, OLLA_BUF_SIZE);
-    }
-    while ((got = json_list_feed(&p->list, bytes, n, &used)) == 1) {
-        add_element(p->owner, p->e, (struct str){p->list.out, p->list.n});
-        bytes += used;
-        n -= used;
-    }
-    return got != OLLA_ERR && !p->list.array_done;
+    return probe_take_elements(p, "models", bytes, n, add_element);
 }
 
 static void gather_done(struct probe *p, enum probe_result result)

@@ -8,7 +8,8 @@
 #include "detect.h"
 #include "probe.h"
 
-#define RATE_LIMITED_S 30
+#define RATE_LIMITED_MS     30000
+#define RATE_LIMITED_MAX_MS 3600000 /* nobody is believed who says more */
 
 /* Looks for a model list: some servers answer 200 to any path (quirk Q10). */
 static bool health_body(struct probe *p, const char *bytes, size_t n)
@@ -18,9 +19,8 @@ static bool health_body(struct probe *p, const char *bytes, size_t n)
         return true;
     }
     if (!p->item.mem) {
-        if (!buf_hold(&p->item, BUF_NEW_WORK)) {
-            p->no_buffer = true; /* no verdict this time */
-            return false;
+        if (!probe_hold_item(p)) {
+            return false; /* no verdict this time */
         }
         json_list_start(&p->list, "models", "data", p->item.mem, OLLA_BUF_SIZE);
     }
@@ -92,7 +92,8 @@ static void health_done(struct probe *p, enum probe_result result)
         }
         endpoint_set_state(e, state, why);
         if (state == ENDPOINT_RATE_LIMITED) {
-            e->next_check = net_now() + 1000 * (p->retry_after > 0 ? p->retry_after : RATE_LIMITED_S);
+            uint64_t wait = p->retry_after > 0 ? p->retry_after : RATE_LIMITED_MS;
+            e->next_check = net_now() + (wait < RATE_LIMITED_MAX_MS ? wait : RATE_LIMITED_MAX_MS);
         }
         return;
     }

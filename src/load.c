@@ -29,8 +29,10 @@ static void add_name(struct probe *p, const char *name)
     p->hint_text[t.full ? n : n + t.n] = '\0';
 }
 
-static void take_loaded(struct probe *p, const char *name_key, const char *state_key)
+static void take_loaded(struct probe *p)
 {
+    const char *name_key = p->e->profile->load == LOAD_PS ? "name" : "id";
+    const char *state_key = p->e->profile->load == LOAD_PS ? NULL : "state";
     char name[OLLA_MODEL_NAME], state[16];
     struct json_slice s = json_open((struct str){p->list.out, p->list.n});
     bool loaded = !state_key || (json_string(&s, json_get(&s, json_root(&s), state_key), state, sizeof(state)) &&
@@ -115,33 +117,15 @@ static void take_text(struct probe *p, const char *bytes, size_t n)
 static bool load_body(struct probe *p, const char *bytes, size_t n)
 {
     enum profile_load format = p->e->profile->load;
-    size_t used;
-    int got;
-
     if (format == LOAD_METRICS) {
         take_text(p, bytes, n);
         return true;
     }
-    if (!p->item.mem) {
-        if (!buf_hold(&p->item, BUF_NEW_WORK)) {
-            p->no_buffer = true;
-            return false;
-        }
-        json_list_start(&p->list, format == LOAD_PS ? "models" : "data", NULL, p->item.mem, OLLA_BUF_SIZE);
-        if (format == LOAD_SLOTS) {
-            json_list_feed(&p->list, "{\"data\":", 8, &used); /* a bare array: read as if it had a name */
-        }
+    if (format == LOAD_SLOTS && !p->item.mem) {
+        probe_take_elements(p, "data", "{\"data\":", 8, take_slot); /* a bare array: read as if it had a name */
     }
-    while ((got = json_list_feed(&p->list, bytes, n, &used)) == 1) {
-        if (format == LOAD_SLOTS) {
-            take_slot(p);
-        } else {
-            take_loaded(p, format == LOAD_PS ? "name" : "id", format == LOAD_PS ? NULL : "state");
-        }
-        bytes += used;
-        n -= used;
-    }
-    return got != OLLA_ERR && !p->list.array_done;
+    return probe_take_elements(p, format == LOAD_PS ? "models" : "data", bytes, n,
+                               format == LOAD_SLOTS ? take_slot : take_loaded);
 }
 
 static void load_done(struct probe *p, enum probe_result result)

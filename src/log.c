@@ -36,11 +36,6 @@ void log_setup(enum log_level lowest, bool json)
     lg.json = json;
 }
 
-bool log_wants(enum log_level level)
-{
-    return level >= lg.lowest;
-}
-
 void log_time(struct text *t, const struct plat_time *at, char between)
 {
     text_padded(t, (uint64_t)at->year, 4);

@@ -20,8 +20,6 @@ enum log_level { LOG_DEBUG = 0, LOG_INFO, LOG_WARN, LOG_ERROR };
 /* json: the line format. Lines below `lowest` are not built at all. */
 void log_setup(enum log_level lowest, bool json);
 
-bool log_wants(enum log_level level);
-
 /* One line. log_begin returns false when the level is off: then do not add fields. */
 bool log_begin(enum log_level level, const char *msg);
 void log_str(const char *key, struct str value);

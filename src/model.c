@@ -410,23 +410,6 @@ const struct model *model_named(struct str name, endpoint_set usable)
     return latest.n > 0 ? best_named(latest, usable) : m;
 }
 
-size_t model_behind(const struct model_mark *mark)
-{
-    struct str name = str_of(mark->name);
-    size_t i = name.n > 0 ? model_index(name, false) : 0, after = i;
-
-    while (after < total && name.n > 0 && str_eq(name_of(after), name) && sorted[after]->serial <= mark->serial) {
-        after++;
-    }
-    return after;
-}
-
-void model_set_mark(struct model_mark *mark, const struct model *m)
-{
-    memcpy(mark->name, m->facts.name, sizeof(mark->name));
-    mark->serial = m->serial;
-}
-
 /* ---- near names -------------------------------------------------------------------- */
 
 #define LIKENESS_MAX    32

@@ -63,13 +63,6 @@ struct model {
     uint16_t family_no;
 };
 
-/* A place in the order of names; zero-filled: before all. */
-struct model_mark {
-    char name[OLLA_MODEL_NAME];
-    uint32_t serial;
-    int rank; /* catalogue.c's */
-};
-
 void model_init(void);
 
 void model_list_begin(const struct endpoint *e);
@@ -107,9 +100,6 @@ void model_touch(void);       /* says that something changed which the order of 
 size_t model_index(struct str name, bool fold);
 /* Names compared in that order: < 0, 0, > 0. */
 int model_compare(struct str a, struct str b, bool fold);
-/* The number of the first entry behind a mark. */
-size_t model_behind(const struct model_mark *mark);
-void model_set_mark(struct model_mark *mark, const struct model *m);
 
 /* Place in the configuration of the first endpoint of scope that serves it; endpoint_count() if none does. */
 int model_rank(const struct model *m, endpoint_set scope);

@@ -149,11 +149,8 @@ static int take_head(struct probe *p)
             return OLLA_ERR;
         }
         if (r.status < 100 || r.status >= 200) {
-            uint64_t seconds = 0;
             p->status = r.status;
-            if (str_to_u64(http_get(r.fields, STR("Retry-After")), 86400, &seconds) == OLLA_OK) {
-                p->retry_after = (unsigned)seconds;
-            }
+            http_retry_after(http_get(r.fields, STR("Retry-After")), plat_wall_ms(), &p->retry_after);
             http_body_start(&p->body, r.framing, r.length);
             p->have_head = true;
             buf_consume(&p->in, (size_t)n);
@@ -229,6 +226,32 @@ static void probe_ready(struct stream *s, short events)
 static void probe_expired(struct stream *s)
 {
     finish(s->owner, PROBE_TIMEOUT);
+}
+
+bool probe_hold_item(struct probe *p)
+{
+    p->no_buffer = !buf_hold(&p->item, BUF_NEW_WORK);
+    return !p->no_buffer;
+}
+
+bool probe_take_elements(struct probe *p, const char *key, const char *bytes, size_t n, void (*take)(struct probe *p))
+{
+    bool first = !p->item.mem;
+    size_t used;
+    int got;
+
+    if (!probe_hold_item(p)) {
+        return false;
+    }
+    if (first) {
+        json_list_start(&p->list, key, NULL, p->item.mem, OLLA_BUF_SIZE);
+    }
+    while ((got = json_list_feed(&p->list, bytes, n, &used)) == 1) {
+        take(p);
+        bytes += used;
+        n -= used;
+    }
+    return got != OLLA_ERR && !p->list.array_done;
 }
 
 void probe_cancel(const struct endpoint *e)

@@ -45,7 +45,7 @@ struct probe {
     bool connected, sent, have_head;
     int tries;
     int status;
-    unsigned retry_after;
+    uint64_t retry_after; /* ms, 0 = it did not say */
     uint64_t started, deadline, total;
     struct http_body body;
 
@@ -63,6 +63,15 @@ struct probe {
 };
 
 void probe_init(void);
+
+/* For a body(): makes p->item a block. false: there is none now (p->no_buffer); return false, too. */
+bool probe_hold_item(struct probe *p);
+
+/*
+ * For a body() that wants the objects of one array ("key": [...]): feeds p->list and calls take for each, which is
+ * p->list.out[0..n) then. Returns what body() is to return.
+ */
+bool probe_take_elements(struct probe *p, const char *key, const char *bytes, size_t n, void (*take)(struct probe *p));
 
 /* Begins. false: no slot or no buffer now, or the target has no address yet; try later. */
 bool probe_start(struct endpoint *e, struct target *to, const char *path, int64_t timeout_ms,

@@ -118,14 +118,6 @@ static void classify(struct str target, enum dialect *dialect, unsigned *api)
     }
 }
 
-enum dialect route_dialect(struct str target)
-{
-    enum dialect dialect;
-    unsigned api;
-    classify(target, &dialect, &api);
-    return dialect;
-}
-
 /* What a request is for, by its path as backends see it, whatever stands before it. */
 static const struct {
     struct str end;

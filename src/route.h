@@ -73,9 +73,6 @@ struct route {
 /* path: decoded and cleaned, starting with '/'. */
 struct route route_find(struct str path, bool root_api);
 
-/* The dialect of a path as the backend sees it. */
-enum dialect route_dialect(struct str target);
-
 /* ---- candidates -------------------------------------------------------------- */
 
 /* True if the route takes the endpoint, whatever its state. */

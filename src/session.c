@@ -52,14 +52,15 @@ static uint64_t by_session(const struct exchange *x)
 
 static uint64_t by_source(const struct exchange *x, enum conf_key_source source)
 {
-    struct str authorization = http_get(x->req.fields, STR("Authorization"));
     char address[48];
+    struct str authorization;
     switch (source) {
     case KEY_SESSION_HEADER:
         return by_session(x);
     case KEY_PREFIX_HASH:
         return x->scan.prefix;
     case KEY_AUTH_HEADER:
+        authorization = http_get(x->req.fields, STR("Authorization"));
         return authorization.n > 0 ? hash(HASH_START, authorization, false) | 1 : 0;
     case KEY_IP:
         plat_addr_text(&x->c->peer, address, sizeof(address));

@@ -171,8 +171,7 @@ static uint32_t mix(uint64_t key, uint32_t name)
     return (uint32_t)(h >> 32);
 }
 
-/* 65536 x -log2((h + 1) / 2^32), never 0: small for large h. Straight lines between the powers of two would favour
- * nobody by more than a tenth; two steps of squaring bring that below one in a hundred. */
+/* 65536 x -log2((h + 1) / 2^32), never 0: small for large h. In whole numbers, so that all machines place alike. */
 static uint32_t minus_log2(uint32_t h)
 {
     uint64_t v = (uint64_t)h + 1;

@@ -258,10 +258,6 @@ struct str traits_owner(struct str id, struct str fallback)
 static const char quantizations[] = "q2_k=q2k q6_k=q6k q4_k_xl=q4kxl bf16=bf16 gptq_4bit=gptq4 gptq-4bit=gptq4 "
                                     "awq_4bit=awq4 awq-4bit=awq4 mxfp4=mxfp4 nvfp4=nvfp4";
 
-/* Spellings that servers and files use. */
-static const char spellings[] = "q4km=Q4_K_M q4ks=Q4_K_S q3kl=Q3_K_L q3km=Q3_K_M q3ks=Q3_K_S q5km=Q5_K_M q5ks=Q5_K_S "
-                                "q6k=Q6_K q8=Q8_0 q4=Q4_0 q5=Q5_0 f16=F16 f32=F32 unk=unknown";
-
 /* Shapes that may stand anywhere, the first one that does counts: # is a number, @ one of m, s and l. */
 static const struct {
     const char *like, *normal;
@@ -320,12 +316,6 @@ void traits_quantization(struct str said, struct text *normal)
     } else if (!add_shaped(normal, said)) {
         add_lower(normal, said);
     }
-}
-
-struct str traits_quantization_shown(struct str normal)
-{
-    struct str known = paired(spellings, normal, true);
-    return known.n > 0 ? known : normal;
 }
 
 /* ---- parameters ------------------------------------------------------------------ */

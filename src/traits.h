@@ -23,9 +23,6 @@ struct str traits_publisher(struct str name);
 /* Adds the normal form of a quantisation: "Q4_K_M" -> "q4km"; what is not recognised, in lower case. */
 void traits_quantization(struct str said, struct text *normal);
 
-/* The usual spelling of a normal form: "q4km" -> "Q4_K_M"; others as they are. Points into normal, or is static. */
-struct str traits_quantization_shown(struct str normal);
-
 /*
  * Adds the normal form of a number of parameters ("3.2B" -> "3.2b", "1543.7M" -> "1.5b") and returns that number.
  * What is no such size is added as it is, and the result is 0.

@@ -618,89 +618,6 @@ static void test_listing_while_changing(void **state)
     }
 }
 
-/* ---- marks ------------------------------------------------------------------------ */
-
-static size_t behind(const char *name)
-{
-    struct model_mark mark = {.name = ""};
-    assert_true(str_copy(mark.name, sizeof(mark.name), str_of(name)));
-    return model_behind(&mark);
-}
-
-static void test_marks(void **state)
-{
-    struct model_mark mark = {.name = ""};
-    (void)state;
-    assert_int_equal(model_behind(&mark), 0);
-    list(alpha, "a b|d1 b|d2 b|d3 c");
-    assert_int_equal(model_behind(&mark), 0); /* before all */
-    for (size_t i = 0; i < 5; i++) {
-        model_set_mark(&mark, model_at(i));
-        assert_int_equal(model_behind(&mark), i + 1);
-    }
-    assert_int_equal(behind("aa"), 1); /* nobody has that name any more */
-    assert_int_equal(behind("z"), 5);
-}
-
-/* The marked entry goes, others with its name are still there. */
-static void test_mark_of_an_entry_that_is_gone(void **state)
-{
-    struct model_mark mark;
-    (void)state;
-    for (size_t at = 0; at < 3; at++) {
-        const struct model *next;
-        list(alpha, "m|d1 m|d2 m|d3");
-        model_set_mark(&mark, model_at(at));
-        next = model_at(at + 1);
-        list(alpha, at == 0 ? "m|d2 m|d3" : at == 1 ? "m|d1 m|d3" : "m|d1 m|d2");
-        assert_ptr_equal(model_at(model_behind(&mark)), next);
-        (void)clean(NULL);
-    }
-}
-
-/* Few names, each with several digests; what stays is seen once, and nothing is seen twice. */
-static void test_marks_while_changing(void **state)
-{
-    enum { STAYING = 40, MOST = 2000 };
-    static struct model_facts seen[MOST];
-    char entry[OLLA_MODEL_NAME + 8];
-    (void)state;
-    for (int round = 0; round < 40; round++) {
-        struct model_mark mark = {.name = ""};
-        size_t n = 0, stayed = 0;
-        const struct model *m;
-        model_list_begin(alpha);
-        for (int i = 0; i < STAYING; i++) {
-            (void)snprintf(entry, sizeof(entry), "m%d|%02d-stays", i / 4, i);
-            assert_true(offer(alpha, entry));
-        }
-        assert_int_equal(model_list_end(alpha, true), STAYING);
-        while ((m = model_at(model_behind(&mark))) != NULL) {
-            assert_true(n < MOST && model_compare(str_of(mark.name), str_of(m->facts.name), false) <= 0);
-            for (size_t i = 0; i < n; i++) {
-                assert_memory_not_equal(&seen[i], &m->facts, sizeof(seen[i]));
-            }
-            seen[n++] = m->facts;
-            stayed += str_ends(str_of(m->facts.digest), STR("stays"));
-            model_set_mark(&mark, m);
-            /* Others come and go, mostly beside the place itself. */
-            model_list_begin(beta);
-            for (uint32_t i = chance(12); i > 0; i--) {
-                if (chance(2)) {
-                    (void)snprintf(entry, sizeof(entry), "%s|%02u", mark.name, (unsigned)chance(STAYING));
-                } else {
-                    (void)snprintf(entry, sizeof(entry), "m%u|%02u", (unsigned)chance(STAYING / 4),
-                                   (unsigned)chance(STAYING));
-                }
-                assert_true(offer(beta, entry));
-            }
-            (void)model_list_end(beta, chance(4) > 0);
-        }
-        assert_int_equal(stayed, STAYING);
-        (void)clean(NULL);
-    }
-}
-
 /* ---- no room ---------------------------------------------------------------------- */
 
 static void test_full(void **state)
@@ -1017,9 +934,6 @@ int main(void)
         CASE(test_compare),
         CASE(test_order),
         CASE(test_listing_while_changing),
-        CASE(test_marks),
-        CASE(test_mark_of_an_entry_that_is_gone),
-        CASE(test_marks_while_changing),
         CASE(test_full),
         CASE(test_no_room_at_every_place),
         CASE(test_near),

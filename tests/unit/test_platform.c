@@ -75,11 +75,9 @@ static void make_pair(const char *ip, int *client, int *server)
 static void test_clock(void **state)
 {
     uint64_t ms = plat_now_ms();
-    uint64_t us = plat_now_us();
     uint64_t a = 0, b = 0;
 
     (void)state;
-    assert_true(us / 1000 >= ms);
     assert_int_equal(plat_poll(NULL, 0, 30), 0);
     assert_true(plat_now_ms() - ms >= 29);
     assert_true(plat_wall_ms() / 1000 - (int64_t)time(NULL) <= 1);
@@ -548,10 +546,8 @@ static void test_process(void **state)
     long limit = plat_raise_fd_limit(1);
 
     (void)state;
-    assert_int_equal(plat_pid(), (long)getpid());
     assert_true(limit > 1);
     assert_true(plat_raise_fd_limit(SIZE_MAX / 2) >= limit);
-    assert_true(plat_cpu_count() >= 1);
 #ifdef __linux__
     assert_true(plat_rss_bytes() > 100000);
 #endif

@@ -203,7 +203,7 @@ static void test_resolver_killed(void **state)
     for (int round = 0; round < 10; round++) {
         assert_int_equal(resolve_ask(1, "127.0.0.1", 1), OLLA_OK);
         assert_int_equal(next_answer(fd, &a), OLLA_OK);
-        pid = child_of(plat_pid());
+        pid = child_of((long)getpid());
         if (pid > 0) {
             kill((pid_t)pid, SIGKILL);
         } else {
@@ -257,7 +257,7 @@ static void test_resolver_ignores_signals(void **state)
     fd = resolve_open();
     assert_int_equal(resolve_ask(1, "127.0.0.1", 1), OLLA_OK);
     assert_int_equal(next_answer(fd, &a), OLLA_OK);
-    pid = child_of(plat_pid());
+    pid = child_of((long)getpid());
     if (pid > 0) {
         for (size_t i = 0; i < OLLA_COUNT(numbers); i++) {
             kill((pid_t)pid, numbers[i]);

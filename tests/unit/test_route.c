@@ -364,15 +364,14 @@ static void test_refusals(void **state)
 static void test_dialects(void **state)
 {
     (void)state;
-    assert_int_equal(route_dialect(STR("/v1/chat/completions")), DIALECT_OPENAI);
-    assert_int_equal(route_dialect(STR("/v1/messages")), DIALECT_ANTHROPIC);
-    assert_int_equal(route_dialect(STR("/v1/messages/batches")), DIALECT_ANTHROPIC);
-    assert_int_equal(route_dialect(STR("/api/chat")), DIALECT_OLLAMA);
-    assert_int_equal(route_dialect(STR("/api/v0/models")), DIALECT_OPENAI);
-    assert_int_equal(route_dialect(STR("/api")), DIALECT_PLAIN);
-    assert_int_equal(route_dialect(STR("/")), DIALECT_PLAIN);
-    assert_int_equal(route_dialect(STR("")), DIALECT_PLAIN);
-    assert_int_equal(route_dialect(STR("/health")), DIALECT_PLAIN);
+    assert_int_equal(route_find(STR("/olla/proxy/v1/chat/completions"), false).dialect, DIALECT_OPENAI);
+    assert_int_equal(route_find(STR("/olla/proxy/v1/messages"), false).dialect, DIALECT_ANTHROPIC);
+    assert_int_equal(route_find(STR("/olla/proxy/v1/messages/batches"), false).dialect, DIALECT_ANTHROPIC);
+    assert_int_equal(route_find(STR("/olla/proxy/api/chat"), false).dialect, DIALECT_OLLAMA);
+    assert_int_equal(route_find(STR("/olla/proxy/api/v0/models"), false).dialect, DIALECT_OPENAI);
+    assert_int_equal(route_find(STR("/olla/proxy/api"), false).dialect, DIALECT_PLAIN);
+    assert_int_equal(route_find(STR("/olla/proxy/"), false).dialect, DIALECT_PLAIN);
+    assert_int_equal(route_find(STR("/olla/proxy/health"), false).dialect, DIALECT_PLAIN);
 }
 
 /* ---- the fleet ------------------------------------------------------------------- */
@@ -415,7 +414,7 @@ static struct route_choice choose(const struct route *r, const char *model, endp
 
 static void finish(struct endpoint *e)
 {
-    static const struct endpoint_use use = {false, false};
+    static const struct endpoint_use use = {0};
     endpoint_end(e, &use, OUTCOME_GOOD, true, 1, 1);
 }
 

@@ -451,25 +451,6 @@ static void test_quantization(void **state)
     assert_none_wrong();
 }
 
-static void test_quantization_shown(void **state)
-{
-    static const char *const pairs[][2] = {
-        {"q4km", "Q4_K_M"}, {"q4ks", "Q4_K_S"}, {"q3kl", "Q3_K_L"}, {"q3km", "Q3_K_M"},     {"q3ks", "Q3_K_S"},
-        {"q5km", "Q5_K_M"}, {"q5ks", "Q5_K_S"}, {"q6k", "Q6_K"},    {"q8", "Q8_0"},         {"q4", "Q4_0"},
-        {"q5", "Q5_0"},     {"f16", "F16"},     {"f32", "F32"},     {"unk", "unknown"},     {"q2k", "q2k"},
-        {"q4_1", "q4_1"},   {"bf16", "bf16"},   {"", ""},           {"unknown", "unknown"}, {"q4k", "q4k"},
-        {"mxfp4", "mxfp4"}, {"q", "q"},         {"q4kmx", "q4kmx"},
-    };
-    (void)state;
-
-    for (size_t i = 0; i < OLLA_COUNT(pairs); i++) {
-        struct str in = guardedz(pairs[i][0]);
-        expect("spelling", in, traits_quantization_shown(in), pairs[i][1]);
-    }
-    assert_int_equal(traits_quantization_shown((struct str){NULL, 0}).n, 0);
-    assert_none_wrong();
-}
-
 static void test_parameters(void **state)
 {
     static const struct {
@@ -669,7 +650,6 @@ static void feed(struct str name)
     assert_true(count <= INT64_MAX);
     struct str owner = traits_owner(in, STR("fb"));
     assert_true(str_eq(owner, STR("fb")) || inside(owner, in));
-    assert_true(inside(traits_quantization_shown(in), in) || in.n <= 4);
     assert_true((traits_capabilities(in, 0, 0) & CAP_TEXT_GENERATION) != 0);
 }
 
@@ -801,7 +781,6 @@ int main(void)
         cmocka_unit_test(test_publisher),
         cmocka_unit_test(test_owner),
         cmocka_unit_test(test_quantization),
-        cmocka_unit_test(test_quantization_shown),
         cmocka_unit_test(test_parameters),
         cmocka_unit_test(test_capabilities),
         cmocka_unit_test(test_capability_names),
