@@ -1,11 +1,11 @@
-"""Fixtures: `world` (one per test) and `site` (a running proxy shared by a module)."""
+"""Fixtures: `world` (one per test), `kept` (what a module shares) and `site` (a running proxy shared by a module)."""
 
 import resource
 
 import pytest
 
 from backend import LlamaBackend, OllamaBackend, OpenAIBackend
-from harness import BINARY, World, have_binary
+from harness import BINARY, World, have_binary, report
 
 
 def pytest_configure(config):
@@ -26,7 +26,7 @@ def pytest_runtest_makereport(item, call):
                 report.sections.append(("olla on port %d" % proxy.port, proxy.describe()))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def binary():
     if not have_binary():
         pytest.fail("no program at %s: build it first or set OLLA_BIN" % BINARY)
@@ -41,8 +41,26 @@ def world(binary):
         yield world
     finally:
         problems = world.close()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+    report(problems)
+
+
+@pytest.fixture(scope="module")
+def kept(binary):
+    """kept(Class, ...) is the one object made of these arguments in this module: made when it is first asked for, and
+    anew when its proxy died. At the module's end their worlds are closed."""
+    found, problems = {}, []
+
+    def keep(make, *args, **keys):
+        key = make, args, frozenset(keys.items())
+        if key in found and not found[key].proxy.alive():
+            problems.extend(found.pop(key).world.close())
+        if key not in found:
+            found[key] = make(*args, **keys)
+        return found[key]
+    yield keep
+    for thing in found.values():
+        problems += thing.world.close()
+    report(problems)
 
 
 class Site:
@@ -74,23 +92,10 @@ class Site:
         return self.world.client(self.proxy, **options)
 
 
-@pytest.fixture(scope="module")
-def site_holder():
-    holder = {}
-    yield holder
-    problems = holder["site"].world.close() if "site" in holder else []
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
-
-
 @pytest.fixture
-def site(site_holder, binary):
+def site(kept):
     """The shared proxy, with its records emptied; pools and log are checked after each test."""
-    if "site" in site_holder and not site_holder["site"].proxy.alive():
-        site_holder.pop("site").world.close()
-    if "site" not in site_holder:
-        site_holder["site"] = Site()
-    site = site_holder["site"]
+    site = kept(Site)
     for server in site.servers:
         server.forget()
     saved = [dict(server.routes) for server in site.servers]
@@ -106,4 +111,5 @@ def site(site_holder, binary):
     problems += site.world.script_failures()
     problems += ["ERROR line in the log: %r" % entry for entry in site.proxy.logs[before:] if entry.get("level") == "ERROR"]
     if problems:
-        pytest.fail("\n".join(problems + [site.proxy.describe()]), pytrace=False)
+        problems.append(site.proxy.describe())
+    report(problems)

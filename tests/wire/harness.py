@@ -12,6 +12,8 @@ import threading
 import time
 import uuid
 
+import pytest
+
 from backend import Backend, bind_port, eventually
 from client import WAIT, Client, json_headers, dump
 
@@ -22,6 +24,11 @@ IDLE_BOUND = 3.0  # pools must be back at rest within this many seconds
 
 def have_binary():
     return os.access(BINARY, os.X_OK)
+
+
+def report(problems):
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
 
 
 def clean_env(extra=None):

@@ -186,18 +186,18 @@ BODIES = {
 OWN = "Some/Own-Name_that.is:longer"
 
 
+class Splice:
+    def __init__(self, spool):
+        self.world = World()
+        self.a = self.world.backend(OpenAIBackend, "a", [OWN, "s"])
+        self.a.on(CHAT, lambda c, r: c.reply({"ok": 1}))
+        self.proxy = self.world.olla({"a": self.a}, dict(aliases(short=OWN.lower(), **{"a-much-longer-alias-name": "S"}),
+                                                         **{"proxy.spool_dir": str(spool)}))
+
+
 @pytest.fixture(scope="module")
-def splice(tmp_path_factory):
-    world = World()
-    a = world.backend(OpenAIBackend, "a", [OWN, "s"])
-    a.on(CHAT, lambda c, r: c.reply({"ok": 1}))
-    proxy = world.olla({"a": a}, dict(aliases(short=OWN.lower(), **{"a-much-longer-alias-name": "S"}),
-                                      **{"proxy.spool_dir": str(tmp_path_factory.mktemp("spool"))}))
-    world.a, world.proxy = a, proxy
-    yield world
-    problems = world.close()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+def splice(kept, tmp_path_factory):
+    return kept(Splice, tmp_path_factory.mktemp("spool"))
 
 
 @pytest.mark.parametrize("how", ["length", "chunked", "small-chunks"])

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from backend import Gate, OllamaBackend, eventually
-from harness import World, have_binary
+from harness import World
 from servers import (Compatible, Dmr, Gpustack, Lemonade, Litellm, Llamacpp, LlamacppWithTags, LmStudio, LmStudioSaysYes, Localai,
                      Lmdeploy, Ollama, Omlx, Server, Sglang, Vllm, VllmMlx)
 from servers.docker_model_runner import DmrWithTags
@@ -44,7 +44,7 @@ class Fleet:
     """One server of every kind behind `auto`."""
 
     def __init__(self, how):
-        self.world = World()
+        self.how, self.world = how, World()
         self.servers = {kind.__name__: self.world.backend(kind, kind.__name__, ["M-" + kind.__name__, "m-all"]) for kind in FOUND}
         self.proxy = self.world.olla({name: auto(server, how) for name, server in self.servers.items()},
                                      ready={name: 2 for name in self.servers})
@@ -55,14 +55,8 @@ class Fleet:
 
 
 @pytest.fixture(scope="module", params=["Auto", None], ids=["auto", "omitted"])
-def site(request):
-    assert have_binary()
-    fleet = Fleet(request.param)
-    fleet.how = request.param
-    yield fleet
-    problems = fleet.world.close()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+def site(kept, request):
+    return kept(Fleet, request.param)
 
 
 @pytest.mark.parametrize("kind", FOUND, ids=lambda kind: kind.__name__)

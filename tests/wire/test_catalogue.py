@@ -12,7 +12,7 @@ import pytest
 
 from backend import Gate, eventually
 from client import dump
-from harness import World, endpoint
+from harness import World, endpoint, report
 from servers import Compatible, Dmr, Lemonade, Llamacpp, Lmdeploy, LmStudio, Localai, Ollama, Sglang, Vllm, VllmMlx
 
 CHAT = "/v1/chat/completions"
@@ -125,23 +125,11 @@ class Fleet:
     other_mistral = "Mistral:7b-" + THREE[-8:]
 
 
-@pytest.fixture(scope="module")
-def fleet_holder():
-    kept = []
-    yield kept
-    problems = kept[0].world.close() if kept else []
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
-
-
 @pytest.fixture
-def site(fleet_holder, binary):
-    if not fleet_holder:
-        fleet_holder.append(Fleet())
-    yield fleet_holder[0]
-    problems = fleet_holder[0].proxy.idle_problems()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+def site(kept):
+    site = kept(Fleet)
+    yield site
+    report(site.proxy.idle_problems())
 
 
 # ---- the merged form
@@ -760,13 +748,9 @@ class Words:
         self.found = {name: entry["olla"] for name, entry in unified(self.proxy).items()}
 
 
-@pytest.fixture(scope="module")
-def words():
-    kept = Words()
-    yield kept
-    problems = kept.world.close()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+@pytest.fixture
+def words(kept):
+    return kept(Words)
 
 
 def test_families_from_names(words):

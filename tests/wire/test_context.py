@@ -4,7 +4,7 @@ import pytest
 
 from backend import MARK, eventually
 from client import chunked, dump, json_headers, request_bytes
-from harness import World, endpoint, rarely_probed, run_cli
+from harness import World, endpoint, rarely_probed, report, run_cli
 from servers import Compatible, Llamacpp, LmStudio, Ollama, Sglang, Vllm
 from servers.llamacpp import LlamacppRouter
 from test_multipart import form
@@ -57,31 +57,14 @@ class Sizes:
         return self.world.proxies
 
 
-@pytest.fixture(scope="module")
-def holder():
-    kept = {}
-    yield kept
-    problems = [problem for site in kept.values() for problem in site.world.close()]
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
-
-
-def shared(holder, kind):
-    if kind.__name__ not in holder:
-        holder[kind.__name__] = kind()
-    return holder[kind.__name__]
-
-
 def after(site):
     site.world.close_clients()
-    problems = site.proxy.idle_problems() + site.world.script_failures()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+    report(site.proxy.idle_problems() + site.world.script_failures())
 
 
 @pytest.fixture
-def site(holder, binary):
-    site = shared(holder, Sizes)
+def site(kept):
+    site = kept(Sizes)
     yield site
     after(site)
 
@@ -234,8 +217,8 @@ class Windows:
 
 
 @pytest.fixture
-def windows(holder, binary):
-    site = shared(holder, Windows)
+def windows(kept):
+    site = kept(Windows)
     yield site
     after(site)
 
@@ -293,8 +276,8 @@ class Split:
 
 
 @pytest.fixture
-def split(holder, binary):
-    site = shared(holder, Split)
+def split(kept):
+    site = kept(Split)
     for server in site.servers.values():
         server.forget()
     yield site

@@ -16,7 +16,7 @@ import pytest
 from backend import Gate, LlamaBackend, OllamaBackend, eventually, hold, openai_chunk, pattern
 from client import Client, Closed, dump, json_headers, request_bytes
 from faults import OURS, Fault, Lan, Relay, WallClock
-from harness import World, endpoint, new_id, rarely_probed
+from harness import World, endpoint, new_id, rarely_probed, report
 
 CHAT = "/v1/chat/completions"
 PRIORITY = {"proxy.load_balancer": "priority", "proxy.sticky_sessions.enabled": False}
@@ -179,22 +179,9 @@ class Bench:
         assert not problems, "\n".join(problems + [self.proxy.describe()])
 
 
-@pytest.fixture(scope="module")
-def benches():
-    kept = {}
-    yield kept
-    problems = [problem for bench in kept.values() for problem in bench.world.close()]
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
-
-
 @contextlib.contextmanager
-def used(benches, name, **settings):
-    if name in benches and not benches[name].proxy.alive():
-        benches.pop(name).world.close()
-    if name not in benches:
-        benches[name] = Bench(**settings)
-    bench = benches[name]
+def used(kept, **settings):
+    bench = kept(Bench, **settings)
     seen = len(bench.proxy.logs)
     bench.well()
     bench.ends = []
@@ -211,16 +198,16 @@ def used(benches, name, **settings):
 
 
 @pytest.fixture
-def bench(benches, binary):
+def bench(kept):
     """Limits of minutes: nothing ends because of time."""
-    with used(benches, "patient") as bench:
+    with used(kept) as bench:
         yield bench
 
 
 @pytest.fixture
-def storm(benches, binary):
+def storm(kept):
     """Without a breaker: nobody is left alone because of many faults."""
-    with used(benches, "storm", health="none") as bench:
+    with used(kept, health="none") as bench:
         yield bench
 
 
@@ -228,11 +215,11 @@ QUICK = 1.5   # seconds
 
 
 @pytest.fixture
-def hasty(benches, binary):
+def hasty(kept):
     """Limits of a second and a half for everything."""
-    with used(benches, "hasty", **dict({"proxy.response_header_timeout": "%gms" % (QUICK * 1000), "proxy.read_timeout": "%gms" % (QUICK * 1000)},
-                                       **{"server." + key: "%gms" % (QUICK * 1000)
-                                          for key in ("read_timeout", "read_header_timeout", "idle_timeout")})) as bench:
+    with used(kept, **dict({"proxy.response_header_timeout": "%gms" % (QUICK * 1000), "proxy.read_timeout": "%gms" % (QUICK * 1000)},
+                           **{"server." + key: "%gms" % (QUICK * 1000)
+                              for key in ("read_timeout", "read_header_timeout", "idle_timeout")})) as bench:
         yield bench
 
 
@@ -680,8 +667,7 @@ def lan(lan_holder, binary):
                 problems += proxy.idle_problems(20)   # probes to a machine that vanished take their time
                 proxy.check_idle_at_end = False
             problems += world.close()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+    report(problems)
 
 
 class Quiet(LlamaBackend):

@@ -10,7 +10,7 @@ import pytest
 
 from backend import Gate, eventually, hold, openai_chunk, sse
 from client import chunked, dump, json_headers, request_bytes
-from harness import World, endpoint, new_id, rarely_probed
+from harness import World, endpoint, new_id, rarely_probed, report
 from servers import Ollama
 
 CHAT = "/v1/chat/completions"
@@ -98,28 +98,15 @@ class Beat:
         return self.world.client(self.proxy, **options)
 
 
-@pytest.fixture(scope="module")
-def beat_holder():
-    kept = []
-    yield kept
-    problems = kept[0].world.close() if kept else []
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
-
-
 @pytest.fixture
-def site(beat_holder, binary):
-    if not beat_holder:
-        beat_holder.append(Beat())
-    site = beat_holder[0]
+def site(kept):
+    site = kept(Beat)
     site.a.forget()
     saved = dict(site.a.routes)
     yield site
     site.world.close_clients()
     site.a.routes = saved
-    problems = site.proxy.idle_problems() + site.world.script_failures()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+    report(site.proxy.idle_problems() + site.world.script_failures())
 
 
 def posts(server):
@@ -681,27 +668,14 @@ class Blank(Beat):
         self.proxy = self.world.olla({"a": endpoint(self.a, health="none")}, dict({"proxy.heartbeat.json": True}, **INTERVAL))
 
 
-@pytest.fixture(scope="module")
-def blank_holder():
-    kept = []
-    yield kept
-    problems = kept[0].world.close() if kept else []
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
-
-
 @pytest.fixture
-def blank(blank_holder, binary):
-    if not blank_holder:
-        blank_holder.append(Blank())
-    site = blank_holder[0]
+def blank(kept):
+    site = kept(Blank)
     saved = dict(site.a.routes)
     yield site
     site.world.close_clients()
     site.a.routes = saved
-    problems = site.proxy.idle_problems() + site.world.script_failures()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+    report(site.proxy.idle_problems() + site.world.script_failures())
 
 
 SINGLE = {"openai": (CHAT, {"messages": USER}), "openai-false": ("/olla/proxy" + CHAT, {"stream": False}),

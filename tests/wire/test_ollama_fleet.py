@@ -7,7 +7,7 @@ import pytest
 
 from backend import MARK, Gate, eventually, hold, pattern
 from client import dump, json_headers, request_bytes
-from harness import World, endpoint, run_cli
+from harness import World, endpoint, report, run_cli
 from servers import Ollama, Vllm
 
 FAST = {"check_interval": "1s", "check_timeout": "500ms"}
@@ -43,8 +43,8 @@ def asked(server, path="/api/ps"):
 class Fleet:
     """Three Ollama machines, a, b and c in this order, and a vLLM server between them."""
 
-    def __init__(self, world, **keys):
-        self.world = world
+    def __init__(self, world=None, **keys):
+        self.world = world = world or World()
         self.a, self.b, self.c = (world.backend(Ollama, n, ["m-" + n, "m-all", "tagged-%s:latest" % n]) for n in "abc")
         self.v = world.backend(Vllm, "v", ["m-v", "m-all"])
         self.keys = dict({"check_timeout": "1s"}, **keys)
@@ -60,21 +60,10 @@ class Fleet:
         return self.world.proxies
 
 
-@pytest.fixture(scope="module")
-def fleet_holder():
-    kept = []
-    yield kept
-    problems = kept[0].world.close() if kept else []
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
-
-
 @pytest.fixture
-def site(fleet_holder, binary):
+def site(kept):
     """The shared fleet, as it was made; pools are checked after each test."""
-    if not fleet_holder:
-        fleet_holder.append(Fleet(World()))
-    site = fleet_holder[0]
+    site = kept(Fleet)
     saved = []
     for server in site.servers:
         server.forget()
@@ -85,9 +74,7 @@ def site(fleet_holder, binary):
     for server, routes in saved:
         server.routes = routes
         server.unread.clear()
-    problems = site.proxy.idle_problems() + site.world.script_failures()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+    report(site.proxy.idle_problems() + site.world.script_failures())
 
 
 # ---- what is loaded

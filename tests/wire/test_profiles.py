@@ -7,7 +7,7 @@ import pytest
 
 from backend import MARK, eventually
 from client import dump, json_headers
-from harness import World, endpoint, run_cli
+from harness import World, endpoint, report, run_cli
 from servers import Compatible, Lemonade, Litellm, Llamacpp, LmStudio, Ollama, Server, Vllm
 
 CHAT = "/v1/chat/completions"
@@ -80,24 +80,11 @@ class Fleet:
         return self.world.proxies
 
 
-@pytest.fixture(scope="module")
-def fleet_holder():
-    kept = []
-    yield kept
-    problems = kept[0].world.close() if kept else []
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
-
-
 @pytest.fixture
-def site(fleet_holder, binary):
-    if not fleet_holder:
-        fleet_holder.append(Fleet())
-    site = fleet_holder[0]
+def site(kept):
+    site = kept(Fleet)
     yield site
-    problems = site.proxy.idle_problems() + site.world.script_failures()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+    report(site.proxy.idle_problems() + site.world.script_failures())
 
 
 # ---- end to end

@@ -5,7 +5,7 @@ import pytest
 
 from backend import MARK, eventually
 from client import dump, json_headers
-from harness import World, endpoint
+from harness import World, endpoint, report
 from servers import KINDS, Compatible, Dmr, Lemonade, Litellm, LmStudio, Ollama
 
 CHAT = "/v1/chat/completions"
@@ -53,26 +53,13 @@ class Fleet:
         return found
 
 
-@pytest.fixture(scope="module")
-def fleet_holder():
-    kept = []
-    yield kept
-    problems = kept[0].world.close() if kept else []
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
-
-
 @pytest.fixture
-def site(fleet_holder, binary):
-    if not fleet_holder:
-        fleet_holder.append(Fleet())
-    site = fleet_holder[0]
+def site(kept):
+    site = kept(Fleet)
     for server in site.servers.values():
         server.forget()
     yield site
-    problems = site.proxy.idle_problems() + site.world.script_failures()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+    report(site.proxy.idle_problems() + site.world.script_failures())
 
 
 # ---- answered here

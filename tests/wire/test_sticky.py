@@ -8,7 +8,7 @@ import pytest
 
 from backend import Gate, OpenAIBackend, eventually
 from client import Client, chunked, dump, json_headers, request_bytes
-from harness import World, endpoint, new_id, rarely_probed
+from harness import World, endpoint, new_id, rarely_probed, report
 from servers import Ollama
 from test_multipart import form
 
@@ -68,23 +68,11 @@ class Keys:
         return self.world.proxies
 
 
-@pytest.fixture(scope="module")
-def keys_holder():
-    kept = []
-    yield kept
-    problems = kept[0].world.close() if kept else []
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
-
-
 @pytest.fixture
-def site(keys_holder, binary):
-    if not keys_holder:
-        keys_holder.append(Keys())
-    yield keys_holder[0]
-    problems = keys_holder[0].proxy.idle_problems() + keys_holder[0].world.script_failures()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+def site(kept):
+    site = kept(Keys)
+    yield site
+    report(site.proxy.idle_problems() + site.world.script_failures())
 
 
 class Rung:

@@ -7,7 +7,7 @@ import pytest
 
 from backend import Gate, eventually
 from client import Client, dump, json_headers, request_bytes
-from harness import World, endpoint, new_id, rarely_probed
+from harness import World, endpoint, new_id, rarely_probed, report
 from servers import Compatible, Ollama, Vllm
 
 CHAT = "/v1/chat/completions"
@@ -94,25 +94,13 @@ class Fleet:
         return self.world.proxies
 
 
-@pytest.fixture(scope="module")
-def fleet_holder():
-    kept = []
-    yield kept
-    problems = kept[0].world.close() if kept else []
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
-
-
 @pytest.fixture
-def fleet(fleet_holder, binary):
-    if not fleet_holder:
-        fleet_holder.append(Fleet())
-    fleet = fleet_holder[0]
+def fleet(kept):
+    fleet = kept(Fleet)
     yield fleet
     problems = fleet.proxy.idle_problems() + fleet.world.script_failures()
     problems += ["a request went to %s" % name for name, server in fleet.servers.items() if [c for c in server.calls if c.method == "POST"]]
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+    report(problems)
 
 
 WHY = {"off": OFFLINE, "sick": UNHEALTHY, "ears": WRONG_KIND, "broken": OPEN, "retired": DISABLED,

@@ -43,24 +43,9 @@ class Fleet:
         return {self.proxy.post(target, {"model": model}).get("X-Olla-Endpoint") for _ in range(tries)}
 
 
-@pytest.fixture(scope="module")
-def fleets():
-    kept = {}
-    yield kept
-    problems = [problem for fleet in kept.values() for problem in fleet.world.close()]
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
-
-
-def the_fleet(fleets, change):
-    if change.__name__ not in fleets:
-        fleets[change.__name__] = Fleet(change)
-    return fleets[change.__name__]
-
-
 @pytest.fixture
-def site(fleets, binary):
-    return the_fleet(fleets, str.lower)
+def site(kept):
+    return kept(Fleet, str.lower)
 
 
 def ids(reply):
@@ -70,9 +55,9 @@ def ids(reply):
 
 @pytest.mark.parametrize("change", [str.lower, str.upper, mixed], ids=lambda c: c.__name__)
 @pytest.mark.parametrize("kind,spelling", SPELLINGS, ids=[s for _, s in SPELLINGS])
-def test_spelling(fleets, binary, kind, spelling, change):
+def test_spelling(kept, kind, spelling, change):
     """The reference takes `dmr` or `lmstudio` and then probes, reads and routes them as something else (1.5)."""
-    fleet = the_fleet(fleets, change)
+    fleet = kept(Fleet, change)
     name, model = change(spelling), "m-" + spelling
     server = fleet.servers[name]
     entry = fleet.proxy.endpoint(name)

@@ -8,7 +8,7 @@ import pytest
 
 from backend import Gate, eventually, pattern
 from client import dump, json_headers, request_bytes
-from harness import World, endpoint, new_id, rarely_probed
+from harness import World, endpoint, new_id, rarely_probed, report
 from servers import Compatible, Dmr, Vllm
 
 REALTIME = "/v1/realtime"
@@ -82,23 +82,10 @@ class Fleet:
         return client, reply
 
 
-@pytest.fixture(scope="module")
-def fleet_holder():
-    kept = []
-    yield kept
-    problems = kept[0].world.close() if kept else []
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
-
-
 @pytest.fixture
-def site(fleet_holder, binary):
+def site(kept):
     """The shared fleet, all agreeing to /v1/realtime; pools are checked after each test."""
-    if fleet_holder and not fleet_holder[0].proxy.alive():
-        fleet_holder.pop().world.close()
-    if not fleet_holder:
-        fleet_holder.append(Fleet())
-    site = fleet_holder[0]
+    site = kept(Fleet)
     saved = []
     for server in site.servers:
         server.forget()
@@ -110,9 +97,7 @@ def site(fleet_holder, binary):
     for server, routes in saved:
         server.routes = routes
     problems = site.proxy.idle_problems() if site.proxy.alive() else ["olla died: " + site.proxy.describe()]
-    problems += site.world.script_failures()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+    report(problems + site.world.script_failures())
 
 
 def both_ways(client, data=b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"):
