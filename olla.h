@@ -84,6 +84,11 @@
 #define OLLA_MAX_BODY_BLOCKS 8
 #endif
 
+/* Requests of the Anthropic API at one time, about 10 KB each. */
+#ifndef OLLA_MAX_MESSAGES
+#define OLLA_MAX_MESSAGES 128
+#endif
+
 /* ---- backends and models ------------------------------------------------ */
 
 /* Endpoints; a set of them is one 64-bit word, so 64 is the most. */

@@ -15,9 +15,11 @@
 #include "gather.h"
 #include "listing.h"
 #include "log.h"
+#include "messages.h"
 #include "model_status.h"
 #include "pool.h"
 #include "queue.h"
+#include "stats.h"
 
 #ifndef OLLA_PLATFORM
 #define OLLA_PLATFORM "unknown" /* the Makefile knows */
@@ -48,7 +50,7 @@ void admin_bytes_text(struct text *t, uint64_t n)
     text_addz(t, units[u]);
 }
 
-static void percent_text(struct text *t, uint64_t part, uint64_t whole)
+void admin_percent_text(struct text *t, uint64_t part, uint64_t whole)
 {
     if (whole == 0 || part == 0) {
         text_addz(t, "0%");
@@ -63,7 +65,7 @@ static void percent_text(struct text *t, uint64_t part, uint64_t whole)
     }
 }
 
-static void latency_text(struct text *t, uint64_t ms)
+void admin_latency_text(struct text *t, uint64_t ms)
 {
     if (ms >= 1000) {
         uint64_t tenths = (ms + 50) / 100;
@@ -377,8 +379,8 @@ static void status_endpoint(struct text *t, const struct endpoint *e, bool first
         text_char(t, '}');
     }
     json_member_u64(t, "requests", e->requests);
-    MEMBER(t, "success_rate", percent_text(t, served, e->requests));
-    MEMBER(t, "avg_latency", latency_text(t, average));
+    MEMBER(t, "success_rate", admin_percent_text(t, served, e->requests));
+    MEMBER(t, "avg_latency", admin_latency_text(t, average));
     MEMBER(t, "traffic", admin_bytes_text(t, e->bytes));
     if (!hashing) {
         MEMBER(t, "last_check", admin_ago_text(t, e->last_check));
@@ -452,12 +454,12 @@ static void status_system(struct text *t, bool hashing)
     text_u64(t, all);
     text_addz(t, "\",\"success_rate\":\"");
     if (n->requests > 0) {
-        percent_text(t, served, n->requests);
+        admin_percent_text(t, served, n->requests);
     } else {
         text_addz(t, "N/A");
     }
     text_char(t, '"');
-    MEMBER(t, "avg_latency", latency_text(t, served > 0 ? n->latency_ms_sum / served : 0));
+    MEMBER(t, "avg_latency", admin_latency_text(t, served > 0 ? n->latency_ms_sum / served : 0));
     MEMBER(t, "total_traffic", admin_bytes_text(t, n->bytes));
     if (!hashing) {
         MEMBER(t, "uptime", uptime_text(t, net_now() - start_ms));
@@ -517,37 +519,14 @@ static bool page_status(struct exchange *x, struct text *t, uint32_t i)
     return i <= n + 2;
 }
 
-/* ---- /internal/stats/sticky ---------------------------------------------------------------- */
-
-static bool page_sticky(struct exchange *x, struct text *t, uint32_t i)
-{
-    const struct sticky_stats *s = sticky_stats();
-    (void)x;
-    if (i > 0) {
-        return false;
-    }
-    if (!conf_now->proxy.sticky_sessions.enabled) {
-        text_addz(t, "{\"enabled\":false}\n");
-        return true;
-    }
-    text_addz(t, "{\"enabled\":true");
-    json_member_u64(t, "active_sessions", s->active);
-    json_member_u64(t, "insertions", s->insertions);
-    json_member_u64(t, "hits", s->hits);
-    json_member_u64(t, "misses", s->misses);
-    json_member_u64(t, "evictions", s->evictions);
-    json_member_u64(t, "max_sessions", (uint64_t)conf_now->proxy.sticky_sessions.max_sessions);
-    json_member_u64(t, "idle_ttl_seconds", (uint64_t)conf_now->proxy.sticky_sessions.idle_ttl_seconds);
-    text_addz(t, "}\n");
-    return true;
-}
-
 /* ---- table ----------------------------------------------------------------------------------- */
 
 /* clang-format off */
 static int write_health(struct exchange *x, struct text *t) { return parts(x, t, page_health); }
 static int write_version(struct exchange *x, struct text *t) { return parts(x, t, page_version); }
-static int write_sticky(struct exchange *x, struct text *t) { return parts(x, t, page_sticky); }
+static int write_sticky(struct exchange *x, struct text *t) { return parts(x, t, stats_sticky_page); }
+static int write_translators(struct exchange *x, struct text *t) { return parts(x, t, stats_translators_page); }
+static int write_tokens(struct exchange *x, struct text *t) { return parts(x, t, stats_tokens_page); }
 static int write_status(struct exchange *x, struct text *t) { return parts(x, t, page_status); }
 static int write_listing(struct exchange *x, struct text *t) { return parts(x, t, listing_page); }
 static int write_model(struct exchange *x, struct text *t) { return parts(x, t, listing_one_page); }
@@ -562,6 +541,8 @@ static const struct exchange_local pages[LOCAL_COUNT] = {
     [LOCAL_VERSION] = {.write = write_version},
     [LOCAL_STATUS] = {.write = write_status, .etag = true},
     [LOCAL_STATS_STICKY] = {.write = write_sticky},
+    [LOCAL_STATS_TRANSLATORS] = {.write = write_translators},
+    [LOCAL_TOKENS] = {.write = write_tokens, .ready = messages_counted},
     [LOCAL_STATUS_MODELS] = {.write = write_status_models, .etag = true, .state = model_status_state},
     [LOCAL_MODELS] = {.write = write_listing, .check = listing_check},
     [LOCAL_MODEL] = {.write = write_model, .check = listing_one_check},

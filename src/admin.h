@@ -18,6 +18,8 @@ int64_t admin_start_wall(void);
 
 /* Values as the reference writes them (http-surface.md 7); `at` is monotonic, 0 = never. */
 void admin_bytes_text(struct text *t, uint64_t n);
+void admin_percent_text(struct text *t, uint64_t part, uint64_t whole);
+void admin_latency_text(struct text *t, uint64_t ms);
 void admin_ago_text(struct text *t, uint64_t at);
 void admin_instant_text(struct text *t, uint64_t at);
 void admin_endpoint_id(struct text *t, const struct endpoint *e);

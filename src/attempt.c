@@ -10,6 +10,7 @@
 
 #include "exchange.h"
 #include "log.h"
+#include "messages.h"
 #include "queue.h"
 
 static void note_decision(struct exchange *x, const struct route_choice *c)
@@ -100,7 +101,7 @@ static void refuse_in_line(struct exchange *x, int status, const char *code, con
     static char mem[OLLA_BUF_SIZE / 4];
     struct text t = text_in(mem, sizeof(mem) - 1);
     struct route_query q = attempt_query(x);
-    struct reply_error err = {status, code, NULL, 5};
+    struct reply_error err = {.status = status, .code = code, .retry_after = 5};
 
     if (x->route.dialect == DIALECT_PLAIN) {
         text_addz(&t, code); /* scripts look for the word */
@@ -179,6 +180,10 @@ static void note_spelling(struct exchange *x, const struct route_query *q)
     x->spelling[0] = '\0';
     if (!own && q->model.n > 0) {
         own = model_spelling(q->model, x->e);
+    }
+    if (x->messages) {
+        bool same = own && !alias && !str_ieq(str_of(own), q->model);
+        messages_choose(x, own && !same ? str_of(own) : q->model);
     }
     bool named = x->scan.model_to > 0 || x->query_model.n > 0;
     if (!own || !named || (!alias && !str_ieq(str_of(own), q->model))) {
@@ -276,6 +281,15 @@ static bool choose(struct exchange *x)
     if (!choice.e && choice.full) {
         return wait_in_line(x, &choice);
     }
+    if (!choice.e && messages_count_here(x)) {
+        queue_leave(x);
+        return true;
+    }
+    if (!choice.e && messages_refusal(x)) {
+        reply_refuse(x, 400, "invalid_request", messages_refusal(x));
+        queue_leave(x);
+        return true;
+    }
     if (!choice.e) {
         choice.starting = choice.starting && !x->refreshed;
         choice.status = choice.starting ? 503 : choice.status;
@@ -325,6 +339,9 @@ static const struct {
 
 static void fail_finally(struct exchange *x, enum attempt_failure kind)
 {
+    if (messages_count_here(x)) {
+        return;
+    }
     char mem[256];
     struct text t = text_in(mem, sizeof(mem) - 1);
     struct reply_error err = {.status = failures[kind].status,
@@ -400,9 +417,27 @@ static bool begin_send(struct exchange *x)
         return true;
     }
     buf_text_done(&x->u->out, &t);
+    if (x->translated) {
+        messages_rewind(x);
+    }
     x->deadline = net_now() + exchange_read_timeout(x);
     x->state = X_SEND;
     return true;
+}
+
+/*
+ * A request that has to be told in other words: how long is it. false: not yet, or this endpoint cannot have it (x->e
+ * is NULL then, and others are tried).
+ */
+static bool prepare(struct exchange *x)
+{
+    int n = messages_prepare(x);
+    if (n == OLLA_ERR) {
+        endpoint_unused(x->e, &x->use);
+        x->e = NULL;
+        x->attempts--;
+    }
+    return n == 1;
 }
 
 bool attempt_connect_step(struct exchange *x)
@@ -433,6 +468,9 @@ bool attempt_connect_step(struct exchange *x)
     if (!x->e) {
         return true; /* answered */
     }
+    if (x->messages && !prepare(x)) {
+        return x->e == NULL;
+    }
     if (!x->fresh && (x->u = upstream_take(x->e, &exchange_upstream_ops, x)) != NULL) {
         x->u_readable = true;
         return true;
@@ -445,8 +483,10 @@ bool attempt_connect_step(struct exchange *x)
     int which = (x->addr_first + x->addr_tries) % main_target(x)->addrs;
     x->u = upstream_connect(x->e, which, keepalive_s, &exchange_upstream_ops, x, &no_slot);
     if (!x->u && no_slot) {
-        struct reply_error err = {503, "out_of_connections", "olla has no free connection to the backends, try again",
-                                  1};
+        struct reply_error err = {.status = 503,
+                                  .code = "out_of_connections",
+                                  .message = "olla has no free connection to the backends, try again",
+                                  .retry_after = 1};
         endpoint_unused(x->e, &x->use);
         x->e = NULL;
         x->who = END_RESOURCE;
@@ -488,10 +528,13 @@ bool attempt_send_step(struct exchange *x)
     uint64_t total = exchange_wire_length(x);
 
     while (buf_len(&u->out) > 0 || x->sent < total) {
-        struct str head = buf_str(&u->out), body = x->sent < total ? wire_bytes(x) : STR("");
+        if (x->translated) {
+            messages_fill(x);
+        }
+        struct str head = buf_str(&u->out), body = x->sent < total && !x->translated ? wire_bytes(x) : STR("");
         struct iovec v[2] = {{(void *)(uintptr_t)head.p, head.n}, {(void *)(uintptr_t)body.p, body.n}};
         int first = head.n > 0 ? 0 : 1;
-        if (x->sent < total && body.n == 0) {
+        if (x->sent < total && head.n + body.n == 0) {
             attempt_drop_upstream(x);
             reply_refuse(x, 507, "spool_error", "the spooled request body cannot be read, see the log");
             x->who = END_RESOURCE;
@@ -534,6 +577,9 @@ bool attempt_send_step(struct exchange *x)
 
 uint64_t exchange_wire_length(const struct exchange *x)
 {
+    if (x->translated) {
+        return messages_length(x);
+    }
     bool spliced = x->spelling[0] && x->query_model.n == 0;
     return spliced ? x->body.n - (x->scan.model_to - x->scan.model_from) + strlen(x->spelling) : x->body.n;
 }

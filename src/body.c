@@ -18,6 +18,19 @@ union body_block {
 
 POOL_STORAGE(BODY, union body_block, body_pool)
 
+/* The part of a spooled body that was read last: readers come back to where they were. */
+static struct {
+    int fd; /* -1: of none */
+    uint64_t from;
+    size_t n;
+    char bytes[OLLA_BODY_BLOCK];
+} window = {.fd = -1};
+
+static void forget_window(int fd)
+{
+    window.fd = window.fd == fd ? -1 : window.fd;
+}
+
 void body_init(void)
 {
     body_pool();
@@ -77,7 +90,11 @@ enum body_error body_append(struct body *b, const char *p, size_t n, const char 
     }
     if (b->home == BODY_BLOCK) {
         memcpy(b->mem + b->n, p, n);
-    } else if (plat_spool_write(b->fd, b->n, p, n) != OLLA_OK) {
+        b->n += n;
+        return BODY_OK;
+    }
+    forget_window(b->fd);
+    if (plat_spool_write(b->fd, b->n, p, n) != OLLA_OK) {
         return plat_error() == PLAT_FAIL_NO_SPACE ? BODY_SPOOL_FULL : BODY_SPOOL_ERROR;
     }
     b->n += n;
@@ -86,13 +103,20 @@ enum body_error body_append(struct body *b, const char *p, size_t n, const char 
 
 struct str body_at(const struct body *b, uint64_t at)
 {
-    static char window[OLLA_BODY_BLOCK];
     if (b->home != BODY_FILE) {
         return (struct str){b->mem + at, (size_t)(b->n - at)};
     }
-    uint64_t left = b->n - at;
-    long n = plat_spool_read(b->fd, at, window, left < sizeof(window) ? (size_t)left : sizeof(window));
-    return n > 0 ? (struct str){window, (size_t)n} : (struct str){NULL, 0};
+    bool there = window.fd == b->fd && at >= window.from && at < window.from + window.n;
+    if (!there) {
+        uint64_t left = b->n - at;
+        size_t wanted = left < sizeof(window.bytes) ? (size_t)left : sizeof(window.bytes);
+        long n = plat_spool_read(b->fd, at, window.bytes, wanted);
+        window.fd = b->fd;
+        window.from = at;
+        window.n = n > 0 ? (size_t)n : 0;
+    }
+    size_t skipped = (size_t)(at - window.from);
+    return window.n > 0 ? (struct str){window.bytes + skipped, window.n - skipped} : (struct str){NULL, 0};
 }
 
 void body_free(struct body *b)
@@ -100,6 +124,7 @@ void body_free(struct body *b)
     if (b->home == BODY_BLOCK) {
         pool_put(POOL_BODY, b->mem);
     } else if (b->home == BODY_FILE) {
+        forget_window(b->fd);
         plat_close(b->fd);
     }
     *b = (struct body){.home = BODY_NONE};

@@ -43,7 +43,7 @@ enum body_error body_append(struct body *b, const char *p, size_t n, const char 
 
 /*
  * The bytes from `at` on, as many as are at hand in one piece (a file's come
- * through a buffer shared by all: use them before the next call).
+ * through a window shared by all: use them before the next call).
  * An empty slice with p == NULL: reading the spool failed.
  */
 struct str body_at(const struct body *b, uint64_t at);

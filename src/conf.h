@@ -166,6 +166,13 @@ struct conf {
         } model_discovery;
     } discovery;
     struct {
+        struct {
+            bool enabled;
+            bool passthrough_enabled;
+            uint64_t max_message_size; /* bytes */
+        } anthropic;
+    } translators;
+    struct {
         enum conf_log_level level;
         enum conf_log_format format;
     } logging;

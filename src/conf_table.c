@@ -158,6 +158,16 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
     {SET(model_registry.routing_strategy.options.discovery_refresh_on_miss), BOOL("false"),
      .help = "For discovery: whether to ask at all."},
 
+    {SET(translators.anthropic.enabled), BOOL("true"), .env = "OLLA_TRANSLATORS_ANTHROPIC_ENABLED",
+     .help = "Serve the Anthropic Messages API with all endpoints: at /v1/messages and below /olla/anthropic/.\n"
+             "With false only those that speak it themselves get such requests."},
+    {SET(translators.anthropic.passthrough_enabled), BOOL("true"),
+     .env = "OLLA_TRANSLATORS_ANTHROPIC_PASSTHROUGH_ENABLED",
+     .help = "Endpoints that speak it get the requests as they are; with false all of them are translated."},
+    {SET(translators.anthropic.max_message_size), SIZE("32MB", 1, 104857600, "a size from 1 to 100MB"),
+     .flags = CONF_ZERO_IS_DEFAULT, .env = "OLLA_TRANSLATORS_ANTHROPIC_MAX_MESSAGE_SIZE",
+     .help = "Largest request of that API; a larger one is answered with 413. 0 = 32MB."},
+
     {SET(logging.level), ENUM("info", "debug, info, warn/warning, error"), .env = "OLLA_LOGGING_LEVEL",
      .help = "Lines below this level are left out."},
     {SET(logging.format), ENUM("auto", "auto, text, json"), .env = "OLLA_LOGGING_FORMAT",

@@ -13,6 +13,7 @@
 #include "gather.h"
 #include "heartbeat.h"
 #include "log.h"
+#include "messages.h"
 #include "pool.h"
 #include "queue.h"
 
@@ -146,7 +147,7 @@ static bool step_hold(struct exchange *x)
 
 static void dispatch(struct exchange *x)
 {
-    uint64_t limit = conf_now->server.max_body_size;
+    uint64_t limit = messages_limit(x);
 
     /* A short body is read and thrown away, so that the connection can go on; a long one is not worth waiting for. */
     if (x->route.kind != ROUTE_PROXY &&
@@ -158,8 +159,10 @@ static void dispatch(struct exchange *x)
         request_too_large(x);
         return;
     }
-    request_begin_body(x);
-    x->state = X_BODY;
+    if (messages_begin(x)) {
+        request_begin_body(x);
+        x->state = X_BODY;
+    }
 }
 
 bool exchange_start(struct client *c, const struct http_request *req, size_t head_n)
@@ -200,6 +203,7 @@ bool exchange_start(struct client *c, const struct http_request *req, size_t hea
         x->route.listing = LISTING_ANTHROPIC; /* the same path in both APIs */
         x->route.dialect = DIALECT_ANTHROPIC;
     }
+    messages_route(x);
     x->upgrade = x->route.kind == ROUTE_PROXY && tunnel_wanted(req);
     if (x->upgrade) {
         tunnel_take_model(x);
@@ -362,11 +366,14 @@ static void set_deadline(struct exchange *x)
     if (look_again && (at == 0 || at > now + STARVED_MS)) {
         at = now + STARVED_MS;
     }
-    uint64_t beat = heartbeat_at(x);
+    uint64_t beat = heartbeat_at(x), head = messages_at(x);
     if (beat != 0 && (at == 0 || beat < at)) {
         at = beat;
     }
-    net_deadline(&x->c->s, at);
+    if (head != 0 && (at == 0 || head < at)) {
+        at = head;
+    }
+    net_deadline(&x->c->s, x->busy ? now : at);
 }
 
 uint64_t exchange_read_timeout(const struct exchange *x)
@@ -376,10 +383,11 @@ uint64_t exchange_read_timeout(const struct exchange *x)
 
 bool exchange_run(struct exchange *x)
 {
-    x->c->starved = x->waiting = false;
+    x->c->starved = x->waiting = x->busy = false;
     if (!heartbeat_run(x)) {
         return true;
     }
+    messages_run(x);
     for (;;) {
         enum exchange_state was = x->state;
         bool more = x->state != X_DONE && step(x);
@@ -440,6 +448,15 @@ void exchange_truncate(struct exchange *x, enum end_who who, enum end_phase phas
     }
     x->who = who;
     x->phase = phase;
+    if (x->headless) { /* nothing went down: it can be said properly */
+        struct reply_error err = {.status = who == END_SERVER_SLOW ? 504 : 502,
+                                  .code = "backend_error",
+                                  .message = message};
+        x->headless = false;
+        x->phase = PHASE_HEAD;
+        reply_error(x, &err);
+        return;
+    }
     x->keep = false;
     if (exchange_hold(x, &x->c->out, BUF_CLIENT)) {
         reply_broken_stream(x, message);
@@ -459,8 +476,9 @@ void exchange_expired(struct exchange *x)
     x->deadline = 0;
     switch (x->state) {
     case X_BODY:
-        err = (struct reply_error){408, "request_timeout",
-                                   "the request body did not arrive in time (server.read_timeout)", 0};
+        err = (struct reply_error){.status = 408,
+                                   .code = "request_timeout",
+                                   .message = "the request body did not arrive in time (server.read_timeout)"};
         x->who = END_CLIENT_SLOW;
         x->phase = PHASE_REQUEST;
         reply_error(x, &err);
@@ -601,6 +619,7 @@ enum exchange_after exchange_finish(struct exchange *x)
     gather_cancel(x);
     access_line(x, ms);
     count(x, ms);
+    messages_finish(x);
     body_free(&x->body);
     buf_drop(&c->out);
     if (c->in.mem && x->raw_at > c->in.off) {

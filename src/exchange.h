@@ -35,6 +35,7 @@
 #define EXCHANGE_HOLD_MS 3000
 
 struct exchange;
+struct messages;
 struct reply_error;
 
 /* What a list of models is narrowed to (http-surface.md 8.2). */
@@ -124,6 +125,8 @@ struct exchange {
     struct http_body in_body;
     struct body body;
     struct json_scan scan;      /* what is known of the model, also when it came otherwise */
+    struct messages *messages;  /* of a request of the Anthropic API, else NULL */
+    bool translated;            /* ... told to its endpoint, and back, in OpenAI's words */
     struct multipart_scan form; /* mark_n > 0: the body is one, its model goes to scan */
     struct route route;
     bool counts; /* a machine works on it: max_concurrent and sessions apply */
@@ -152,6 +155,7 @@ struct exchange {
     } queue;
     uint64_t hold_until;                /* ... and so long it waits for them */
     bool waiting;                       /* for news of the endpoints: looks again soon */
+    bool busy;                          /* goes on at once, when others have had their turn */
     bool refreshed;                     /* the model lists were read anew for this request */
     char spelling[OLLA_MODEL_NAME + 8]; /* text that replaces the model's value for this endpoint, "" = as sent;
                                          lists keep the last name here */
@@ -160,6 +164,8 @@ struct exchange {
     /* reply */
     int status;
     bool began;
+    bool headless; /* ... but its head has not been written: that depends on what comes */
+    int broken;    /* the status for the event that tells that it broke off, 0 = 502 */
     bool chunked_out;
     bool to_close; /* the reply's end is the connection's end */
     bool moved;    /* reply bytes have moved since the deadline was set */
@@ -252,6 +258,7 @@ struct reply_error {
     const char *code;     /* machine-readable token */
     const char *message;  /* static text or the caller's buffer */
     unsigned retry_after; /* seconds, 0 = none */
+    char should_retry;    /* x-should-retry: 't', 'f'; 0 = none */
 };
 void reply_error(struct exchange *x, const struct reply_error *err);
 /* Its body alone, in the caller's dialect. */
@@ -262,13 +269,16 @@ void reply_redirect(struct exchange *x, struct str location);
 void reply_empty(struct exchange *x);                                    /* 200 without a body */
 void reply_local(struct exchange *x, const struct exchange_local *page); /* first part; goes on in X_LOCAL */
 void reply_more(struct exchange *x, const struct exchange_local *page);  /* one piece, if there is room */
+/* The head of a translated reply: type, and its length (UINT64_MAX = not known). */
+void reply_begin_translated(struct exchange *x, const char *content_type, uint64_t length);
 /* The error event that tells a stream's reader that it broke. */
 void reply_broken_stream(struct exchange *x, const char *message);
 
 /* forward.c: heads in both directions. false: does not fit. */
 bool forward_request_head(struct exchange *x, struct text *t);
 bool forward_response_head(struct exchange *x, const struct http_response *r, struct text *t);
-void forward_own_headers(struct exchange *x, struct text *t); /* X-Olla-* of routing, also on errors */
+void forward_own_headers(struct exchange *x, struct text *t);   /* X-Olla-* of routing, also on errors */
+void forward_reply_headers(struct exchange *x, struct text *t); /* those that all replies of backends have */
 
 /* relay.c: the reply. */
 void relay_wait(struct exchange *x);   /* X_WAIT: the head */

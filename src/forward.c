@@ -67,11 +67,14 @@ static bool method_has_body(struct str method)
     return str_eq(method, STR("POST")) || str_eq(method, STR("PUT")) || str_eq(method, STR("PATCH"));
 }
 
+/* Of a request that is told in other words. */
+#define CHAT STR("/v1/chat/completions")
+
 /* Clients say /v1/...; some servers have that elsewhere. */
 static const char *native_base(const struct exchange *x)
 {
     const struct profile *p = x->e->profile;
-    if (p->messages_base && str_starts(x->route.target, STR("/v1/messages"))) {
+    if (!x->translated && p->messages_base && str_starts(x->route.target, STR("/v1/messages"))) {
         return p->messages_base;
     }
     return p->v1_base && str_starts(x->route.target, STR("/v1/")) ? p->v1_base : "";
@@ -85,7 +88,9 @@ static void request_target(struct exchange *x, struct text *t)
         return;
     }
     text_addz(t, native_base(x));
-    if (x->path_decoded) {
+    if (x->translated) {
+        text_add(t, CHAT);
+    } else if (x->path_decoded) {
         http_escape_path(t, x->route.target);
     } else {
         text_add(t, x->route.target);
@@ -97,6 +102,9 @@ static void request_query(const struct exchange *x, struct text *t)
 {
     struct str query = x->req.query, model = x->query_model;
 
+    if (x->translated) {
+        return; /* it is about the other API */
+    }
     if (model.n == 0 || !x->spelling[0]) {
         text_add(t, query.n > 1 ? query : STR(""));
         return;
@@ -129,8 +137,9 @@ bool forward_request_head(struct exchange *x, struct text *t)
     field(t, "Host", str_of(x->e->at[TARGET_MAIN].authority));
     while (http_next_field(&rest, &f)) {
         /* Signs of life cannot be put into a compressed stream. */
-        bool coding = x->beat != BEAT_NONE && str_ieq(f.name, STR("Accept-Encoding"));
-        if (coding || in_list(f.name, request_drop, OLLA_COUNT(request_drop)) ||
+        bool coding = (x->beat != BEAT_NONE || x->translated) && str_ieq(f.name, STR("Accept-Encoding"));
+        bool other = x->translated && (str_istarts(f.name, STR("anthropic-")) || str_ieq(f.name, STR("Content-Type")));
+        if (coding || other || in_list(f.name, request_drop, OLLA_COUNT(request_drop)) ||
             http_hop_by_hop(x->req.hop_fields, f.name) || (x->e->profile->drop_origin && browser_origin(f.name))) {
             continue;
         }
@@ -138,6 +147,9 @@ bool forward_request_head(struct exchange *x, struct text *t)
         proto = proto || str_ieq(f.name, STR("X-Forwarded-Proto"));
         host = host || str_ieq(f.name, STR("X-Forwarded-Host"));
         text_add(t, f.line);
+    }
+    if (x->translated) {
+        text_addz(t, "Content-Type: application/json\r\nAccept-Encoding: identity\r\n");
     }
     if (x->req.framing != HTTP_NO_BODY || method_has_body(x->req.method)) {
         text_addz(t, "Content-Length: ");
@@ -178,6 +190,9 @@ void forward_own_headers(struct exchange *x, struct text *t)
     if (x->e) {
         field(t, "X-Olla-Endpoint", str_of(x->e->name));
         field(t, "X-Olla-Backend-Type", str_of(x->e->type));
+    }
+    if (x->e && x->messages) {
+        field(t, "X-Olla-Mode", x->translated ? STR("translation") : STR("passthrough"));
     }
     if (x->scan.model[0]) {
         field(t, "X-Olla-Model", str_of(x->scan.model));
@@ -232,6 +247,14 @@ static void sticky_headers(struct exchange *x, struct text *t)
     }
 }
 
+void forward_reply_headers(struct exchange *x, struct text *t)
+{
+    sticky_headers(x, t);
+    text_addz(t, "X-Olla-Response-Time: ");
+    text_u64(t, x->head_at - x->started);
+    text_addz(t, "ms\r\nX-Served-By: Olla/" OLLA_VERSION "\r\nVia: 1.1 " AGENT "\r\n");
+}
+
 bool forward_response_head(struct exchange *x, const struct http_response *r, struct text *t)
 {
     struct str rest = r->fields;
@@ -245,10 +268,10 @@ bool forward_response_head(struct exchange *x, const struct http_response *r, st
     text_add(t, r->reason.n > 0 ? r->reason : str_of(reason));
     text_addz(t, "\r\n");
     forward_own_headers(x, t);
-    sticky_headers(x, t);
-    text_addz(t, "X-Olla-Response-Time: ");
-    text_u64(t, x->head_at - x->started);
-    text_addz(t, "ms\r\nX-Served-By: Olla/" OLLA_VERSION "\r\nVia: 1.1 " AGENT "\r\n");
+    forward_reply_headers(x, t);
+    if (x->route.dialect == DIALECT_ANTHROPIC && !http_get(rest, STR("request-id")).p) {
+        field(t, "request-id", str_of(x->id));
+    }
     while (http_next_field(&rest, &f)) {
         if (in_list(f.name, response_drop, OLLA_COUNT(response_drop)) || str_istarts(f.name, STR("X-Olla-")) ||
             http_hop_by_hop(r->hop_fields, f.name)) {

@@ -101,7 +101,10 @@ bool gather_ready(struct exchange *x)
 
 bool gather_check(struct exchange *x, struct reply_error *err)
 {
-    *err = (struct reply_error){503, "out_of_buffers", "all body buffers are in use, try again", 1};
+    *err = (struct reply_error){.status = 503,
+                                .code = "out_of_buffers",
+                                .message = "all body buffers are in use, try again",
+                                .retry_after = 1};
     return !x->gather.failed;
 }
 

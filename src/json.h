@@ -1,5 +1,5 @@
 /*
- * json.h - level 2: the three ways this program meets JSON.
+ * json.h - level 2: the ways this program meets JSON.
  *
  *  - struct json_scan: the model a request body of any size names, fed as it
  *    arrives, in constant memory and without recursion.
@@ -7,6 +7,8 @@
  *    document, one at a time (model lists).
  *  - struct json_slice: jsmn over one bounded slice, with a shared pool of
  *    OLLA_MAX_TOKENS tokens.
+ *  - struct json_check: says whether a document that arrives is JSON, strictly;
+ *    json_walk.h goes through those that were found to be.
  *  - json_text: the one writer of JSON strings.
  *
  * The bodies are in json.c (unescaping, slices, writer) and json_scan.c.
@@ -165,6 +167,39 @@ void json_members_start(struct json_members *m, char *out, size_t cap);
 
 /* As json_list_feed; stops after each complete member. */
 int json_members_feed(struct json_members *m, const char *p, size_t n, size_t *used);
+
+/* ---- strict check ------------------------------------------------------------- */
+
+#define JSON_DEPTH   128 /* brackets that may be open */
+#define JSON_KEY_CAP 32  /* a wanted key is shorter */
+
+/* Where a value stands in its document: [from, to), with the quotes of a string. */
+struct json_value {
+    uint64_t from, to;
+    char kind; /* '{', '[', '"', '0' (a number), 't', 'f', 'n'; 0 = there is none */
+};
+
+/*
+ * Checks that a document is one JSON object (RFC 8259; bytes of strings are not checked for UTF-8), fed as it
+ * arrives, and notes where wanted members of it stand; of a key that comes twice the last one counts.
+ */
+struct json_check {
+    bool bad;  /* it is not JSON, or deeper than JSON_DEPTH; stays set */
+    bool done; /* the object is complete; blanks may follow */
+
+    /* state, private to json_check.c */
+    const char *const *keys;
+    struct json_value *found, *wanted;
+    uint64_t at;
+    uint64_t nest[JSON_DEPTH / 64]; /* a bit for each open bracket: it is an object's */
+    const char *literal;            /* what is missing of one */
+    uint8_t depth, state, hex, key_n;
+    char key[JSON_KEY_CAP];
+};
+
+/* keys: ends with NULL, each with its value in found; both may be NULL. found is cleared. */
+void json_check_start(struct json_check *c, const char *const *keys, struct json_value *found);
+void json_check_feed(struct json_check *c, const char *p, size_t n);
 
 /* ---- bounded slices ---------------------------------------------------------- */
 

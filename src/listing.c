@@ -77,7 +77,7 @@ static bool bad_format(struct reply_error *err, const char *format)
     text_addz(&t, format);
     text_addz(&t, ": unsupported format. Supported formats: ");
     formats_names(&t);
-    *err = (struct reply_error){400, "bad_request", text_z(&t), 0};
+    *err = (struct reply_error){.status = 400, .code = "bad_request", .message = text_z(&t)};
     return false;
 }
 
@@ -97,8 +97,9 @@ bool listing_check(struct exchange *x, struct reply_error *err)
     if (query_has(x, STR("available"), word, sizeof(word))) {
         x->filter.available = strcmp(word, "true") == 0 ? 1 : strcmp(word, "false") == 0 ? -1 : 0;
         if (x->filter.available == 0) {
-            *err = (struct reply_error){400, "bad_request",
-                                        "invalid value for 'available' parameter. Use 'true' or 'false'", 0};
+            *err = (struct reply_error){.status = 400,
+                                        .code = "bad_request",
+                                        .message = "invalid value for 'available' parameter. Use 'true' or 'false'"};
             return false;
         }
     }
@@ -313,7 +314,9 @@ static const struct model *one_model(const struct exchange *x, const char **alia
 bool listing_one_check(struct exchange *x, struct reply_error *err)
 {
     const char *alias;
-    *err = (struct reply_error){404, "model_not_found", "no healthy endpoint serves a model of that name", 0};
+    *err = (struct reply_error){.status = 404,
+                                .code = "model_not_found",
+                                .message = "no healthy endpoint serves a model of that name"};
     return one_model(x, &alias) != NULL;
 }
 
@@ -345,10 +348,10 @@ bool listing_entry_check(struct exchange *x, struct reply_error *err)
 {
     const char *alias;
     if (x->route.target.n == 0) {
-        *err = (struct reply_error){400, "bad_request", "Model ID or alias required", 0};
+        *err = (struct reply_error){.status = 400, .code = "bad_request", .message = "Model ID or alias required"};
         return false;
     }
-    *err = (struct reply_error){404, "model_not_found", "Model not found", 0};
+    *err = (struct reply_error){.status = 404, .code = "model_not_found", .message = "Model not found"};
     return one_entry(x, &alias) != NULL;
 }
 

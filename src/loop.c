@@ -14,6 +14,7 @@
 #include "queue.h"
 #include "health.h"
 #include "log.h"
+#include "messages.h"
 #include "pool.h"
 #include "probe.h"
 
@@ -39,6 +40,7 @@ void loop_init_pools(void)
     sticky_init();
     probe_init();
     client_init();
+    messages_init();
     exchange_init(admin_pages());
 }
 

@@ -27,6 +27,7 @@
     X(BUF,      "buffers",         OLLA_MAX_BUFS,         "reading waits")                             \
     X(BODY,     "body_blocks",     OLLA_MAX_BODY_BLOCKS,  "the body goes to the spool")                \
     X(PROBE,    "probes",          OLLA_MAX_PROBES,       "the probe waits its turn")                  \
+    X(MESSAGES, "messages",         OLLA_MAX_MESSAGES,     "503")                                       \
     X(MODEL,    "models",          OLLA_MAX_MODELS,       "the model is not listed, a warning says so")
 
 enum pool_id {

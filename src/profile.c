@@ -13,6 +13,7 @@ enum { IDLE_SHORT = 4000, IDLE_LONG = 60000 };
 /* What most servers have in common. */
 #define USUAL(type) .name = type, .models_path = "/v1/models", .list = LIST_OPENAI
 #define ANTHROPIC   API_OPENAI | API_ANTHROPIC
+#define NO_THINKING "\"chat_template_kwargs\":{\"enable_thinking\":false}"
 
 static const struct profile profiles[] = {
     {
@@ -26,6 +27,9 @@ static const struct profile profiles[] = {
         .native = "/",
         .list = LIST_OLLAMA,
         .apis = ANTHROPIC | API_OLLAMA,
+        .think_field = "reasoning",
+        .think_off = "\"reasoning_effort\":\"none\"",
+        .knows_effort = true,
         .idle_ms = IDLE_LONG,
         .drop_origin = true,
     },
@@ -45,6 +49,12 @@ static const struct profile profiles[] = {
         .record = "llamacpp",
         .weights = "gguf",
         .apis = ANTHROPIC,
+        .think_field = "reasoning_content",
+        .think_off = NO_THINKING,
+        .knows_top_k = true,
+        .knows_effort = true,
+        .no_null_content = true,
+        .counts_tokens = true,
         .idle_ms = IDLE_SHORT,
     },
     {
@@ -57,6 +67,10 @@ static const struct profile profiles[] = {
         .load = LOAD_METRICS,
         .record = "vllm",
         .apis = ANTHROPIC,
+        .think_field = "reasoning",
+        .think_off = NO_THINKING,
+        .knows_top_k = true,
+        .knows_effort = true,
         .idle_ms = IDLE_SHORT,
     },
     {
@@ -68,6 +82,9 @@ static const struct profile profiles[] = {
         .record = "vllm-mlx",
         .weights = "mlx",
         .apis = ANTHROPIC,
+        .think_field = "reasoning",
+        .knows_top_k = true,
+        .counts_tokens = true,
         .idle_ms = IDLE_SHORT,
     },
     {
@@ -87,6 +104,10 @@ static const struct profile profiles[] = {
         .load = LOAD_METRICS,
         .record = "sglang",
         .apis = API_OPENAI,
+        .think_field = "reasoning_content",
+        .think_off = NO_THINKING,
+        .knows_top_k = true,
+        .knows_effort = true,
         .idle_ms = IDLE_SHORT,
     },
     {
@@ -96,6 +117,8 @@ static const struct profile profiles[] = {
         .native = "/health /generate /pooling /is_sleeping /v1/encode",
         .record = "lmdeploy",
         .apis = API_OPENAI,
+        .think_field = "reasoning_content",
+        .knows_top_k = true,
         .idle_ms = IDLE_SHORT,
     },
     {
@@ -108,6 +131,9 @@ static const struct profile profiles[] = {
         .load = LOAD_LIST,
         .list = LIST_LM_STUDIO,
         .apis = ANTHROPIC | API_LM_STUDIO,
+        .think_field = "reasoning",
+        .knows_top_k = true,
+        .knows_effort = true,
         .idle_ms = IDLE_SHORT,
         .drop_origin = true,
         .check_models = true,
@@ -129,6 +155,7 @@ static const struct profile profiles[] = {
         .health_path = "/health/liveliness", /* its /health runs a completion on every model (quirk Q12) */
         .native = "/ /v1/rerank /chat/completions /completions /embeddings /models /health/readiness /health/liveness",
         .apis = ANTHROPIC,
+        .knows_effort = true,
         .idle_ms = IDLE_SHORT,
     },
     {
@@ -143,6 +170,7 @@ static const struct profile profiles[] = {
         .apis = ANTHROPIC | API_DMR,
         .v1_base = "/engines",
         .messages_base = "/anthropic",
+        .counts_tokens = true,
         .idle_ms = IDLE_LONG,
     },
     {

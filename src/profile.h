@@ -57,7 +57,13 @@ struct profile {
     bool drop_origin;          /* refuses foreign Origin headers: drop them (quirk Q9) */
     bool loading_503;          /* 503 to the health check means that it is loading (quirk Q10) */
     bool check_models;         /* answers 200 to anything, so health needs a look at the body (quirk Q10) */
-    bool any;                  /* openai-compatible: its routes take all types that speak it */
+    /* What it understands beyond the common core of chat completions, for requests that are translated for it. */
+    const char *think_field; /* what the model thought in earlier turns goes there; NULL = nowhere */
+    const char *think_off;   /* a member that says not to think; NULL = there is none */
+    bool knows_top_k, knows_effort;
+    bool no_null_content; /* its templates write null as a word */
+    bool counts_tokens;   /* has /v1/messages/count_tokens */
+    bool any;             /* openai-compatible: its routes take all types that speak it */
 };
 
 /* Checks the profile sections of a configuration. OLLA_ERR after messages. */

@@ -6,6 +6,7 @@
  */
 #include "exchange.h"
 #include "heartbeat.h"
+#include "messages.h"
 
 /* Bytes that framing may add to one piece: chunk size line, its CRLF, the last chunk. */
 #define FRAMING_MAX 32
@@ -68,7 +69,9 @@ static void begin_reply(struct exchange *x, const struct http_response *r, size_
     }
     x->reusable = x->reusable && r->keep_alive && x->sent == exchange_wire_length(x);
     x->keep_s = r->keep_alive_s;
-    if (x->committed) {
+    if (x->translated) {
+        messages_take_head(x, r);
+    } else if (x->committed) {
         if (!heartbeat_take_reply(x, r)) {
             exchange_attempt_failed(x, FAIL_GARBLED);
             return;
@@ -145,6 +148,10 @@ static bool one_head(struct exchange *x)
     if (retry_status(r.status) && exchange_may_retry(x)) {
         x->backend_status = r.status;
         exchange_attempt_failed(x, FAIL_STATUS);
+        return false;
+    }
+    if ((r.status < 200 || r.status >= 300) && messages_count_here(x)) {
+        attempt_drop_upstream(x);
         return false;
     }
     if (exchange_hold(x, &x->c->out, BUF_CLIENT)) {
@@ -320,13 +327,18 @@ void relay_stream(struct exchange *x)
         /* Read only what the client can take: a slow reader slows its backend. */
         if (x->u_readable && !x->out_body.done && buf_len(in) == 0 && buf_len(out) <= OLLA_BUF_SIZE / 2) {
             long n = read_more(x);
-            if (n == OLLA_EOF || n == OLLA_ERR) {
+            if (n == OLLA_EOF && x->translated && http_body_at_eof(&x->out_body)) {
+                x->out_body.done = true;
+                x->reusable = false;
+            } else if (n == OLLA_EOF || n == OLLA_ERR) {
                 broken(x, n);
                 return;
             }
         }
         int moved = OLLA_AGAIN;
-        if (x->out_body.done) {
+        if (x->translated) {
+            moved = messages_relay(x);
+        } else if (x->out_body.done) {
             moved = OLLA_OK;
         } else if (buf_len(in) > 0) {
             moved = relay_bytes(x);
@@ -335,8 +347,12 @@ void relay_stream(struct exchange *x)
             exchange_truncate(x, END_SERVER, PHASE_DATA, "the backend sent a malformed reply body");
             return;
         }
+        if (x->state != X_STREAM) {
+            return;
+        }
         if (moved == OLLA_OK) {
-            x->reusable = x->reusable && buf_len(in) == 0; /* bytes after the end: not a connection to trust */
+            x->reusable = x->reusable && buf_len(in) == 0 &&
+                          x->out_body.done; /* bytes after the end: not a connection to trust */
             end_reply(x);
             return;
         }
@@ -345,8 +361,9 @@ void relay_stream(struct exchange *x)
             round -= round > 0; /* what comes together goes down together */
             continue;
         }
-        if (!flush(x) || buf_len(out) > 0 || (!x->u_readable && buf_len(in) == 0)) {
+        if (!flush(x) || buf_len(out) > 0 || (!x->u_readable && buf_len(in) == 0 && !messages_pending(x))) {
             return;
         }
     }
+    x->busy = messages_pending(x);
 }

@@ -17,14 +17,21 @@ static const struct {
 } classes[] = {
     {400, "invalid_request_error", "invalid_request_error"},
     {401, "authentication_error", "authentication_error"},
+    {402, "insufficient_quota", "billing_error"},
     {403, "permission_error", "permission_error"},
     {404, "invalid_request_error", "not_found_error"},
+    {405, "invalid_request_error", "invalid_request_error"},
     {408, "timeout_error", "timeout_error"},
+    {409, "invalid_request_error", "invalid_request_error"},
     {413, "invalid_request_error", "request_too_large"},
+    {415, "invalid_request_error", "invalid_request_error"},
+    {422, "invalid_request_error", "invalid_request_error"},
     {429, "rate_limit_error", "rate_limit_error"},
     {431, "invalid_request_error", "invalid_request_error"},
     {501, "not_supported_error", "invalid_request_error"},
+    {503, "server_error", "overloaded_error"},
     {504, "timeout_error", "timeout_error"},
+    {529, "server_error", "overloaded_error"},
     {0, "server_error", "api_error"},
 };
 
@@ -84,6 +91,11 @@ static void head(struct exchange *x, struct text *t, int status, const char *con
     text_addz(t, "\r\n");
     if (x->id[0]) {
         forward_own_headers(x, t);
+    }
+    if (x->id[0] && x->route.dialect == DIALECT_ANTHROPIC) {
+        text_addz(t, "request-id: ");
+        text_addz(t, x->id);
+        text_addz(t, "\r\n");
     }
 }
 
@@ -152,10 +164,8 @@ void reply_error(struct exchange *x, const struct reply_error *err)
     if (plain) {
         text_addz(&t, "X-Content-Type-Options: nosniff\r\n");
     }
-    if (x->route.dialect == DIALECT_ANTHROPIC) {
-        text_addz(&t, "request-id: ");
-        text_addz(&t, x->id);
-        text_addz(&t, "\r\n");
+    if (err->should_retry) {
+        text_addz(&t, err->should_retry == 't' ? "x-should-retry: true\r\n" : "x-should-retry: false\r\n");
     }
     if (err->retry_after > 0) {
         text_addz(&t, "Retry-After: ");
@@ -331,13 +341,32 @@ void reply_more(struct exchange *x, const struct exchange_local *page)
     buf_text_done(out, &t);
 }
 
+/* ---- translated replies ---- */
+
+void reply_begin_translated(struct exchange *x, const char *content_type, uint64_t length)
+{
+    struct text t = buf_text(&x->c->out);
+    bool chunked = length == UINT64_MAX && !x->http10;
+
+    x->headless = false;
+    x->to_close = length == UINT64_MAX && x->http10;
+    x->keep = x->keep && !x->to_close;
+    head(x, &t, 200, content_type);
+    forward_reply_headers(x, &t);
+    if (length == UINT64_MAX) {
+        text_addz(&t, "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n");
+    }
+    end_head(x, &t, chunked, length);
+    buf_text_done(&x->c->out, &t);
+}
+
 /* ---- broken streams -------------------------------------------------------------- */
 
 void reply_broken_stream(struct exchange *x, const char *message)
 {
     char mem[512];
     struct text body = text_in(mem, sizeof(mem));
-    struct reply_error err = {.status = 502, .code = "stream_interrupted", .message = message};
+    struct reply_error err = {.status = x->broken ? x->broken : 502, .code = "stream_interrupted", .message = message};
 
     if (x->events == EVENTS_NONE || !(x->chunked_out || x->to_close)) {
         return; /* into a body of a given length nothing can be put */

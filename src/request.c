@@ -8,6 +8,7 @@
 
 #include "exchange.h"
 #include "heartbeat.h"
+#include "messages.h"
 
 /* Room that stays behind an inline body, for what the client sends ahead. */
 #define AHEAD_MIN 64
@@ -71,8 +72,17 @@ void request_begin_body(struct exchange *x)
 
 void request_too_large(struct exchange *x)
 {
+    char mem[96];
+    struct text t = text_in(mem, sizeof(mem) - 1);
+
     exchange_totals.size_limited++;
-    reply_refuse(x, 413, "request_too_large", "Request body too large");
+    text_addz(&t, "Request body too large");
+    if (x->route.messages != MESSAGES_NONE) {
+        text_addz(&t, ": it exceeds the maximum size (");
+        text_u64(&t, messages_limit(x));
+        text_addz(&t, " bytes)");
+    }
+    reply_refuse(x, 413, "request_too_large", text_z(&t));
 }
 
 static void body_failed(struct exchange *x, enum body_error err)
@@ -97,7 +107,7 @@ static bool take_body(struct exchange *x)
 {
     struct client *c = x->c;
     struct buf *in = &c->in;
-    uint64_t limit = conf_now->server.max_body_size;
+    uint64_t limit = messages_limit(x);
     char *raw = in->mem + x->raw_at;
     size_t decoded;
 
@@ -112,6 +122,9 @@ static bool take_body(struct exchange *x)
     }
     if (x->req.json) {
         json_scan_feed(&x->scan, raw, decoded);
+    }
+    if (x->messages) {
+        messages_feed(x, raw, decoded);
     }
     if (x->form.mark_n > 0) {
         multipart_feed(&x->form, raw, decoded);
@@ -226,7 +239,7 @@ bool request_body_step(struct exchange *x)
         reply_refuse(x, 400, "ambiguous_model", "the request body names \"model\" twice: remove one of them");
     } else if (x->scan.model_too_long) {
         reply_refuse(x, 404, "model_not_found", "the model name is longer than any model here");
-    } else {
+    } else if (!x->messages || messages_accept(x)) {
         x->reusable = conf_now->proxy.engine == ENGINE_OLLA;
         x->counts = x->route.inference >= 0 && str_eq(str_of(x->method), STR("POST"));
         x->deadline = 0;

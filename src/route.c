@@ -25,11 +25,13 @@ static const struct {
     {STR("/internal/health"),          EXACT, false, ROUTE_LOCAL,    LOCAL_HEALTH,        0,                 DIALECT_PLAIN},
     {STR("/internal/status"),          EXACT, false, ROUTE_LOCAL,    LOCAL_STATUS,        0,                 DIALECT_PLAIN},
     {STR("/internal/stats/sticky"),    EXACT, false, ROUTE_LOCAL,    LOCAL_STATS_STICKY,  0,                 DIALECT_PLAIN},
+    {STR("/internal/stats/translators"), EXACT, false, ROUTE_LOCAL,  LOCAL_STATS_TRANSLATORS, 0,             DIALECT_PLAIN},
     {STR("/internal/status/models"),   EXACT, false, ROUTE_LOCAL,    LOCAL_STATUS_MODELS, 0,                 DIALECT_PLAIN},
     {STR("/version"),                  EXACT, false, ROUTE_LOCAL,    LOCAL_VERSION,       0,                 DIALECT_PLAIN},
     {STR("/olla/models"),              EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_UNIFIED,   DIALECT_PLAIN},
     {STR("/olla/models/"),             BELOW, false, ROUTE_LOCAL,    LOCAL_OLLA_MODEL,    0,                 DIALECT_PLAIN},
     {STR("/olla/anthropic/v1/models"), EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_ANTHROPIC, DIALECT_ANTHROPIC},
+    {STR("/olla/anthropic/"),          BELOW, false, ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},
     {STR("/olla/proxy/v1/models"),     EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_OPENAI,    DIALECT_OPENAI},
     {STR("/olla/proxy/v1/models/"),    BELOW, false, ROUTE_LOCAL,    LOCAL_MODEL,         LISTING_OPENAI,    DIALECT_OPENAI},
     {STR("/olla/proxy"),               EXACT, false, ROUTE_REDIRECT, 0,                   0,                 DIALECT_PLAIN},
@@ -262,7 +264,7 @@ struct route route_find(struct str path, bool root_api)
 bool route_fits(const struct endpoint *e, const struct route *r)
 {
     return e->enabled && (!r->only || profile_serves(e->profile, r->only)) &&
-           (r->api == 0 || (e->profile->apis & r->api));
+           (r->api == 0 || (e->profile->apis & r->api)) && (r->messages != MESSAGES_COUNT || e->profile->counts_tokens);
 }
 
 endpoint_set route_listed(const struct profile *only, unsigned speaking, bool well)

@@ -21,6 +21,8 @@ enum local_page {
     LOCAL_STATUS,
     LOCAL_STATUS_MODELS,
     LOCAL_STATS_STICKY,
+    LOCAL_STATS_TRANSLATORS,
+    LOCAL_TOKENS,     /* an estimate for a request that came with a body */
     LOCAL_MODELS,     /* a list, in the route's format */
     LOCAL_MODEL,      /* one of it; its name is the route's target */
     LOCAL_OLLA_MODEL, /* one entry of the catalogue, with all that is known; likewise */
@@ -63,9 +65,10 @@ struct route {
     const struct profile *only; /* provider route or provider listing; NULL = all types */
     bool has_type;              /* a provider route, even if `only` takes all */
     unsigned api;               /* API_* that the endpoint must speak; 0 = any */
-    int inference;              /* enum conf_kind_of_request by the path, -1 = something else */
-    struct str target;          /* for ROUTE_PROXY: the path for the backend, a part of the given path */
-    struct str prefix;          /* the provider segment as typed */
+    enum { MESSAGES_NONE = 0, MESSAGES_CREATE, MESSAGES_COUNT } messages; /* of the Anthropic API */
+    int inference;     /* enum conf_kind_of_request by the path, -1 = something else */
+    struct str target; /* for ROUTE_PROXY: the path for the backend, a part of the given path */
+    struct str prefix; /* the provider segment as typed */
     int status;
     const char *text;
 };

@@ -1,0 +1,251 @@
+/*
+ * json_walk.c - level 2: see json_walk.h.
+ *
+ * A source gives its bytes in windows. A window is not kept from one call to
+ * the next, because the bytes of another document may take its place.
+ *
+ * May include: olla.h, str.h, json.h, json_walk.h.
+ */
+#include "json_walk.h"
+
+#include <string.h>
+
+struct cursor {
+    const struct json_source *s;
+    uint64_t at;
+    struct str window;
+};
+
+/* Makes sure that there is a byte. */
+static bool has_byte(struct cursor *c)
+{
+    if (c->window.n == 0) {
+        c->window = c->s->at(c->s->of, c->at);
+        *c->s->failed = *c->s->failed || c->window.n == 0;
+    }
+    return c->window.n > 0;
+}
+
+static void skip(struct cursor *c, size_t n)
+{
+    c->window = str_skip(c->window, n);
+    c->at += n;
+}
+
+/* Behind blanks and one of the bytes in `past`; the byte that follows, or '\0'. */
+static char next_byte(struct cursor *c, const char *past)
+{
+    while (has_byte(c)) {
+        char b = *c->window.p;
+        if (b != ' ' && b != '\n' && b != '\t' && b != '\r' && (b == '\0' || !strchr(past, b))) {
+            return b;
+        }
+        skip(c, 1);
+    }
+    return '\0';
+}
+
+/* From behind the opening quote to behind the closing one. */
+static void skip_string(struct cursor *c)
+{
+    bool escaped = false;
+    while (has_byte(c)) {
+        if (escaped) {
+            escaped = false;
+            skip(c, 1);
+            continue;
+        }
+        const char *quote = memchr(c->window.p, '"', c->window.n);
+        size_t n = quote ? (size_t)(quote - c->window.p) : c->window.n, slashes = 0;
+        while (slashes < n && c->window.p[n - 1 - slashes] == '\\') {
+            slashes++;
+        }
+        escaped = slashes % 2 != 0;
+        skip(c, n);
+        if (quote && !escaped) {
+            skip(c, 1);
+            return;
+        }
+    }
+}
+
+static void skip_brackets(struct cursor *c)
+{
+    unsigned depth = 0;
+    do {
+        size_t i = 0;
+        if (!has_byte(c)) {
+            return;
+        }
+        struct str w = c->window;
+        for (; i < w.n && w.p[i] != '"'; i++) {
+            depth += w.p[i] == '{' || w.p[i] == '[';
+            if ((w.p[i] == '}' || w.p[i] == ']') && --depth == 0) {
+                skip(c, i + 1);
+                return;
+            }
+        }
+        bool quote = i < w.n;
+        skip(c, quote ? i + 1 : i);
+        if (quote) {
+            skip_string(c);
+        }
+    } while (depth > 0);
+}
+
+/* The value that begins here. */
+static struct json_value take_value(struct cursor *c)
+{
+    char b = has_byte(c) ? *c->window.p : '\0';
+    struct json_value v = {c->at, 0, (b >= '0' && b <= '9') || b == '-' ? '0' : b};
+
+    if (b == '"') {
+        skip(c, 1);
+        skip_string(c);
+    } else if (b == '{' || b == '[') {
+        skip_brackets(c);
+    } else {
+        while (has_byte(c) && *c->window.p != '\0' && !strchr(" \n\t\r,}]", *c->window.p)) {
+            skip(c, 1);
+        }
+    }
+    v.to = c->at;
+    return v;
+}
+
+/* A key, as it is written; a longer one than any that is wanted becomes "". */
+static void take_key(struct cursor *c, char key[JSON_KEY_CAP])
+{
+    size_t n = 0;
+    while (has_byte(c)) {
+        char b = *c->window.p;
+        if (b == '"' || b == '\\') {
+            break;
+        }
+        key[n < JSON_KEY_CAP ? n : JSON_KEY_CAP - 1] = b;
+        n++;
+        skip(c, 1);
+    }
+    bool plain = has_byte(c) && *c->window.p == '"' && n < JSON_KEY_CAP;
+    key[plain ? n : 0] = '\0';
+    skip_string(c);
+}
+
+void json_collect(const struct json_source *s, struct json_value object, const char *const *keys,
+                  struct json_value *found)
+{
+    struct cursor c = {s, object.from + 1, {NULL, 0}};
+    char key[JSON_KEY_CAP];
+
+    for (size_t i = 0; keys[i]; i++) {
+        found[i] = (struct json_value){0, 0, 0};
+    }
+    while (object.kind == '{' && next_byte(&c, ",") == '"') {
+        skip(&c, 1);
+        take_key(&c, key);
+        next_byte(&c, ":");
+        struct json_value v = take_value(&c);
+        for (size_t i = 0; keys[i]; i++) {
+            if (strcmp(keys[i], key) == 0) {
+                found[i] = v;
+            }
+        }
+    }
+}
+
+uint64_t json_first(struct json_value array)
+{
+    return array.from + 1;
+}
+
+bool json_next(const struct json_source *s, uint64_t *at, struct json_value *element)
+{
+    struct cursor c = {s, *at, {NULL, 0}};
+    char b = next_byte(&c, ",");
+    if (b == ']' || b == '\0') {
+        return false;
+    }
+    *element = take_value(&c);
+    *at = c.at;
+    return !*s->failed;
+}
+
+struct json_value json_inner(struct json_value v)
+{
+    return v.kind == '"' ? (struct json_value){v.from + 1, v.to - 1, v.kind} : (struct json_value){0, 0, 0};
+}
+
+bool json_read(const struct json_source *s, struct json_value v, char *to, size_t cap)
+{
+    struct cursor c = {s, v.from + 1, {NULL, 0}};
+    struct json_unescape u = {0, 0, 0, false};
+    char out[8];
+    size_t n = 0;
+    bool fits = v.kind == '"';
+
+    while (fits && c.at < v.to && has_byte(&c)) { /* with the closing quote */
+        size_t more = json_unescape(&u, *c.window.p, out);
+        fits = more < cap - n;
+        if (fits) {
+            memcpy(to + n, out, more);
+            n += more;
+        }
+        skip(&c, 1);
+    }
+    to[fits ? n : 0] = '\0';
+    return fits;
+}
+
+uint64_t json_read_length(const struct json_source *s, struct json_value v)
+{
+    struct cursor c = {s, v.from + 1, {NULL, 0}};
+    struct json_unescape u = {0, 0, 0, false};
+    char out[8];
+    uint64_t n = 0;
+
+    while (v.kind == '"' && c.at < v.to && has_byte(&c)) {
+        uint64_t left = v.to - c.at;
+        size_t whole = c.window.n < left ? c.window.n : (size_t)left;
+        const char *slash = u.left > 0 || u.high ? c.window.p : memchr(c.window.p, '\\', whole);
+        size_t plain = slash ? (size_t)(slash - c.window.p) : whole;
+        if (plain > 0) {
+            n += plain - (plain == left); /* not the closing quote */
+            skip(&c, plain);
+        } else {
+            n += json_unescape(&u, *c.window.p, out);
+            skip(&c, 1);
+        }
+    }
+    return n;
+}
+
+uint64_t json_compact_length(const struct json_source *s, struct json_value v)
+{
+    struct cursor c = {s, v.from, {NULL, 0}};
+    uint64_t n = 0;
+    bool string = false, escaped = false;
+
+    while (c.at < v.to && has_byte(&c)) {
+        char b = *c.window.p;
+        bool html = b == '<' || b == '>' || b == '&', blank = b == ' ' || b == '\n' || b == '\t' || b == '\r';
+        n += html ? 6 : string || !blank;
+        string = b == '"' && !escaped ? !string : string;
+        escaped = string && b == '\\' && !escaped;
+        skip(&c, 1);
+    }
+    return n;
+}
+
+size_t json_copy(const struct json_source *s, uint64_t from, uint64_t to, char *bytes, size_t cap)
+{
+    struct cursor c = {s, from, {NULL, 0}};
+    size_t n = 0;
+    while (c.at < to && n < cap && has_byte(&c)) {
+        uint64_t left = to - c.at < cap - n ? to - c.at : cap - n;
+        size_t some = c.window.n < left ? c.window.n : (size_t)left;
+        memcpy(bytes + n, c.window.p, some);
+        n += some;
+        skip(&c, some);
+    }
+    return n;
+}

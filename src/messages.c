@@ -1,0 +1,770 @@
+/*
+ * messages.c - level 6: see messages.h.
+ *
+ *   accept -> choose -> prepare (estimate, length) -> send -> take_head -> relay -> finish
+ *               ^_______________________________________|  next candidate
+ *
+ * May include: olla.h, levels 1 to 5, exchange.h, heartbeat.h, anthropic.h, anthropic_reply.h.
+ */
+#include "messages.h"
+
+#include <string.h>
+
+#include "anthropic.h"
+#include "anthropic_reply.h"
+#include "heartbeat.h"
+#include "log.h"
+#include "pool.h"
+#include "sse.h"
+
+/* So long the first frame of a stream may take before the head goes down without it. */
+#define HEAD_MS 5000
+/* Work in one turn: steps between two looks at the clock, and how long all of it may take. */
+#define STEPS   64
+#define TURN_MS 3
+/* Framing of a piece for the client, and room that makes it worth while. */
+#define FRAMING  8
+#define ROOM_MIN 128
+/* Bytes of an error reply that are looked at. */
+#define ERROR_MAX 16384
+
+/* Bytes that are kept: in a block of the pool, then as a request body is. */
+struct store {
+    struct buf buf;
+    struct body body;
+    bool failed;
+};
+
+struct messages {
+    bool to_count;
+    bool started; /* for the statistics */
+    struct json_check check;
+    struct anthropic_request request;
+    bool failed;                 /* its body could not be read */
+    char model[OLLA_MODEL_NAME]; /* as the endpoint calls it */
+    char refusal[ANTHROPIC_ERROR];
+    bool stream, has_stops, hide_thinking;
+    bool estimated, counted;
+    uint64_t estimate, length;
+    /* One after the other. */
+    union {
+        struct anthropic_estimate estimate;
+        struct anthropic_telling telling;
+        struct anthropic_reply reply;
+    } now;
+
+    /* the reply */
+    enum { REPLY_FRAMES = 0, REPLY_DOCUMENT, REPLY_ERROR } kind;
+    uint64_t head_due;
+    bool telling; /* a document is being told */
+    bool over;    /* no more frames: [DONE] */
+    bool ending;
+    bool broken; /* the last frame was not JSON */
+    struct sse sse;
+    struct json_check frame;
+    struct store doc, held;
+    struct str plain; /* decoded bytes in u->in that were not looked at yet */
+    size_t used;      /* bytes of u->in that they stand for */
+    int status;       /* of an error */
+    unsigned retry_after;
+    char should_retry;
+};
+
+POOL_STORAGE(MESSAGES, struct messages, messages_pool)
+
+struct messages_totals messages_totals;
+
+void messages_init(void)
+{
+    messages_pool();
+}
+
+/* ---- stores ---------------------------------------------------------------------------- */
+
+static bool store_add(void *of, const char *p, size_t n)
+{
+    struct store *s = of;
+    struct body *b = &s->body;
+
+    if (b->home == BODY_NONE && buf_hold(&s->buf, BUF_BACKEND)) {
+        b->home = BODY_INLINE;
+        b->mem = s->buf.mem;
+    }
+    if (b->home == BODY_INLINE && n <= OLLA_BUF_SIZE - b->n) {
+        memcpy(b->mem + b->n, p, n);
+        b->n += n;
+        return true;
+    }
+    if (b->home <= BODY_INLINE) {
+        if (body_move_out(b, 0, conf_now->proxy.spool_dir) != BODY_OK) {
+            return false;
+        }
+        buf_drop(&s->buf);
+    }
+    return body_append(b, p, n, conf_now->proxy.spool_dir) == BODY_OK;
+}
+
+static void store_clear(void *of)
+{
+    struct store *s = of;
+    body_free(&s->body);
+    buf_drop(&s->buf);
+}
+
+static struct str bytes_at(const void *of, uint64_t at)
+{
+    const struct body *b = of;
+    return at < b->n ? body_at(b, at) : (struct str){NULL, 0};
+}
+
+/* ---- the request ------------------------------------------------------------------------- */
+
+static bool is_ours(const struct exchange *x)
+{
+    return str_starts(x->req.path, STR("/olla/anthropic/"));
+}
+
+void messages_route(struct exchange *x)
+{
+    struct route *r = &x->route;
+    bool enabled = conf_now->translators.anthropic.enabled;
+    bool create = str_eq(r->target, STR("/v1/messages"));
+    bool count = str_eq(r->target, STR("/v1/messages/count_tokens"));
+
+    if (is_ours(x) && (!enabled || (r->kind == ROUTE_PROXY && !create && !count))) {
+        *r = (struct route){.kind = ROUTE_NOT_FOUND};
+        return;
+    }
+    if (r->kind != ROUTE_PROXY || !enabled || (!create && !count)) {
+        return;
+    }
+    if (!str_eq(x->req.method, STR("POST"))) {
+        r->kind = ROUTE_REFUSED;
+        r->status = 405;
+        r->text = "this path takes POST only";
+        return;
+    }
+    r->messages = create ? MESSAGES_CREATE : MESSAGES_COUNT;
+    if (create && r->api) {
+        r->api = conf_now->translators.anthropic.passthrough_enabled ? API_ANTHROPIC | API_OPENAI : API_OPENAI;
+    }
+}
+
+bool messages_begin(struct exchange *x)
+{
+    if (x->route.messages == MESSAGES_NONE) {
+        return true;
+    }
+    struct messages *m = pool_get(POOL_MESSAGES);
+    if (!m) {
+        struct reply_error err = {.status = 503,
+                                  .code = "out_of_messages",
+                                  .message = "olla has no room for one more request of this kind now, try again",
+                                  .retry_after = 1};
+        x->who = END_RESOURCE;
+        x->phase = PHASE_REQUEST;
+        reply_error(x, &err);
+        return false;
+    }
+    x->messages = m;
+    x->req.json = true; /* whatever the client calls it */
+    m->to_count = x->route.messages == MESSAGES_COUNT;
+    m->request.body = (struct json_source){bytes_at, &x->body, &m->failed};
+    json_check_start(&m->check, anthropic_keys, m->request.top);
+    return true;
+}
+
+void messages_feed(struct exchange *x, const char *p, size_t n)
+{
+    json_check_feed(&x->messages->check, p, n);
+}
+
+uint64_t messages_limit(const struct exchange *x)
+{
+    uint64_t all = conf_now->server.max_body_size, own = conf_now->translators.anthropic.max_message_size;
+    return x->route.messages == MESSAGES_NONE ? all : all > 0 && all < own ? all : own;
+}
+
+static bool hides_thinking(const struct anthropic_request *r)
+{
+    static const char *const keys[] = {"display", NULL};
+    struct json_value display;
+    char word[16];
+
+    json_collect(&r->body, r->top[ASK_THINKING], keys, &display);
+    return json_read(&r->body, display, word, sizeof(word)) && strcmp(word, "omitted") == 0;
+}
+
+bool messages_accept(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    const char *why = x->body.n == 0 ? "empty request body" : anthropic_check(&m->request, &m->check, m->to_count);
+
+    if (m->failed) {
+        reply_refuse(x, 507, "spool_error", "the spooled request body cannot be read, see the log");
+        return false;
+    }
+    if (why) {
+        reply_refuse(x, 400, "invalid_request", why);
+        return false;
+    }
+    m->stream = m->request.top[ASK_STREAM].kind == 't';
+    m->has_stops = m->request.top[ASK_STOP].kind == '[';
+    m->hide_thinking = hides_thinking(&m->request);
+    return true;
+}
+
+void messages_choose(struct exchange *x, struct str model)
+{
+    struct messages *m = x->messages;
+    bool native = (x->e->profile->apis & API_ANTHROPIC) && conf_now->translators.anthropic.passthrough_enabled;
+
+    x->translated = !m->to_count && !native;
+    m->counted = false;
+    m->length = 0;
+    str_copy(m->model, sizeof(m->model), model);
+    if (x->translated && !m->estimated) {
+        anthropic_estimate_start(&m->now.estimate, &m->request);
+    } else if (x->translated) {
+        messages_rewind(x);
+    }
+}
+
+void messages_rewind(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    anthropic_tell_start(&m->now.telling, &m->request, x->e->profile, str_of(m->model));
+}
+
+/* One step of getting ready: 1 = go on, 0 = ready, OLLA_ERR. */
+static int prepare_step(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    int n;
+
+    if (!m->estimated) {
+        if (!anthropic_estimate_step(&m->now.estimate)) {
+            m->estimated = true;
+            m->estimate = anthropic_estimate_tokens(&m->now.estimate);
+            messages_rewind(x);
+        }
+        return 1;
+    }
+    n = anthropic_tell_step(&m->now.telling);
+    if (n == 1) {
+        m->length += pieces_count(&m->now.telling.out);
+    }
+    return m->failed ? OLLA_ERR : n;
+}
+
+int messages_prepare(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    uint64_t until = plat_now_ms() + TURN_MS;
+
+    if (!x->translated || m->counted) {
+        return 1;
+    }
+    for (;;) {
+        for (int i = 0; i < STEPS; i++) {
+            int n = prepare_step(x);
+            if (n == OLLA_ERR) {
+                str_copy(m->refusal, sizeof(m->refusal),
+                         m->failed ? STR("the spooled request body cannot be read, see the log")
+                                   : str_of(m->now.telling.error));
+                return OLLA_ERR;
+            }
+            if (n == 0) {
+                m->counted = true;
+                return 1;
+            }
+        }
+        if (plat_now_ms() >= until) {
+            x->busy = true;
+            return OLLA_AGAIN;
+        }
+    }
+}
+
+const char *messages_refusal(const struct exchange *x)
+{
+    return x->messages && x->messages->refusal[0] ? x->messages->refusal : NULL;
+}
+
+uint64_t messages_length(const struct exchange *x)
+{
+    return x->messages->length;
+}
+
+void messages_fill(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    struct anthropic_telling *t = &m->now.telling;
+    struct buf *out = &x->u->out;
+
+    buf_compact(out);
+    while (buf_room(out) >= ROOM_MIN && x->sent < m->length) {
+        if (pieces_empty(&t->out) && anthropic_tell_step(t) != 1) {
+            break;
+        }
+        size_t n = pieces_take(&t->out, buf_tail(out), buf_room(out));
+        buf_added(out, n);
+        x->sent += n;
+        if (n == 0 && !pieces_empty(&t->out)) {
+            break;
+        }
+    }
+}
+
+/* ---- counting here ---------------------------------------------------------------------------- */
+
+bool messages_count_here(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    if (!m || !m->to_count) {
+        return false;
+    }
+    anthropic_estimate_start(&m->now.estimate, &m->request);
+    x->route.kind = ROUTE_LOCAL;
+    x->route.page = LOCAL_TOKENS;
+    x->backend_status = 0;
+    x->deadline = 0;
+    x->state = X_HOLD;
+    return true;
+}
+
+bool messages_counted(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    uint64_t until = plat_now_ms() + TURN_MS;
+
+    while (!m->estimated) {
+        for (int i = 0; i < STEPS && !m->estimated; i++) {
+            m->estimated = !anthropic_estimate_step(&m->now.estimate);
+        }
+        if (!m->estimated && plat_now_ms() >= until) {
+            x->busy = true;
+            return false;
+        }
+    }
+    m->estimate = anthropic_estimate_tokens(&m->now.estimate);
+    return true;
+}
+
+uint64_t messages_tokens(const struct exchange *x)
+{
+    return x->messages->estimate;
+}
+
+/* ---- the reply's head ---------------------------------------------------------------------------- */
+
+static void begin_document(struct messages *m)
+{
+    store_clear(&m->doc);
+    json_check_start(&m->frame, NULL, NULL);
+}
+
+void messages_take_head(struct exchange *x, const struct http_response *r)
+{
+    struct messages *m = x->messages;
+    struct anthropic_reply *to = &m->now.reply;
+    struct str retry = http_get(r->fields, STR("Retry-After")), should = http_get(r->fields, STR("x-should-retry"));
+    uint64_t wait = 0;
+
+    memset(to, 0, sizeof(*to));
+    to->model = str_of(x->scan.model);
+    to->events = m->stream;
+    to->hide_thinking = m->hide_thinking;
+    to->has_stops = m->has_stops;
+    to->estimate = m->estimate;
+    plat_random(to->random, sizeof(to->random));
+    to->doc = (struct json_source){bytes_at, &m->doc.body, &m->doc.failed};
+    to->held = (struct reply_store){store_add, store_clear, &m->held, {bytes_at, &m->held.body, &m->held.failed}, 0};
+    reply_start(to);
+    begin_document(m);
+    m->status = r->status;
+    m->kind = r->status < 200 || r->status >= 300                      ? REPLY_ERROR
+              : str_istarts(r->content_type, STR("text/event-stream")) ? REPLY_FRAMES
+                                                                       : REPLY_DOCUMENT;
+    m->retry_after = http_retry_after(retry, plat_wall_ms(), &wait) ? (unsigned)((wait + 999) / 1000) : 0;
+    m->should_retry = str_ieq(should, STR("true")) ? 't' : str_ieq(should, STR("false")) ? 'f' : '\0';
+    m->head_due = net_now() + HEAD_MS;
+    x->headless = !x->committed;
+}
+
+/* ---- out -------------------------------------------------------------------------------------------- */
+
+/* Writes what is told, framed for this client. false: no room now. */
+static bool write_out(struct exchange *x)
+{
+    struct pieces *p = &x->messages->now.reply.out;
+    struct buf *out = &x->c->out;
+
+    while (!pieces_empty(p)) {
+        if (!exchange_hold(x, out, BUF_CLIENT)) {
+            return false;
+        }
+        buf_compact(out);
+        if (buf_room(out) < ROOM_MIN) {
+            return false;
+        }
+        if (x->headless) {
+            reply_begin_translated(x, "text/event-stream", UINT64_MAX);
+            x->events = EVENTS_SSE;
+        }
+        size_t room = buf_room(out), before = x->chunked_out ? 6 : 0;
+        char *to = buf_tail(out);
+        size_t n = pieces_take(p, to + before, room - FRAMING);
+        if (n == 0) {
+            return pieces_empty(p);
+        }
+        if (x->chunked_out) {
+            struct text t = text_in(to, before);
+            text_hex(&t, n, 4);
+            text_addz(&t, "\r\n");
+            memcpy(to + before + n, "\r\n", 2);
+        }
+        buf_added(out, n + (x->chunked_out ? FRAMING : 0));
+        x->bytes_out += n;
+        x->newlines = pieces_empty(p) ? 2 : 0;
+    }
+    return true;
+}
+
+static void fail(struct exchange *x, int status, const char *message)
+{
+    struct messages *m = x->messages;
+    struct reply_error err = {.status = status,
+                              .code = "backend_error",
+                              .message = message,
+                              .retry_after = m->retry_after,
+                              .should_retry = m->should_retry};
+
+    x->backend_status = status;
+    if (x->headless || x->committed) {
+        bool told = !x->headless && m->now.reply.told;
+        attempt_drop_upstream(x);
+        x->headless = false;
+        x->who = status >= 500 ? END_SERVER : END_NOBODY;
+        x->phase = status >= 500 ? PHASE_DATA : PHASE_DONE;
+        if (!told) {
+            x->phase = PHASE_DONE;
+            reply_error(x, &err);
+            return;
+        }
+    }
+    x->broken = status;
+    exchange_truncate(x, status >= 500 ? END_SERVER : END_NOBODY, PHASE_DATA, message);
+}
+
+static void fail_as_told(struct exchange *x, const struct reply_failure *f)
+{
+    struct reply_failure told = *f;
+    reply_name_overflow(&told);
+    fail(x,
+         told.too_long     ? 400
+         : told.status > 0 ? told.status
+                           : 502,
+         told.message[0] ? told.message : "the backend says that something went wrong");
+}
+
+/* An error reply is complete. */
+static void tell_error(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    struct reply_failure f = {0, false, ""};
+    char text[REPLY_MESSAGE];
+
+    if (m->frame.done && !m->frame.bad) {
+        reply_read_failure(&m->now.reply.doc, &f);
+    }
+    struct str body = {text, json_copy(&m->now.reply.doc, 0, m->doc.body.n, text, sizeof(text) - 1)};
+    body = str_trim(body);
+    if (!f.message[0] && body.n > 0 && body.p[0] != '<') { /* no page for people */
+        str_copy(f.message, sizeof(f.message), body);
+    }
+    reply_name_overflow(&f);
+    if (!f.message[0]) {
+        str_copy(f.message, sizeof(f.message), str_of(http_reason(m->status)));
+    }
+    fail(x, f.too_long ? 400 : m->status, f.message);
+}
+
+/* ---- in ---------------------------------------------------------------------------------------------- */
+
+/* The document that has been collected is told from now on. false: failed. */
+static bool tell_document(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    struct anthropic_reply *to = &m->now.reply;
+
+    m->telling = true;
+    if (reply_document(to) == OLLA_ERR) {
+        fail_as_told(x, &to->failure);
+        return false;
+    }
+    return true;
+}
+
+/* A whole reply for a client that wants no stream: its length first. */
+static bool tell_plain(struct exchange *x)
+{
+    struct anthropic_reply *to = &x->messages->now.reply;
+    uint64_t length = 0;
+
+    for (int round = 0; round < 2; round++) {
+        reply_start(to);
+        if (!tell_document(x)) {
+            return false;
+        }
+        if (round == 0) {
+            int n;
+            length = pieces_count(&to->out);
+            while ((n = reply_step(to)) == 1) {
+                length += pieces_count(&to->out);
+            }
+            reply_end(to);
+            while (n == 0 && reply_step(to) == 1) {
+                length += pieces_count(&to->out);
+            }
+        }
+    }
+    if (x->headless) {
+        reply_begin_translated(x, "application/json", length);
+    }
+    return true;
+}
+
+/* The end of a frame, or of a line that may be one. */
+static bool end_frame(struct exchange *x, bool complete)
+{
+    struct messages *m = x->messages;
+    struct body *b = &m->doc.body;
+    char word[8];
+
+    if (m->frame.done && !m->frame.bad) {
+        return tell_document(x);
+    }
+    if (b->n >= 6 && b->n < 64 && json_copy(&m->now.reply.doc, 0, b->n, word, 6) == 6 &&
+        memcmp(word, "[DONE]", 6) == 0) {
+        m->over = true;
+        complete = true;
+    }
+    if (complete) {
+        begin_document(m);
+    } else if (b->n > 0 && !store_add(&m->doc, "\n", 1)) { /* one event, several lines */
+        fail(x, 502, "olla has no room for the backend's reply (proxy.spool_dir)");
+        return false;
+    } else if (b->n > 0) {
+        json_check_feed(&m->frame, "\n", 1);
+    }
+    return true;
+}
+
+static bool collect(struct exchange *x, struct str bytes)
+{
+    struct messages *m = x->messages;
+
+    while (m->doc.body.n == 0 && bytes.n > 0 &&
+           (bytes.p[0] == ' ' || bytes.p[0] == '\n' || bytes.p[0] == '\r' || bytes.p[0] == '\t')) {
+        bytes = str_skip(bytes, 1);
+    }
+    json_check_feed(&m->frame, bytes.p, bytes.n);
+    if (bytes.n > 0 && !store_add(&m->doc, bytes.p, bytes.n)) {
+        fail(x, 502, "olla has no room for the backend's reply (proxy.spool_dir)");
+        return false;
+    }
+    return true;
+}
+
+/* Looks at decoded bytes until there is something to tell. false: the exchange has another state. */
+static bool feed(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    struct str data;
+
+    if (m->kind != REPLY_FRAMES) {
+        uint64_t left = m->kind == REPLY_ERROR ? ERROR_MAX - m->doc.body.n : m->plain.n;
+        data = (struct str){m->plain.p, m->plain.n < left ? m->plain.n : (size_t)left};
+        m->plain.n = 0;
+        return data.n == 0 || collect(x, data);
+    }
+    while (m->plain.n > 0 && !m->telling && !m->over) {
+        switch (sse_next(&m->sse, &m->plain, &data)) {
+        case SSE_DATA:
+            if (!collect(x, data)) {
+                return false;
+            }
+            break;
+        case SSE_LINE:
+            if (!end_frame(x, false)) {
+                return false;
+            }
+            break;
+        case SSE_EVENT:
+            if (!end_frame(x, true)) {
+                return false;
+            }
+            break;
+        case SSE_MORE:
+            break;
+        }
+    }
+    m->plain.n = m->over ? 0 : m->plain.n;
+    return true;
+}
+
+/* No more bytes come. false: the exchange has another state. */
+static bool finish_reply(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    struct anthropic_reply *to = &m->now.reply;
+    bool whole = m->frame.done && !m->frame.bad;
+
+    if (m->kind == REPLY_ERROR) {
+        tell_error(x);
+        return false;
+    }
+    if (!to->events && m->kind == REPLY_FRAMES && !to->told) {
+        fail(x, 502, "the backend sent a stream although none was asked for");
+        return false;
+    }
+    if (m->kind == REPLY_DOCUMENT && !whole) {
+        fail(x, 502, "the backend's reply cannot be understood: it is not JSON");
+        return false;
+    }
+    if (m->kind == REPLY_DOCUMENT) {
+        m->kind = REPLY_FRAMES; /* told like one frame; and no more come */
+        m->over = true;
+        return to->events ? tell_document(x) : tell_plain(x);
+    }
+    if (whole && !m->over) { /* a last line without its end */
+        m->over = to->finish != FINISH_NONE;
+        return tell_document(x);
+    }
+    if (!m->over && to->finish == FINISH_NONE) {
+        if (m->doc.body.n > 0) {
+            begin_document(m);
+        }
+        fail(x, 502, "the backend closed the stream before its end");
+        return false;
+    }
+    m->ending = true;
+    reply_end(to);
+    m->telling = true;
+    return true;
+}
+
+int messages_relay(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    struct anthropic_reply *to = &m->now.reply;
+    struct buf *in = &x->u->in;
+
+    for (;;) {
+        if (!write_out(x)) {
+            return OLLA_AGAIN;
+        }
+        if (m->telling) {
+            int n = reply_step(to);
+            if (n == OLLA_ERR || m->doc.failed || m->held.failed) {
+                fail_as_told(x, &to->failure);
+                return OLLA_AGAIN;
+            }
+            if (n == 0) {
+                m->telling = false;
+                begin_document(m);
+                if (m->ending) {
+                    return OLLA_OK;
+                }
+            }
+            continue;
+        }
+        if (m->plain.n > 0) {
+            if (!feed(x)) {
+                return OLLA_AGAIN;
+            }
+            if (m->plain.n == 0) {
+                buf_consume(in, m->used);
+                m->used = 0;
+            }
+            continue;
+        }
+        if (m->used > 0) {
+            buf_consume(in, m->used);
+            m->used = 0;
+        }
+        if (buf_len(in) > 0 && !x->out_body.done) {
+            size_t decoded;
+            long used = http_body_decode(&x->out_body, in->mem + in->off, buf_len(in), &decoded);
+            if (used < 0) {
+                return OLLA_ERR;
+            }
+            m->plain = (struct str){in->mem + in->off, m->over ? 0 : decoded};
+            m->used = (size_t)used;
+            if (m->used == 0 && decoded == 0) {
+                return OLLA_AGAIN;
+            }
+            continue;
+        }
+        if (!x->out_body.done && !m->over) {
+            return OLLA_AGAIN;
+        }
+        if (!finish_reply(x)) {
+            return OLLA_AGAIN;
+        }
+    }
+}
+
+bool messages_pending(const struct exchange *x)
+{
+    const struct messages *m = x->messages;
+    return x->translated && m && (!pieces_empty(&m->now.reply.out) || m->telling || m->plain.n > 0);
+}
+
+uint64_t messages_at(const struct exchange *x)
+{
+    bool waits = x->headless && x->state == X_STREAM && x->messages->now.reply.events &&
+                 x->messages->kind == REPLY_FRAMES;
+    return waits ? x->messages->head_due : 0;
+}
+
+void messages_run(struct exchange *x)
+{
+    uint64_t at = messages_at(x);
+    if (at != 0 && net_now() >= at) {
+        reply_begin(&x->messages->now.reply);
+    }
+}
+
+/* ---- the end -------------------------------------------------------------------------------------------- */
+
+static void count(const struct exchange *x, const struct messages *m)
+{
+    struct messages_totals *t = &messages_totals;
+    bool good = x->status >= 200 && x->status < 300 && (x->who == END_NOBODY || x->who == END_CLIENT) && x->broken == 0;
+
+    if (m->to_count) {
+        return;
+    }
+    t->requests++;
+    t->failed += !good;
+    t->latency_ms_sum += good ? net_now() - x->started : 0;
+    t->streams += m->stream;
+    t->native += x->e && !x->translated;
+    t->translated += x->e && x->translated;
+    t->nowhere += !x->e;
+}
+
+void messages_finish(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    if (!m) {
+        return;
+    }
+    count(x, m);
+    store_clear(&m->doc);
+    store_clear(&m->held);
+    pool_put(POOL_MESSAGES, m);
+    x->messages = NULL;
+}
