@@ -59,11 +59,12 @@ const char *anthropic_check(const struct anthropic_request *r, const struct json
  * Goes through the content of messages, leaf by leaf: the texts and images of blocks, also those inside of results
  * and documents. What a leaf does not have is absent.
  */
+enum join { JOIN_NONE = 0, JOIN_LINE, JOIN_BLANK };
 enum leaf_kind { LEAF_TEXT = 0, LEAF_IMAGE, LEAF_RESULT, LEAF_CALL, LEAF_THINKING };
 
 struct leaf {
     enum leaf_kind kind;
-    bool apart;                  /* a text that does not belong to the one before it in the same message */
+    enum join join;              /* what stands between this text and one before it in the same message */
     bool in_result;              /* of a tool */
     unsigned message;            /* its number; "system" and the first message have 0 */
     struct json_value text;      /* of a text or of thinking: what is inside the quotes */
@@ -87,13 +88,14 @@ struct blocks {
     enum run run;
     bool tolerant; /* nothing is an error */
     struct message_place next;
-    bool prelude;   /* "system" has not been looked at */
-    bool apart;     /* the last text was */
-    unsigned block; /* number of the next one in the message */
-    uint8_t depth;  /* of frames */
-    uint8_t result; /* frames from this one on belong to a result, 0 = none do */
+    bool prelude;     /* "system" has not been looked at */
+    enum join joined; /* what the last text wants in front of the next one */
+    unsigned block;   /* number of the next one in the message */
+    uint8_t depth;    /* of frames */
+    uint8_t result;   /* frames from this one on belong to a result, 0 = none do */
     struct block_frame {
-        bool array, apart;
+        bool array;
+        enum join join;
         uint64_t at; /* of an array: of its next element */
         struct json_value value;
     } frames[8];

@@ -147,7 +147,7 @@ static int fail_type(struct blocks *b, struct json_value type, struct json_value
 /* ---- frames ----------------------------------------------------------------------------- */
 
 /* What is to be looked at next: a text, a block, or an array of blocks. Other values are nothing to look at. */
-static bool push(struct blocks *b, struct json_value v, bool apart)
+static bool push(struct blocks *b, struct json_value v, enum join join)
 {
     bool array = v.kind == '[';
     if (v.kind != '"' && v.kind != '{' && !array) {
@@ -156,16 +156,17 @@ static bool push(struct blocks *b, struct json_value v, bool apart)
     if (b->depth == OLLA_COUNT(b->frames)) {
         return false;
     }
-    b->frames[b->depth++] = (struct block_frame){array, apart, array ? json_first(v) : 0, v};
+    b->frames[b->depth++] = (struct block_frame){array, join, array ? json_first(v) : 0, v};
     return true;
 }
 
-static int text_leaf(struct blocks *b, struct leaf *leaf, struct json_value text, bool apart)
+/* join: what stands before it, if another text of the message does. */
+static int text_leaf(struct blocks *b, struct leaf *leaf, struct json_value text, enum join join)
 {
     leaf->kind = LEAF_TEXT;
     leaf->text = json_inner(text);
-    leaf->apart = apart || b->apart;
-    b->apart = apart;
+    leaf->join = join == JOIN_NONE ? b->joined : join;
+    b->joined = join == JOIN_NONE ? JOIN_NONE : JOIN_LINE;
     return leaf->text.from < leaf->text.to ? 1 : OLLA_AGAIN;
 }
 
@@ -182,7 +183,7 @@ static enum block_type type_of(const struct blocks *b, struct json_value type)
     bool is_name = json_read(&b->r->body, type, name, sizeof(name));
     for (size_t i = 0; i < OLLA_COUNT(types); i++) {
         if (strcmp(types[i].name, name) == 0) {
-            return types[i].runs >> b->run & 1 ? types[i].type : UNKNOWN;
+            return b->tolerant || (types[i].runs >> b->run & 1) ? types[i].type : UNKNOWN;
         }
     }
     return is_name && str_ends(str_of(name), STR("_tool_result")) ? DROPPED : UNKNOWN;
@@ -219,7 +220,7 @@ static int document(struct blocks *b, const struct json_value *v)
     if (!text && !content) {
         return fail_type(b, v[B_TYPE], s[S_TYPE]);
     }
-    return pushed(b, push(b, text ? s[S_DATA] : s[S_CONTENT], true) && push(b, v[B_TITLE], true));
+    return pushed(b, push(b, text ? s[S_DATA] : s[S_CONTENT], JOIN_LINE) && push(b, v[B_TITLE], JOIN_LINE));
 }
 
 static int result(struct blocks *b, const struct json_value *v, struct leaf *leaf)
@@ -231,7 +232,7 @@ static int result(struct blocks *b, const struct json_value *v, struct leaf *lea
     leaf->id = v[B_RESULT_OF];
     leaf->input = v[B_IS_ERROR];
     uint8_t depth = b->depth;
-    if (!push(b, v[B_CONTENT], false)) {
+    if (!push(b, v[B_CONTENT], JOIN_NONE)) {
         return pushed(b, false);
     }
     b->result = b->depth > depth ? b->depth : 0;
@@ -251,7 +252,7 @@ static int call(struct blocks *b, const struct json_value *v, struct leaf *leaf)
     return 1;
 }
 
-static int block(struct blocks *b, struct json_value value, bool apart, struct leaf *leaf)
+static int block(struct blocks *b, struct json_value value, enum join join, struct leaf *leaf)
 {
     struct json_value v[B_COUNT];
 
@@ -259,9 +260,9 @@ static int block(struct blocks *b, struct json_value value, bool apart, struct l
     enum block_type type = value.kind == '{' ? type_of(b, v[B_TYPE]) : UNKNOWN;
     switch (type) {
     case TEXT:
-        return text_leaf(b, leaf, v[B_TEXT], apart);
+        return text_leaf(b, leaf, v[B_TEXT], join);
     case REFERENCE:
-        return text_leaf(b, leaf, v[B_TOOL_NAME], apart);
+        return text_leaf(b, leaf, v[B_TOOL_NAME], join);
     case THINKING:
         leaf->kind = LEAF_THINKING;
         leaf->text = json_inner(v[B_THINKING]);
@@ -271,9 +272,10 @@ static int block(struct blocks *b, struct json_value value, bool apart, struct l
     case DOCUMENT:
         return document(b, v);
     case SEARCH:
-        return pushed(b, push(b, v[B_CONTENT], true) && push(b, v[B_SOURCE], true) && push(b, v[B_TITLE], true));
+        return pushed(b, push(b, v[B_CONTENT], JOIN_LINE) && push(b, v[B_SOURCE], JOIN_BLANK) &&
+                             push(b, v[B_TITLE], JOIN_LINE));
     case INNER:
-        return pushed(b, push(b, v[B_CONTENT], true));
+        return pushed(b, push(b, v[B_CONTENT], JOIN_LINE));
     case RESULT:
         return leaf->in_result ? fail_type(b, v[B_TYPE], absent) : result(b, v, leaf);
     case CALL:
@@ -288,6 +290,29 @@ static int block(struct blocks *b, struct json_value value, bool apart, struct l
 
 /* ---- messages ------------------------------------------------------------------------------ */
 
+/* Nothing of it would be told: then it does not part the turns around it. */
+static bool is_silent(const struct blocks *b, struct json_value content)
+{
+    struct json_value element, v[B_COUNT], text = json_inner(content);
+    uint64_t at = json_first(content);
+
+    if (content.kind != '[') {
+        return content.kind == '"' && text.from == text.to;
+    }
+    while (json_next(&b->r->body, &at, &element)) {
+        json_collect(&b->r->body, element, block_keys, v);
+        char type[32];
+        json_read(&b->r->body, v[B_TYPE], type, sizeof(type));
+        text = json_inner(v[B_TEXT]);
+        bool empty = strcmp(type, "text") == 0 && text.from == text.to;
+        bool thought = strcmp(type, "thinking") == 0 || strcmp(type, "redacted_thinking") == 0;
+        if (element.kind != '{' || !(empty || thought)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static int next_message(struct blocks *b)
 {
     struct json_value message, v[M_COUNT];
@@ -295,28 +320,31 @@ static int next_message(struct blocks *b)
     enum run run;
 
     b->block = 0;
-    b->apart = false;
+    b->joined = JOIN_NONE;
     if (b->prelude) {
         b->prelude = false;
-        return pushed(b, push(b, b->r->top[ASK_SYSTEM], false));
+        return pushed(b, push(b, b->r->top[ASK_SYSTEM], JOIN_NONE));
     }
     if (!json_next(&b->r->body, &after.at, &message)) {
         return 0;
     }
     json_collect(&b->r->body, message, message_keys, v);
-    bool known = read_run(b->r, v[M_ROLE], b->run, &run);
-    if (known && run != b->run && !b->tolerant) {
+    bool object = message.kind == '{', known = read_run(b->r, v[M_ROLE], b->run, &run);
+    if (known && run != b->run && !b->tolerant && !is_silent(b, v[M_CONTENT])) {
         return 0;
     }
     after.number++;
     b->next = after;
-    if (!known) {
+    if (object && !known) {
         return fail(b, false, "unknown role");
+    }
+    if (known && run != b->run && !b->tolerant) {
+        return OLLA_AGAIN;
     }
     if (v[M_CONTENT].kind != '"' && v[M_CONTENT].kind != '[' && v[M_CONTENT].kind != '{') {
         return fail(b, false, "content is missing");
     }
-    return pushed(b, push(b, v[M_CONTENT], false));
+    return pushed(b, push(b, v[M_CONTENT], JOIN_NONE));
 }
 
 int blocks_next(struct blocks *b, struct leaf *leaf)
@@ -326,14 +354,14 @@ int blocks_next(struct blocks *b, struct leaf *leaf)
     }
     struct block_frame *f = &b->frames[b->depth - 1];
     struct json_value value = f->value;
-    bool apart = f->apart;
+    enum join join = f->join;
 
     memset(leaf, 0, sizeof(*leaf));
     leaf->message = b->next.number;
     leaf->in_result = b->result > 0;
     b->block += b->depth == 1;
     if (f->array && json_next(&b->r->body, &f->at, &value)) {
-        return block(b, value, apart, leaf);
+        return block(b, value, join, leaf);
     }
     bool array = f->array;
     b->depth--;
@@ -341,5 +369,5 @@ int blocks_next(struct blocks *b, struct leaf *leaf)
     if (array) {
         return OLLA_AGAIN;
     }
-    return value.kind == '"' ? text_leaf(b, leaf, value, apart) : block(b, value, apart, leaf);
+    return value.kind == '"' ? text_leaf(b, leaf, value, join) : block(b, value, join, leaf);
 }

@@ -78,26 +78,40 @@ static const char *check_types(const struct anthropic_request *r)
     return NULL;
 }
 
-/* A number against 0..max; one with an exponent is left to the backend. */
-static bool in_range(const struct anthropic_request *r, struct json_value v, uint64_t max)
+/* A number that is not below 0, nor above max, which has one digit; 0 = any. */
+static bool in_range(const struct anthropic_request *r, struct json_value v, char max)
 {
-    char mem[NUMBER_MAX];
-    struct str number = {mem, json_copy(&r->body, v.from, v.to, mem, sizeof(mem))}, whole;
-    uint64_t n = 0;
-    bool fraction = false, minus = str_starts(number, STR("-"));
+    char mem[NUMBER_MAX], first = '\0';
+    size_t n = v.kind == '0' ? json_copy(&r->body, v.from, v.to, mem, sizeof(mem)) : 0, i = 0;
+    long place = 0; /* of its first digit that is not 0: 1 = ones, 2 = tens, 0 = tenths */
+    bool point = false, more = false;
+    uint64_t power = 0;
 
-    if (v.kind != '0' || memchr(mem, 'e', number.n) || memchr(mem, 'E', number.n)) {
-        return true;
+    for (; i < n && str_lower(mem[i]) != 'e'; i++) {
+        bool digit = mem[i] >= '0' && mem[i] <= '9';
+        point = point || mem[i] == '.';
+        if (!digit || (!first && mem[i] == '0')) {
+            place -= digit && point;
+        } else if (!first) {
+            first = mem[i];
+            place += !point;
+        } else {
+            place += !point;
+            more = more || mem[i] != '0';
+        }
     }
-    number = str_skip(number, minus ? 1 : 0);
-    whole = (struct str){number.p, str_find(number, '.')};
-    for (size_t i = whole.n; i < number.n; i++) {
-        fraction = fraction || (number.p[i] != '.' && number.p[i] != '0');
+    if (i + 1 < n) {
+        bool minus = mem[i + 1] == '-', sign = minus || mem[i + 1] == '+';
+        size_t from = i + 1 + sign < n ? i + 1 + sign : n;
+        if (str_to_u64((struct str){mem + from, n - from}, 999, &power) != OLLA_OK) {
+            power = 999;
+        }
+        place += minus ? -(long)power : (long)power;
     }
-    if (str_to_u64(whole, UINT64_MAX, &n) != OLLA_OK) {
-        return false;
+    if (!first) {
+        return true; /* it is 0 */
     }
-    return minus ? n == 0 && !fraction : n < max || (n == max && !fraction);
+    return mem[0] != '-' && (!max || place < 1 || (place == 1 && (first < max || (first == max && !more))));
 }
 
 static const char *check_values(const struct anthropic_request *r)
@@ -117,27 +131,24 @@ static const char *check_values(const struct anthropic_request *r)
     if (number[0] == '-' || strcmp(number, "0") == 0) {
         return say("invalid request: max_tokens must be at least 1, got ", number, "");
     }
-    if (!in_range(r, top[ASK_TEMPERATURE], 2)) {
+    if (!in_range(r, top[ASK_TEMPERATURE], '2')) {
         return "invalid request: temperature must be between 0 and 2";
     }
-    if (!in_range(r, top[ASK_TOP_P], 1)) {
+    if (!in_range(r, top[ASK_TOP_P], '1')) {
         return "invalid request: top_p must be between 0 and 1";
     }
-    return in_range(r, top[ASK_TOP_K], UINT64_MAX) ? NULL : "invalid request: top_k must be non-negative";
+    return in_range(r, top[ASK_TOP_K], '\0') ? NULL : "invalid request: top_k must be non-negative";
 }
 
 const char *anthropic_check(const struct anthropic_request *r, const struct json_check *c, bool to_count)
 {
-    const char *why;
-
     if (c->bad || !c->done) {
-        why = to_count ? NULL : check_model(r);
-        return why && r->top[ASK_MODEL].kind == 0 ? why : "invalid request: the body is not a JSON object";
+        return "invalid request: the body is not a JSON object";
     }
     if (to_count) {
         return NULL;
     }
-    why = check_model(r);
+    const char *why = check_model(r);
     why = why ? why : check_types(r);
     return why ? why : check_values(r);
 }

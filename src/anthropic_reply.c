@@ -336,6 +336,14 @@ static uint64_t hash_of(const struct anthropic_reply *r, struct json_value strin
 
 static struct reply_call *new_call(struct anthropic_reply *r, int64_t index)
 {
+    bool over = r->call_n == REPLY_CALLS && r->held.n == 0;
+    for (unsigned i = 0; i + 1 < r->call_n && over; i++) {
+        over = r->call[i].state == CALL_OVER;
+    }
+    if (over) { /* only the last one may get more */
+        r->call[0] = r->call[r->call_n - 1];
+        r->call_n = 1;
+    }
     struct reply_call *c = r->call_n < REPLY_CALLS ? &r->call[r->call_n++] : NULL;
     if (c) {
         memset(c, 0, sizeof(*c));
@@ -517,29 +525,33 @@ static char kind_of_args(const struct anthropic_reply *r, struct json_value v)
 /* One entry of tool_calls of a whole reply. */
 static int tell_whole_call(struct anthropic_reply *r, struct json_value entry)
 {
+    static const struct json_value nothing = {0, 0, 0};
     struct json_value e[E_COUNT], f[F_COUNT];
     struct reply_call c = {.id = 0};
 
     json_collect(&r->doc, entry, entry_keys, e);
     json_collect(&r->doc, e[E_FUNCTION], function_keys, f);
-    struct json_value id = json_inner(e[E_ID]), name = json_inner(f[F_NAME]), args = json_inner(f[F_ARGS]);
+    struct json_value id = json_inner(e[E_ID]), name = json_inner(f[F_NAME]), args = f[F_ARGS];
+    char kind = kind_of_args(r, args);
     if (is_empty(name)) {
         return 1;
     }
-    char kind = kind_of_args(r, f[F_ARGS]);
     open_call(r, &c, &r->doc, id, name);
     r->bytes += args.to - args.from;
-    if (kind == 'e') {
-        words(r, "{}");
-    } else if (kind == 'x') {
-        words(r, "{\"_raw\":");
-        part(r, &r->doc, f[F_ARGS]);
-        words(r, "}");
-    } else if (f[F_ARGS].kind == '{') {
-        part(r, &r->doc, f[F_ARGS]);
+    bool string = kind == 'o' && args.kind == '"';
+    struct json_value part = kind == 'e' ? nothing : string ? json_inner(args) : args;
+    enum piece_how how = string ? PIECE_UNQUOTED : PIECE_RAW;
+    if (r->events) {
+        how = string ? PIECE_RAW : PIECE_QUOTED;
+        add_event(r, "content_block_delta");
+        words(r, ",\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":\"");
+        words(r, kind == 'x' ? "{\\\"_raw\\\":" : "");
     } else {
-        pieces_part(&r->out, &r->doc, args.from, args.to, PIECE_UNQUOTED);
+        words(r, kind == 'x' ? "{\"_raw\":" : "");
     }
+    pieces_part(&r->out, &r->doc, part.from, part.to, how);
+    words(r, kind == 'x' ? "}" : kind == 'e' ? "{}" : "");
+    words(r, r->events ? "\"}}\n\n" : "");
     return 1;
 }
 
@@ -699,11 +711,11 @@ int reply_document(struct anthropic_reply *r)
     take_usage(r, d[D_USAGE]);
     uint64_t at = json_first(d[D_CHOICES]);
     if (d[D_CHOICES].kind != '[' || !json_next(&r->doc, &at, &first)) {
-        return r->events ? 0 : fail(r, "the backend's reply cannot be understood: it has no choices");
+        return r->whole ? fail(r, "the backend's reply cannot be understood: it has no choices") : 0;
     }
     json_collect(&r->doc, first, choice_keys, c);
     struct json_value message = c[C_DELTA].kind == '{' ? c[C_DELTA] : c[C_MESSAGE];
-    if (!r->events && message.kind != '{') {
+    if (r->whole && message.kind != '{') {
         return fail(r, "the backend's reply cannot be understood: it has no message");
     }
     take_finish(r, c);
@@ -739,7 +751,7 @@ static int tell_call(struct anthropic_reply *r)
         r->phase = IDLE;
         return 1;
     }
-    return r->events ? tell_entry(r, entry) : tell_whole_call(r, entry);
+    return r->whole ? tell_whole_call(r, entry) : tell_entry(r, entry);
 }
 
 int reply_step(struct anthropic_reply *r)

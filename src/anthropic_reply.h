@@ -51,6 +51,7 @@ struct anthropic_reply {
     /* input */
     struct str model; /* what the client called it */
     bool events;      /* it wants a stream */
+    bool whole;       /* there is one document, with all of it */
     bool hide_thinking, has_stops;
     uint64_t estimate; /* tokens of the request */
     unsigned char random[16];

@@ -252,15 +252,16 @@ static int look(struct anthropic_telling *t)
 
 /* ---- texts ---------------------------------------------------------------------------- */
 
-/* apart: what stands between this text and one before it in the same message. */
-static void add_text(struct anthropic_telling *t, const struct leaf *leaf, const char *apart)
+/* join: what stands between this text and one before it in the same message. */
+static void add_text(struct anthropic_telling *t, const struct leaf *leaf, enum join join)
 {
+    static const char *const joins[] = {[JOIN_NONE] = "", [JOIN_LINE] = "\\n", [JOIN_BLANK] = " "};
     struct json_value text = text_of(t, leaf);
     if (text.from == text.to) {
         return;
     }
     if (t->open) {
-        words(t, leaf->message != t->last ? "\\n\\n" : apart);
+        words(t, leaf->message != t->last ? "\\n\\n" : joins[join]);
     }
     t->open = true;
     t->last = leaf->message;
@@ -294,7 +295,7 @@ static void tell_result(struct anthropic_telling *t, const struct leaf *leaf)
         words(t, t->result_bad && !str_ieq((struct str){begin, n}, STR("error")) ? "Error: " : "");
         t->result_bad = false;
         t->last = leaf->message;
-        add_text(t, leaf, "\\n");
+        add_text(t, leaf, leaf->join == JOIN_BLANK ? JOIN_BLANK : JOIN_LINE);
     }
 }
 
@@ -361,12 +362,12 @@ static void tell_leaf(struct anthropic_telling *t, const struct leaf *leaf)
         if (images && !leaf->in_result) {
             tell_part(t, leaf);
         } else if (!images && leaf->kind == LEAF_TEXT && !leaf->in_result) {
-            add_text(t, leaf, leaf->apart ? "\\n" : "");
+            add_text(t, leaf, leaf->join);
         }
         break;
     case THOUGHTS:
         if (leaf->kind == LEAF_THINKING) {
-            add_text(t, leaf, "\\n");
+            add_text(t, leaf, JOIN_LINE);
         }
         break;
     case CALLS:

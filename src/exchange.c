@@ -437,6 +437,15 @@ void exchange_client_input(struct exchange *x)
     }
 }
 
+void exchange_forget_head(struct exchange *x)
+{
+    struct client *c = x->c;
+    if (x->raw_at == c->in.end) { /* unless the next request waits in it */
+        buf_drop(&c->in);
+        x->raw_at = 0;
+    }
+}
+
 void exchange_truncate(struct exchange *x, enum end_who who, enum end_phase phase, const char *message)
 {
     attempt_drop_upstream(x);

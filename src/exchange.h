@@ -325,6 +325,7 @@ void attempt_note_limit(struct exchange *x, const struct http_response *r);
 uint64_t exchange_read_timeout(const struct exchange *x);
 
 /* exchange.c */
+void exchange_forget_head(struct exchange *x); /* the request's head has served its purpose */
 extern const struct stream_ops exchange_upstream_ops;
 void exchange_answer(struct exchange *x);      /* everything that no backend is needed for */
 void exchange_client_left(struct exchange *x); /* ends it */

@@ -114,6 +114,20 @@ size_t json_unescape(struct json_unescape *u, char c, char out[8])
     return n;
 }
 
+void json_unescape_key(char *key, size_t n)
+{
+    struct json_unescape u = {0, 0, 0, false};
+    char out[8];
+    size_t to = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        size_t some = json_unescape(&u, key[i], out);
+        memcpy(key + to, out, some); /* no text gets longer */
+        to += some;
+    }
+    key[to] = '\0';
+}
+
 /* ---- slices ----------------------------------------------------------------- */
 
 static jsmntok_t pool[OLLA_MAX_TOKENS];

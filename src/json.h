@@ -33,13 +33,17 @@ struct json_unescape {
     bool bad;     /* not a JSON escape; stays set */
 };
 
-#define JSON_SLASH 5 /* all that follows a backslash */
+#define JSON_KEY_CAP 32 /* keys that are wanted are shorter, however they are written */
+#define JSON_SLASH   5  /* all that follows a backslash */
 
 /*
  * Takes one raw byte of the string, at last its closing quote (which gives
  * what was held back); returns how many bytes it put into out.
  */
 size_t json_unescape(struct json_unescape *u, char c, char out[8]);
+
+/* A key of n < JSON_KEY_CAP bytes, as it is written, unescaped in place and NUL-terminated. */
+void json_unescape_key(char *key, size_t n);
 
 /* Where a reader of the top level of one JSON object is; what lies below is only counted. Private to json_scan.c. */
 enum json_state {
@@ -170,8 +174,7 @@ int json_members_feed(struct json_members *m, const char *p, size_t n, size_t *u
 
 /* ---- strict check ------------------------------------------------------------- */
 
-#define JSON_DEPTH   128 /* brackets that may be open */
-#define JSON_KEY_CAP 32  /* a wanted key is shorter */
+#define JSON_DEPTH 128 /* brackets that may be open */
 
 /* Where a value stands in its document: [from, to), with the quotes of a string. */
 struct json_value {

@@ -127,7 +127,7 @@ static void end_string(struct json_check *c)
         return;
     }
     c->state = COLON;
-    c->key[c->key_n] = '\0';
+    json_unescape_key(c->key, c->key_n);
     for (size_t i = 0; c->depth == 1 && c->keys && c->keys[i]; i++) {
         if (strcmp(c->keys[i], c->key) == 0) {
             c->wanted = &c->found[i];

@@ -113,22 +113,24 @@ static struct json_value take_value(struct cursor *c)
     return v;
 }
 
-/* A key, as it is written; a longer one than any that is wanted becomes "". */
+/* A key; one that is longer than any that is wanted becomes "". */
 static void take_key(struct cursor *c, char key[JSON_KEY_CAP])
 {
     size_t n = 0;
+    bool escaped = false;
     while (has_byte(c)) {
         char b = *c->window.p;
-        if (b == '"' || b == '\\') {
+        skip(c, 1);
+        if (b == '"' && !escaped) {
             break;
         }
-        key[n < JSON_KEY_CAP ? n : JSON_KEY_CAP - 1] = b;
+        escaped = b == '\\' && !escaped;
+        if (n < JSON_KEY_CAP - 1) {
+            key[n] = b;
+        }
         n++;
-        skip(c, 1);
     }
-    bool plain = has_byte(c) && *c->window.p == '"' && n < JSON_KEY_CAP;
-    key[plain ? n : 0] = '\0';
-    skip_string(c);
+    json_unescape_key(key, n < JSON_KEY_CAP - 1 ? n : 0);
 }
 
 void json_collect(const struct json_source *s, struct json_value object, const char *const *keys,

@@ -45,7 +45,8 @@ struct messages {
     char refusal[ANTHROPIC_ERROR];
     bool stream, has_stops, hide_thinking;
     bool estimated, counted;
-    uint64_t estimate, length;
+    uint64_t estimate;
+    uint64_t length; /* of the told request, then of the told reply */
     /* One after the other. */
     union {
         struct anthropic_estimate estimate;
@@ -211,7 +212,7 @@ bool messages_accept(struct exchange *x)
     m->stream = m->request.top[ASK_STREAM].kind == 't';
     m->has_stops = m->request.top[ASK_STOP].kind == '[';
     m->hide_thinking = hides_thinking(&m->request);
-    return true;
+    return conf_now->translators.anthropic.passthrough_enabled || !messages_count_here(x);
 }
 
 void messages_choose(struct exchange *x, struct str model)
@@ -318,6 +319,12 @@ void messages_fill(struct exchange *x)
 
 /* ---- counting here ---------------------------------------------------------------------------- */
 
+bool messages_is_count(const struct http_response *r)
+{
+    bool some = r->framing != HTTP_LENGTH || r->length > 0;
+    return r->status == 200 && some && str_istarts(r->content_type, STR("application/json"));
+}
+
 bool messages_count_here(struct exchange *x)
 {
     struct messages *m = x->messages;
@@ -388,11 +395,24 @@ void messages_take_head(struct exchange *x, const struct http_response *r)
                                                                        : REPLY_DOCUMENT;
     m->retry_after = http_retry_after(retry, plat_wall_ms(), &wait) ? (unsigned)((wait + 999) / 1000) : 0;
     m->should_retry = str_ieq(should, STR("true")) ? 't' : str_ieq(should, STR("false")) ? 'f' : '\0';
+    to->whole = m->kind == REPLY_DOCUMENT;
     m->head_due = net_now() + HEAD_MS;
     x->headless = !x->committed;
 }
 
 /* ---- out -------------------------------------------------------------------------------------------- */
+
+static void begin_reply(struct exchange *x)
+{
+    bool events = x->messages->now.reply.events;
+    if (events) {
+        reply_begin_translated(x, "text/event-stream", UINT64_MAX);
+    } else {
+        reply_begin_translated(x, "application/json", x->messages->length);
+    }
+    exchange_forget_head(x);
+    x->events = events ? EVENTS_SSE : EVENTS_NONE;
+}
 
 /* Writes what is told, framed for this client. false: no room now. */
 static bool write_out(struct exchange *x)
@@ -405,12 +425,11 @@ static bool write_out(struct exchange *x)
             return false;
         }
         buf_compact(out);
-        if (buf_room(out) < ROOM_MIN) {
+        if (buf_room(out) < (x->headless ? OLLA_BUF_SIZE / 2 : ROOM_MIN)) {
             return false;
         }
         if (x->headless) {
-            reply_begin_translated(x, "text/event-stream", UINT64_MAX);
-            x->events = EVENTS_SSE;
+            begin_reply(x);
         }
         size_t room = buf_room(out), before = x->chunked_out ? 6 : 0;
         char *to = buf_tail(out);
@@ -468,8 +487,8 @@ static void fail_as_told(struct exchange *x, const struct reply_failure *f)
          told.message[0] ? told.message : "the backend says that something went wrong");
 }
 
-/* An error reply is complete. */
-static void tell_error(struct exchange *x)
+/* What has been collected says what went wrong, in whatever form. status: if it does not name one. */
+static void fail_in_words(struct exchange *x, int status)
 {
     struct messages *m = x->messages;
     struct reply_failure f = {0, false, ""};
@@ -485,9 +504,10 @@ static void tell_error(struct exchange *x)
     }
     reply_name_overflow(&f);
     if (!f.message[0]) {
-        str_copy(f.message, sizeof(f.message), str_of(http_reason(m->status)));
+        str_copy(f.message, sizeof(f.message), str_of(http_reason(status)));
     }
-    fail(x, f.too_long ? 400 : m->status, f.message);
+    bool told = m->kind == REPLY_FRAMES && f.status > 0;
+    fail(x, f.too_long ? 400 : told ? f.status : status, f.message);
 }
 
 /* ---- in ---------------------------------------------------------------------------------------------- */
@@ -512,6 +532,7 @@ static bool tell_plain(struct exchange *x)
     struct anthropic_reply *to = &x->messages->now.reply;
     uint64_t length = 0;
 
+    /* Its beginning is told again after this, so it must not have gone down: nothing has. */
     for (int round = 0; round < 2; round++) {
         reply_start(to);
         if (!tell_document(x)) {
@@ -529,9 +550,7 @@ static bool tell_plain(struct exchange *x)
             }
         }
     }
-    if (x->headless) {
-        reply_begin_translated(x, "application/json", length);
-    }
+    x->messages->length = length;
     return true;
 }
 
@@ -542,7 +561,12 @@ static bool end_frame(struct exchange *x, bool complete)
     struct body *b = &m->doc.body;
     char word[8];
 
-    if (m->frame.done && !m->frame.bad) {
+    bool json = m->frame.done && !m->frame.bad;
+    if (strcmp(m->sse.event, "error") == 0 && b->n > 0 && (json || complete)) {
+        fail_in_words(x, 502);
+        return false;
+    }
+    if (json) {
         return tell_document(x);
     }
     if (b->n >= 6 && b->n < 64 && json_copy(&m->now.reply.doc, 0, b->n, word, 6) == 6 &&
@@ -622,7 +646,7 @@ static bool finish_reply(struct exchange *x)
     bool whole = m->frame.done && !m->frame.bad;
 
     if (m->kind == REPLY_ERROR) {
-        tell_error(x);
+        fail_in_words(x, m->status);
         return false;
     }
     if (!to->events && m->kind == REPLY_FRAMES && !to->told) {

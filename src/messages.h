@@ -34,6 +34,9 @@ void messages_choose(struct exchange *x, struct str model);
 int messages_prepare(struct exchange *x);
 const char *messages_refusal(const struct exchange *x); /* why not; NULL = it could be, or was not tried */
 
+/* It may hold a number of tokens. */
+bool messages_is_count(const struct http_response *r);
+
 /* Nobody counts the tokens of this request: olla does, about. false: it is no such request. */
 bool messages_count_here(struct exchange *x);
 bool messages_counted(struct exchange *x); /* ready() of the page */

@@ -100,11 +100,9 @@ static void begin_reply(struct exchange *x, const struct http_response *r, size_
     buf_consume(&x->u->in, head_n);
     x->began = true;
     x->state = X_STREAM;
-    /* Head and body have served their purpose; give the memory back unless the next request waits in it. */
     body_free(&x->body);
-    if (x->raw_at == c->in.end) {
-        buf_drop(&c->in);
-        x->raw_at = 0;
+    if (!x->headless) {
+        exchange_forget_head(x);
     }
 }
 
@@ -150,7 +148,7 @@ static bool one_head(struct exchange *x)
         exchange_attempt_failed(x, FAIL_STATUS);
         return false;
     }
-    if ((r.status < 200 || r.status >= 300) && messages_count_here(x)) {
+    if (!messages_is_count(&r) && messages_count_here(x)) {
         attempt_drop_upstream(x);
         return false;
     }

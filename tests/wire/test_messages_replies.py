@@ -9,7 +9,7 @@ import pytest
 
 from backend import Gate, eventually, hold
 from client import chunked, dump
-from messages import (CHAT, COUNT, DONE, HELLO, OWN, PING, ROOT, Bench, ask, bare, call, closing, completion, data, delta, entry, envelope,
+from messages import (CHAT, COUNT, DONE, HELLO, OWN, PING, ROOT, Bench, ask, bare, call, completion, data, delta, entry, envelope,
                       events, finish, message, posts, send, shared, start, stream, text, thinking, tool, usage)
 
 HEARTBEAT = {"proxy.heartbeat.interval": "300ms"}
@@ -17,14 +17,14 @@ ESCAPES = "\\u00e4\\ud83d\\ude00\\\"\\\\\\/\\b\\f\\n\\r\\t\\u0001<>&\u2028\u00e4
 MEANT = json.loads('"%s"' % ESCAPES)
 
 
-@pytest.fixture(scope="module")
-def bench_holder():
-    yield from closing([])
+def nicknamed():
+    return Bench({"model_aliases.nick": "m1"})
 
 
 @pytest.fixture
-def site(bench_holder, binary):
-    yield from shared(bench_holder, lambda: Bench({"model_aliases.nick": "m1"}))
+def site(kept):
+    with shared(kept, nicknamed) as site:
+        yield site
 
 
 # ---- whole messages
@@ -633,14 +633,14 @@ def test_slow_first_frame(site):
     assert events(reply.read_rest().body).text == "hello" and reply.complete
 
 
-@pytest.fixture(scope="module")
-def beat_holder():
-    yield from closing([])
+def impatient():
+    return Bench(HEARTBEAT)
 
 
 @pytest.fixture
-def beat(beat_holder, binary):
-    yield from shared(beat_holder, lambda: Bench(HEARTBEAT))
+def beat(kept):
+    with shared(kept, impatient) as beat:
+        yield beat
 
 
 def test_pings_before_and_during(beat):

@@ -9,36 +9,33 @@ import time
 import pytest
 
 from client import chunked, dump, json_headers, request_bytes
-from messages import CHAT, COUNT, OWN, ROOT, USER, Bench, Fleet, ask, chat_path, closing, envelope, message, posts, send, shared
+from messages import CHAT, COUNT, OWN, ROOT, USER, Bench, Fleet, ask, chat_path, envelope, message, posts, send, shared
 from servers import KINDS
 from test_messages_replies import ESCAPES, MEANT
 
 
 @pytest.fixture(scope="module")
-def bench_holder():
-    yield from closing([])
-
-
-@pytest.fixture(scope="module")
-def spool(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("spool"))
+def roomy(tmp_path_factory):
+    spool = str(tmp_path_factory.mktemp("spool"))
+    return lambda: Bench({"proxy.spool_dir": spool, "translators.anthropic.max_message_size": "64MB"})
 
 
 @pytest.fixture
-def site(bench_holder, spool, binary):
+def site(kept, roomy):
     """One server of type openai-compatible: nothing is sent there that not everybody knows."""
-    yield from shared(bench_holder, lambda: Bench({"proxy.spool_dir": spool, "translators.anthropic.max_message_size": "64MB"}))
+    with shared(kept, roomy) as site:
+        yield site
 
 
-@pytest.fixture(scope="module")
-def fleet_holder():
-    yield from closing([])
+def translated():
+    return Fleet({"translators.anthropic.passthrough_enabled": False})
 
 
 @pytest.fixture
-def fleet(fleet_holder, binary):
+def fleet(kept):
     """All types, and all of them are translated for."""
-    yield from shared(fleet_holder, lambda: Fleet({"translators.anthropic.passthrough_enabled": False}))
+    with shared(kept, translated) as fleet:
+        yield fleet
 
 
 def user(*blocks):
