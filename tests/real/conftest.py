@@ -23,8 +23,9 @@ OLLA = os.path.abspath(os.environ.get("OLLA_BIN") or os.path.join(TOP, "build", 
 SAMPLE_SERVER = os.path.join(TOP, "tests", "samples", "sample_server.py")
 START_TIMEOUT = 60.0
 
-# The client libraries are not to look for a proxy on the way to 127.0.0.1, nor olla to read settings of this shell.
-for name in [key for key in os.environ if key.startswith("OLLA_") or key.lower().endswith("_proxy")]:
+# The client libraries are not to look for a proxy on the way to 127.0.0.1, nor for keys; nor is olla to read settings of
+# this shell.
+for name in [key for key in os.environ if key.startswith(("OLLA_", "ANTHROPIC_")) or key.lower().endswith("_proxy")]:
     if name not in ("OLLA_BIN", "OLLA_REAL_DIR"):
         del os.environ[name]
 
