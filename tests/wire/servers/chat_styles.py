@@ -15,14 +15,13 @@ llama.cpp: build b11669 as it answered. content is null in the first chunk, id a
 arguments, usage is a chunk of its own and on demand, with `timings` in it or in the last chunk; an error in a stream is a
 data line, in 2025 a field line (`late = "field"`), and nothing follows it.
 vLLM: entrypoints/openai/chat_completion/serving.py. tool_calls is [] where there are none, the finish reason of a named tool
-is `stop`, the matched stop text is `stop_reason`, [DONE] follows an error. Before 0.12 reasoning was `reasoning_content`,
-errors were flat (`old = True`). It refuses stream_options without stream, and tool_choice without tools.
+is `stop`, the matched stop text is `stop_reason`, [DONE] follows an error. In older ones (`old = True`) reasoning was
+`reasoning_content` and errors were flat. It refuses stream_options without stream, and tool_choice without tools.
 SGLang: srt/entrypoints/openai/serving_chat.py, sse_utils.py. Null fields everywhere, matched_stop is a token or a text,
 errors are flat, inside a stream one level deeper, and usage and [DONE] may follow.
 LM Studio: documentation, lmstudio-bug-tracker 237, 670, 2322. Ids of nine digits, an error of a stream is a 200 with
 `event: error`, otherwise a 400 with a text; tool_choice is a word, never an object (670)."""
 
-import base64
 import itertools
 import json
 import re
@@ -31,6 +30,7 @@ import typing
 from backend import sse
 from client import dump
 
+from .chat_checks import KEYS, Unfit, check_framing, check_messages, check_parameters, check_tools, need, parse
 from .llamacpp import Llamacpp
 from .lm_studio import LmStudio
 from .ollama import Ollama
@@ -73,17 +73,8 @@ class Turn(typing.NamedTuple):
     hold: object = None  # hold(conn) is called before the first frame and between all frames
 
 
-class Unfit(AssertionError):
-    """The request is none that this server understands."""
-
-
-def need(condition, what, *arguments):
-    if not condition:
-        raise Unfit(what % arguments if arguments else what)
-
-
 def pieces(text):
-    """The pieces in which a model produces a text: words with the blanks behind them."""
+    """The pieces in which a model produces a text: words with the blanks in front of them."""
     return list(text) if isinstance(text, (list, tuple)) else re.findall(r"\s*\S+\s*?|\s+$", text)
 
 
@@ -91,128 +82,10 @@ def whole(text):
     return text if isinstance(text, str) else "".join(text)
 
 
-def fragments(text, size=6):
-    """The arguments of a call as they come: never at the borders of values."""
+def fragments(text):
+    """The arguments of a call as they come: not at the borders of values."""
+    size = max(6, len(text) // 40)
     return [text[at:at + size] for at in range(0, len(text), size)]
-
-
-# ---- what every one of these servers wants of a request
-
-ROLES = {"system", "user", "assistant", "tool"}
-KEYS = {"model", "messages", "max_tokens", "stream", "stream_options", "temperature", "top_p", "stop", "tools", "tool_choice",
-        "parallel_tool_calls", "response_format"}  # any of them knows these
-NEVER = re.compile(r"anthropic-.*|x-api-key|authorization|cookie|expect")
-
-
-def no_repetition(pairs):
-    keys = [key for key, _ in pairs]
-    need(len(keys) == len(set(keys)), "a key twice in one object: %r", keys)
-    return dict(pairs)
-
-
-def no_constant(name):
-    raise Unfit("%s is not JSON" % name)
-
-
-def parse(data):
-    """Strict: UTF-8, no key twice, no NaN, nothing behind the end."""
-    try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=no_repetition, parse_constant=no_constant)
-    except ValueError as error:
-        raise Unfit("the body is not JSON: %s: %r" % (error, data[:200])) from None
-
-
-def check_framing(request):
-    need(request.method == "POST", "method %s", request.method)
-    need(len(request.get_all("Content-Length")) == 1, "Content-Length %r", request.get_all("Content-Length"))
-    need(int(request.get("Content-Length")) == len(request.body), "the body has another length than Content-Length")
-    need(not request.has("Transfer-Encoding"), "Transfer-Encoding %r", request.get("Transfer-Encoding"))
-    need((request.get("Content-Type") or "").startswith("application/json"), "Content-Type %r", request.get("Content-Type"))
-
-
-def check_translated(request):
-    """What a request translated from the Messages API must not have kept: for tests, as other clients may send these."""
-    need(not request.query, "the query %r", request.query)
-    kept = [name for name, _ in request.headers if NEVER.fullmatch(name.lower())]
-    need(not kept, "the headers %r", kept)
-    coding = request.get("Accept-Encoding", "identity")
-    need(coding == "identity", "Accept-Encoding %r for a reply that has to be read", coding)
-    messages = parse(request.body)["messages"]
-    roles = [message["role"] for message in messages]
-    need("system" not in roles[1:], "a system message that is not the first: %r", roles)
-    for before, role in zip(roles, roles[1:]):
-        need(before != role or role == "tool", "two turns of the same role: %r", roles)
-    text = json.dumps(messages)
-    for word in ("cache_control", "tool_use_id", "input_schema", "redacted_thinking"):
-        need('"%s"' % word not in text, "%s in the messages", word)
-
-
-def check_image(part, types, remote):
-    need(isinstance(part.get("image_url"), dict) and isinstance(part["image_url"].get("url"), str), "image_url in %r", part)
-    url = part["image_url"]["url"]
-    match = re.match(r"data:image/([a-z]+);base64,", url)
-    if not match:
-        need(remote and re.match(r"https?://", url), "the image %r", url[:80])
-        return
-    need(match.group(1) in types, "an image of the type %r", match.group(1))
-    try:
-        need(base64.b64decode(url[match.end():], validate=True), "an empty image")
-    except ValueError as error:
-        raise Unfit("the image is not base64: %s" % error) from None
-
-
-def check_calls(calls):
-    """The ids of an assistant's calls."""
-    need(isinstance(calls, list) and calls, "tool_calls %r", calls)
-    for call in calls:
-        need(isinstance(call, dict) and call.get("type") == "function", "the call %r", call)
-        need(isinstance(call.get("id"), str) and call["id"], "a call without an id: %r", call)
-        function = call.get("function")
-        need(isinstance(function, dict) and isinstance(function.get("name"), str) and function["name"], "the call %r", call)
-        need(isinstance(function.get("arguments"), str), "arguments that are no text: %r", call)
-        need(isinstance(parse(function["arguments"].encode()), dict), "arguments that are no object: %r", call)
-    ids = [call["id"] for call in calls]
-    need(len(ids) == len(set(ids)), "an id twice in one turn: %r", ids)
-    return ids
-
-
-def check_tools(body):
-    tools = body.get("tools")
-    if tools is None:
-        need("tool_choice" not in body and "parallel_tool_calls" not in body, "tool_choice without tools")
-        return
-    need(isinstance(tools, list) and tools, "tools %r", tools)
-    names = []
-    for tool in tools:
-        need(isinstance(tool, dict) and tool.get("type") == "function", "the tool %r", tool)
-        function = tool.get("function")
-        need(isinstance(function, dict) and isinstance(function.get("name"), str) and function["name"], "the tool %r", tool)
-        need(isinstance(function.get("parameters"), dict), "parameters that are no schema: %r", tool)
-        need(isinstance(function.get("description", ""), str), "the description of %r", tool)
-        need(set(function) <= {"name", "description", "parameters", "strict"}, "keys of a tool: %r", sorted(function))
-        names.append(function["name"])
-    need(len(names) == len(set(names)), "a tool twice: %r", names)
-    choice = body.get("tool_choice", "auto")
-    if isinstance(choice, dict):
-        need(choice.get("type") == "function" and choice["function"]["name"] in names, "tool_choice %r", choice)
-    else:
-        need(choice in ("auto", "none", "required"), "tool_choice %r", choice)
-
-
-def check_parameters(body):
-    for key, kind in (("max_tokens", int), ("top_k", int), ("stream", bool), ("parallel_tool_calls", bool),
-                      ("chat_template_kwargs", dict), ("reasoning_effort", str)):
-        need(key not in body or type(body[key]) is kind, "%s %r", key, body.get(key))
-    for key in ("temperature", "top_p"):
-        need(type(body.get(key, 0)) in (int, float), "%s %r", key, body.get(key))
-    need(body.get("max_tokens", 1) >= 1, "max_tokens %r", body.get("max_tokens"))
-    need("stream_options" not in body or body.get("stream"), "stream_options without stream")
-    stop = body.get("stop", ["x"])
-    need(isinstance(stop, str) or isinstance(stop, list) and stop and all(isinstance(s, str) for s in stop), "stop %r", stop)
-    form = body.get("response_format", {"type": "text"})
-    need(form.get("type") in ("text", "json_schema"), "response_format %r", form)
-    if form["type"] == "json_schema":
-        need(isinstance(form["json_schema"].get("schema"), dict) and form["json_schema"].get("name"), "response_format %r", form)
 
 
 class Chat:
@@ -273,39 +146,8 @@ class Chat:
         check_parameters(body)
         check_tools(body)
         need(isinstance(body.get("messages"), list) and body["messages"], "messages %r", body.get("messages"))
-        self.check_messages(body["messages"])
+        check_messages(body["messages"], self.image_types, self.remote_images)
         return body
-
-    def check_messages(self, messages):
-        """Every call has its results directly behind it, in any order."""
-        waiting = set()
-        for message in messages:
-            need(isinstance(message, dict) and message.get("role") in ROLES, "the message %r", message)
-            if message["role"] == "tool":
-                need(message.get("tool_call_id") in waiting, "a result for no call of the turn before it: %r", message)
-                waiting.remove(message["tool_call_id"])
-                self.check_content(message, "text")
-                continue
-            need(not waiting, "calls without results: %r before %r", waiting, message)
-            if message["role"] == "assistant" and "tool_calls" in message:
-                waiting = set(check_calls(message["tool_calls"]))
-            self.check_content(message, "text", "image_url" if message["role"] == "user" else "text")
-        need(not waiting, "the conversation ends with calls: %r", waiting)
-
-    def check_content(self, message, *kinds):
-        content = message.get("content")
-        if content is None:
-            need("tool_calls" in message, "a message without content: %r", message)
-            return
-        if isinstance(content, str):
-            return
-        need(isinstance(content, list) and content, "the content %r", content)
-        for part in content:
-            need(isinstance(part, dict) and part.get("type") in kinds, "a part of %s that is %r", message["role"], part)
-            if part["type"] == "image_url":
-                check_image(part, self.image_types, self.remote_images)
-            else:
-                need(isinstance(part.get("text"), str), "the part %r", part)
 
     # ---- the parts of a reply; kinds say what differs
 
@@ -323,7 +165,7 @@ class Chat:
         return turn.finish or ("tool_calls" if turn.calls else "stop")
 
     def call_entry(self, number, call):
-        return {"id": self.call_id(number), "type": "function", "function": {"name": call.name, "arguments": call.text}}
+        return {"id": self.call_id(next(self.counter)), "type": "function", "function": {"name": call.name, "arguments": call.text}}
 
     def message(self, turn, body):
         out = {"role": "assistant", "content": whole(turn.text)}
@@ -492,7 +334,7 @@ class ChatLlamacpp(Chat, Llamacpp):
     timings = {"cache_n": 0, "prompt_n": 37, "prompt_ms": 1.091, "predicted_n": 14, "predicted_ms": 0.619}
 
     def call_id(self, number):
-        return ("9qRk2WvX%sTjEmBh4ZcNd6yLs8pGf1aUo" % "ABCDEFGH"[number])[:32]
+        return "9qRk2WvX%04dTjEmBh4ZcNd6yLs8pGf1" % number
 
     def whole_reply(self, turn, body):
         return dict(super().whole_reply(turn, body), timings=self.timings)
