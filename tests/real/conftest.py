@@ -23,8 +23,9 @@ OLLA = os.path.abspath(os.environ.get("OLLA_BIN") or os.path.join(TOP, "build", 
 SAMPLE_SERVER = os.path.join(TOP, "tests", "samples", "sample_server.py")
 START_TIMEOUT = 60.0
 
-# The client libraries are not to look for a proxy on the way to 127.0.0.1, nor olla to read settings of this shell.
-for name in [key for key in os.environ if key.startswith("OLLA_") or key.lower().endswith("_proxy")]:
+# The client libraries are not to look for a proxy on the way to 127.0.0.1, nor for keys; nor is olla to read settings of
+# this shell.
+for name in [key for key in os.environ if key.startswith(("OLLA_", "ANTHROPIC_")) or key.lower().endswith("_proxy")]:
     if name not in ("OLLA_BIN", "OLLA_REAL_DIR"):
         del os.environ[name]
 
@@ -264,22 +265,64 @@ def house(whole_house, request):
     whole_house.repair()
 
 
+@pytest.fixture(scope="session")
+def whole_fleet(tmp_path_factory):
+    from fleet import Fleet
+    if not os.access(OLLA, os.X_OK):
+        pytest.exit(f"there is no program {OLLA}: build it, or name another by OLLA_BIN", 1)
+    fleet = Fleet(str(tmp_path_factory.mktemp("fleet")))
+    try:
+        fleet.start()
+        yield fleet
+    finally:
+        fleet.stop()
+    for machine in fleet.ollas.values():
+        assert machine.child.returncode == 0, f"{machine.name} ended with {machine.child.returncode}: {machine.tail()}"
+
+
+@pytest.fixture
+def fleet(whole_fleet):
+    yield whole_fleet
+    whole_fleet.check()
+    whole_fleet.repair()
+
+
+def pytest_generate_tests(metafunc):
+    """A test with a `place` is done for every scripted server behind either olla."""
+    if "place" in metafunc.fixturenames:
+        from fleet import OLLAS, STYLES
+        metafunc.parametrize("place", [(olla, style) for style in STYLES for olla in OLLAS], ids="-".join, indirect=True)
+
+
+@pytest.fixture
+def place(fleet, request):
+    from fleet import Place
+    one = Place(fleet, *request.param)
+    before = set(vars(one.server))
+    yield one
+    for name in set(vars(one.server)) - before:
+        delattr(one.server, name)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """A failure shows the last lines of olla's log."""
     report = (yield).get_result()
-    whole = item.funcargs.get("whole_house") if hasattr(item, "funcargs") else None
-    if report.failed and whole is not None and os.path.exists(whole.olla.log):
-        report.sections.append(("end of olla's log", whole.olla.tail(25)))
+    funcargs = getattr(item, "funcargs", {})
+    ollas = [funcargs["whole_house"].olla] if "whole_house" in funcargs else []
+    ollas += funcargs["whole_fleet"].ollas.values() if "whole_fleet" in funcargs else []
+    for olla in ollas:
+        if report.failed and os.path.exists(olla.log):
+            report.sections.append((f"end of the log of {olla.name}", olla.tail(25)))
 
 
 class Node:
-    """client.mjs at work: its lines of JSON as they come."""
+    """client.mjs, or another script, at work: its lines of JSON as they come."""
 
-    def __init__(self, library, mode, base, model, limit):
+    def __init__(self, *words, script="client.mjs"):
         env = dict(os.environ, NODE_NO_WARNINGS="1")
         self.child = subprocess.Popen(
-            ["node", "client.mjs", library, mode, base, model, str(limit)], cwd=os.path.join(REAL, "node"), env=env,
+            ["node", script, *(str(word) for word in words)], cwd=os.path.join(REAL, "node"), env=env,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def line(self):
@@ -304,8 +347,8 @@ class Node:
 def node():
     started = []
 
-    def run(*arguments):
-        started.append(Node(*arguments))
+    def run(*arguments, **options):
+        started.append(Node(*arguments, **options))
         return started[-1]
 
     yield run

@@ -2,8 +2,8 @@
 # Prepares what `make test-real` runs against, in the folder ${OLLA_REAL_DIR:-build/real}:
 #   sid/      a small Debian sid with llama-server (debootstrap; about 500 MB, some minutes the first time)
 #   models/   inside sid: tiny-a.gguf and tiny-b.gguf, random weights, half a megabyte each
-#   venv/     Python with the official `openai` and `ollama` client libraries, and pytest
-#   node/     the npm packages of the same names
+#   venv/     Python with the official `openai`, `ollama` and `anthropic` client libraries, and pytest
+#   node/     the npm packages `openai`, `ollama` and `@anthropic-ai/sdk`
 #   litellm/  Python with a real LiteLLM proxy (750 MB); apart, because it needs an older `openai` than the tests want
 # What is there is used again; a step that fails is repeated, and when it still fails the message names it.
 # Remove the folder to start afresh.
@@ -93,7 +93,7 @@ make_venv() {
 
 make_node() {
     mkdir -p "$dir/node" || return 1
-    cp "$here/package.json" "$here/client.mjs" "$dir/node/" || return 1
+    cp "$here/package.json" "$dir/node/" || return 1
     timeout 900 npm install --prefix "$dir/node" --no-audit --no-fund --loglevel=error
 }
 
@@ -117,7 +117,7 @@ if ! has models "$here/tiny_model.py" || [ ! -f "$dir/sid/models/tiny-b.gguf" ];
     retry "tiny models" make_models
     cp "$here/tiny_model.py" "$dir/models.stamp"
 fi
-if ! has venv "$here/requirements.txt" || ! "$dir/venv/bin/python" -c 'import openai, ollama, pytest' 2>/dev/null; then
+if ! has venv "$here/requirements.txt" || ! "$dir/venv/bin/python" -c 'import anthropic, openai, ollama, pytest' 2>/dev/null; then
     retry "Python client libraries" make_venv venv requirements.txt
     cp "$here/requirements.txt" "$dir/venv.stamp"
 fi
@@ -125,9 +125,10 @@ if ! has litellm "$here/litellm.txt" || [ ! -x "$dir/litellm/bin/litellm" ]; the
     retry "LiteLLM" make_venv litellm litellm.txt
     cp "$here/litellm.txt" "$dir/litellm.stamp"
 fi
-if ! has node "$here/package.json" || [ ! -d "$dir/node/node_modules/openai" ]; then
+if ! has node "$here/package.json" || [ ! -d "$dir/node/node_modules/openai" ] ||
+    [ ! -d "$dir/node/node_modules/@anthropic-ai/sdk" ]; then
     retry "npm client libraries" make_node
     cp "$here/package.json" "$dir/node.stamp"
 fi
-cp "$here/client.mjs" "$dir/node/client.mjs"
+cp "$here"/*.mjs "$dir/node/"
 say "ready in $dir"
