@@ -78,13 +78,17 @@ static int setup(void **state)
     return 0;
 }
 
-/* The bytes from `at` on are right, and as many as one piece can have. */
+/* The bytes from `at` on are right; all of them if they are in memory, else a part. */
 static void check_at(const struct body *b, uint64_t at)
 {
     struct str s = body_at(b, at);
     uint64_t left = b->n - at;
     assert_non_null(s.p);
-    assert_int_equal(s.n, b->home == BODY_FILE && left > BLOCK ? BLOCK : left);
+    if (b->home == BODY_FILE) {
+        assert_in_range(s.n, 1, left < BLOCK ? left : BLOCK);
+    } else {
+        assert_int_equal(s.n, left);
+    }
     assert_memory_equal(s.p, bytes + at, s.n);
 }
 
@@ -185,6 +189,28 @@ static void test_growth(void **state)
             body_free(&b);
         }
     }
+}
+
+/* What was read of one body is never taken for another one's, nor for what it was before more was added. */
+static void test_one_after_the_other(void **state)
+{
+    struct body a = inline_body(0), b = inline_body(0);
+    (void)state;
+
+    assert_int_equal(body_move_out(&a, LARGEST, SPOOL), BODY_OK);
+    append_to(&a, BLOCK + 100, 4096);
+    check_at(&a, 50);
+    int fd = a.fd;
+    body_free(&a);
+    assert_int_equal(body_move_out(&b, LARGEST, SPOOL), BODY_OK);
+    assert_int_equal(b.fd, fd);
+    assert_int_equal(body_append(&b, bytes + 7, 1000, SPOOL), BODY_OK);
+    assert_memory_equal(body_at(&b, 50).p, bytes + 57, 950);
+    assert_int_equal(body_append(&b, bytes + 1007, 1000, SPOOL), BODY_OK);
+    struct str s = body_at(&b, 50);
+    assert_int_equal(s.n, 1950);
+    assert_memory_equal(s.p, bytes + 57, 1950);
+    body_free(&b);
 }
 
 /* Byte by byte over the boundary, read back after every step. */
@@ -449,6 +475,7 @@ int main(void)
         CASE(test_inline),
         CASE(test_move_out_by_expected_size),
         CASE(test_growth),
+        CASE(test_one_after_the_other),
         CASE(test_over_the_boundary),
         CASE(test_two_files),
         CASE(test_blocks_all_taken),
