@@ -288,10 +288,16 @@ def fleet(whole_fleet):
 
 
 def pytest_generate_tests(metafunc):
-    """A test with a `place` is done for every scripted server behind either olla."""
+    """A test with a `place` is done for every scripted server behind either olla, or for the `styles` it is marked with."""
     if "place" in metafunc.fixturenames:
         from fleet import OLLAS, STYLES
-        metafunc.parametrize("place", [(olla, style) for style in STYLES for olla in OLLAS], ids="-".join, indirect=True)
+        mark = metafunc.definition.get_closest_marker("styles")
+        metafunc.parametrize("place", [(olla, style) for style in (mark.args if mark else STYLES) for olla in OLLAS], ids="-".join,
+                             indirect=True)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "styles(names): the scripted servers that a test with a place is done for")
 
 
 @pytest.fixture

@@ -338,9 +338,9 @@ def test_tool_choice(place, choice, sent, parallel):
     assert place.asked().get("parallel_tool_calls") == parallel
 
 
+@pytest.mark.styles("llamacpp", "vllm", "sglang", "lm-studio")
 def test_arguments_that_are_no_json(place):
-    if place.style == "ollama":
-        pytest.skip("Ollama parses them itself")
+    """Ollama parses them itself."""
     place.say(Turn(calls=(Call("get_weather", "Oslo, please"),)))
     assert place.create(tools=TOOLS).content[0].input == {"_raw": "Oslo, please"}
 
@@ -450,10 +450,9 @@ def test_many_at_the_same_time(fleet, olla):
     assert asyncio.run(run()) == [["thinking", "text", "tool_use", "tool_use"]] * 40
 
 
+@pytest.mark.styles("vllm", "ollama")
 @pytest.mark.parametrize("way", WAYS)
 def test_older_servers(place, way):
-    if place.style not in ("vllm", "ollama"):
-        pytest.skip("nothing is known of older forms")
     place.server.old = True
     place.say(Turn(think="Hm.", text="It is wet.", calls=(Call("get_weather", {"city": "Oslo"}), Call("get_time"))))
     reply = place.ask(way, tools=TOOLS)

@@ -86,8 +86,6 @@ def test_patience(fleet, olla, way):
 
 
 def test_retried_by_the_library(place):
-    if place.style == "lm-studio" and not place.own:
-        pytest.skip("one of them is enough")
     place.say(Failure(503, "loading"), Turn(text="Here."))
     reply = place.create(client=place.client.with_options(max_retries=2))
     assert (reply.content[0].text, len(place.server.asked)) == ("Here.", 2)
@@ -128,15 +126,10 @@ def test_broken_stream(place, how):
         assert "the mast is broken" in message
 
 
-@pytest.mark.parametrize("olla", OLLAS)
-@pytest.mark.parametrize("style, late", (("ollama", "line"), ("llamacpp", "field")))
-def test_broken_stream_in_other_forms(fleet, olla, style, late):
-    place = Place(fleet, olla, style)
-    place.server.late = late
-    try:
-        assert "the mast is broken" in read_broken(place, BROKEN["error"])
-    finally:
-        del place.server.late
+@pytest.mark.styles("ollama", "llamacpp")
+def test_broken_stream_in_another_form(place):
+    place.server.late = {"ollama": "line", "llamacpp": "field"}[place.style]
+    assert "the mast is broken" in read_broken(place, BROKEN["error"])
 
 
 def test_broken_in_a_call(place):
