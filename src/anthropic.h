@@ -39,6 +39,7 @@ enum {
     ASK_THINKING,
     ASK_OUTPUT_CONFIG,
     ASK_OUTPUT_FORMAT,
+    ASK_THREAD,
     ASK_COUNT
 };
 extern const char *const anthropic_keys[ASK_COUNT + 1];
@@ -49,6 +50,9 @@ struct anthropic_request {
 };
 
 #define ANTHROPIC_ERROR 256
+
+/* The conversation is to be kept by the server, which gets only what is new from then on. No backend here does that. */
+bool anthropic_wants_thread(const struct anthropic_request *r);
 
 /* The rules of docs/anthropic.md, "What is checked"; to_count: only those for counting. NULL = fine, or the message. */
 const char *anthropic_check(const struct anthropic_request *r, const struct json_check *c, bool to_count);
@@ -88,11 +92,12 @@ struct blocks {
     enum run run;
     bool tolerant; /* nothing is an error */
     struct message_place next;
-    bool prelude;     /* "system" has not been looked at */
-    enum join joined; /* what the last text wants in front of the next one */
-    unsigned block;   /* number of the next one in the message */
-    uint8_t depth;    /* of frames */
-    uint8_t result;   /* frames from this one on belong to a result, 0 = none do */
+    struct message_place end; /* of the run, if it is known; at = 0: not */
+    bool prelude;             /* "system" has not been looked at */
+    enum join joined;         /* what the last text wants in front of the next one */
+    unsigned block;           /* number of the next one in the message */
+    uint8_t depth;            /* of frames */
+    uint8_t result;           /* frames from this one on belong to a result, 0 = none do */
     struct block_frame {
         bool array;
         enum join join;
@@ -146,6 +151,7 @@ struct anthropic_telling {
 
     uint64_t tool_at;
     unsigned tool;
+    char only[128]; /* the one tool that is told, "" = all */
     struct pieces out;
     char error[ANTHROPIC_ERROR];
 };

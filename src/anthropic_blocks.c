@@ -88,10 +88,9 @@ enum run blocks_run_at(const struct anthropic_request *r, struct message_place a
 {
     struct json_value message, v[M_COUNT];
     enum run run;
-    if (!json_next(&r->body, &at.at, &message)) {
+    if (!json_next_object(&r->body, &at.at, &message, message_keys, v)) {
         return RUN_NONE;
     }
-    json_collect(&r->body, message, message_keys, v);
     read_run(r, v[M_ROLE], RUN_NONE, &run);
     return run;
 }
@@ -252,11 +251,10 @@ static int call(struct blocks *b, const struct json_value *v, struct leaf *leaf)
     return 1;
 }
 
-static int block(struct blocks *b, struct json_value value, enum join join, struct leaf *leaf)
+/* v: what the block has under block_keys. */
+static int block(struct blocks *b, struct json_value value, const struct json_value *v, enum join join,
+                 struct leaf *leaf)
 {
-    struct json_value v[B_COUNT];
-
-    json_collect(&b->r->body, value, block_keys, v);
     enum block_type type = value.kind == '{' ? type_of(b, v[B_TYPE]) : UNKNOWN;
     switch (type) {
     case TEXT:
@@ -299,8 +297,7 @@ static bool is_silent(const struct blocks *b, struct json_value content)
     if (content.kind != '[') {
         return content.kind == '"' && text.from == text.to;
     }
-    while (json_next(&b->r->body, &at, &element)) {
-        json_collect(&b->r->body, element, block_keys, v);
+    while (json_next_object(&b->r->body, &at, &element, block_keys, v)) {
         char type[32];
         json_read(&b->r->body, v[B_TYPE], type, sizeof(type));
         text = json_inner(v[B_TEXT]);
@@ -325,10 +322,12 @@ static int next_message(struct blocks *b)
         b->prelude = false;
         return pushed(b, push(b, b->r->top[ASK_SYSTEM], JOIN_NONE));
     }
-    if (!json_next(&b->r->body, &after.at, &message)) {
+    if (b->end.at > 0 && after.at >= b->end.at) {
         return 0;
     }
-    json_collect(&b->r->body, message, message_keys, v);
+    if (!json_next_object(&b->r->body, &after.at, &message, message_keys, v)) {
+        return 0;
+    }
     bool object = message.kind == '{', known = read_run(b->r, v[M_ROLE], b->run, &run);
     if (known && run != b->run && !b->tolerant && !is_silent(b, v[M_CONTENT])) {
         return 0;
@@ -353,15 +352,15 @@ int blocks_next(struct blocks *b, struct leaf *leaf)
         return next_message(b);
     }
     struct block_frame *f = &b->frames[b->depth - 1];
-    struct json_value value = f->value;
+    struct json_value value = f->value, v[B_COUNT];
     enum join join = f->join;
 
     memset(leaf, 0, sizeof(*leaf));
     leaf->message = b->next.number;
     leaf->in_result = b->result > 0;
     b->block += b->depth == 1;
-    if (f->array && json_next(&b->r->body, &f->at, &value)) {
-        return block(b, value, join, leaf);
+    if (f->array && json_next_object(&b->r->body, &f->at, &value, block_keys, v)) {
+        return block(b, value, v, join, leaf);
     }
     bool array = f->array;
     b->depth--;
@@ -369,5 +368,9 @@ int blocks_next(struct blocks *b, struct leaf *leaf)
     if (array) {
         return OLLA_AGAIN;
     }
-    return value.kind == '"' ? text_leaf(b, leaf, value, join) : block(b, value, join, leaf);
+    if (value.kind == '"') {
+        return text_leaf(b, leaf, value, join);
+    }
+    json_collect(&b->r->body, value, block_keys, v);
+    return block(b, value, v, join, leaf);
 }

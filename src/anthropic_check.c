@@ -9,9 +9,16 @@
 #include <string.h>
 
 const char *const anthropic_keys[ASK_COUNT + 1] = {
-    "model",          "messages", "max_tokens", "stream",      "system",   "temperature",   "top_p",         "top_k",
-    "stop_sequences", "metadata", "tools",      "tool_choice", "thinking", "output_config", "output_format", NULL,
+    "model",    "messages",      "max_tokens",     "stream",   "system", "temperature",
+    "top_p",    "top_k",         "stop_sequences", "metadata", "tools",  "tool_choice",
+    "thinking", "output_config", "output_format",  "thread",   NULL,
 };
+
+bool anthropic_wants_thread(const struct anthropic_request *r)
+{
+    char kind = r->top[ASK_THREAD].kind;
+    return kind != 0 && kind != 'n' && kind != 'f';
+}
 
 /* ---- rules ------------------------------------------------------------------------- */
 
@@ -195,10 +202,9 @@ bool anthropic_estimate_step(struct anthropic_estimate *e)
         e->in_tools = more == 0;
         return true;
     }
-    if (r->top[ASK_TOOLS].kind != '[' || !json_next(&r->body, &e->tool_at, &tool)) {
+    if (r->top[ASK_TOOLS].kind != '[' || !json_next_object(&r->body, &e->tool_at, &tool, tool_keys, v)) {
         return false;
     }
-    json_collect(&r->body, tool, tool_keys, v);
     e->bytes += json_read_length(&r->body, v[T_NAME]) + json_read_length(&r->body, v[T_DESCRIPTION]);
     e->bytes += v[T_SCHEMA].kind == '{' ? json_compact_length(&r->body, v[T_SCHEMA]) : 0;
     return true;

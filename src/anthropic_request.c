@@ -148,6 +148,9 @@ static void tell_head(struct anthropic_telling *t)
 static void rewind_run(struct anthropic_telling *t)
 {
     blocks_start(&t->blocks, t->r, t->run, t->from);
+    if (t->phase > LOOK) {
+        t->blocks.end = t->to;
+    }
     t->last = 0;
     t->open = false;
 }
@@ -185,6 +188,18 @@ static void look_at(struct anthropic_telling *t, const struct leaf *leaf)
     t->has |= empty ? 0 : 1u << leaf->kind;
 }
 
+/* Some servers take no name in tool_choice: they get that tool only, and must use one. */
+static void choose_tool(struct anthropic_telling *t)
+{
+    static const char *const keys[] = {"type", "name", NULL};
+    struct json_value v[2];
+
+    json_collect(body_of(t), t->r->top[ASK_TOOL_CHOICE], keys, v);
+    if (t->profile->no_named_choice && is_word(t, v[0], "tool")) {
+        json_read(body_of(t), v[1], t->only, sizeof(t->only));
+    }
+}
+
 static int begin_run(struct anthropic_telling *t)
 {
     bool first = t->to.at == 0;
@@ -194,6 +209,7 @@ static int begin_run(struct anthropic_telling *t)
     next_phase(t, LOOK);
     if (t->run == RUN_NONE) {
         t->phase = TOOLS;
+        choose_tool(t);
         t->tool_at = json_first(t->r->top[ASK_TOOLS]);
         t->open = false;
         return t->any ? 1 : refuse(t, "messages: there is nothing in them that could be translated");
@@ -456,21 +472,27 @@ static int tell_tool(struct anthropic_telling *t)
     static const char *const keys[COUNT + 1] = {"name", "description", "input_schema", "type", "strict", NULL};
     struct json_value tool, v[COUNT];
 
-    if (t->r->top[ASK_TOOLS].kind != '[' || !json_next(body_of(t), &t->tool_at, &tool)) {
+    if (t->r->top[ASK_TOOLS].kind != '[' || !json_next_object(body_of(t), &t->tool_at, &tool, keys, v)) {
+        if (t->only[0] && !t->open) {
+            return refuse(t, "tool_choice: there is no tool of that name");
+        }
         words(t, "]"); /* of the tools, or of the messages */
         t->phase = TAIL;
         return 1;
     }
-    json_collect(body_of(t), tool, keys, v);
     bool custom = !is_there(v[TYPE]) || is_word(t, v[TYPE], "custom");
     struct json_value name = json_inner(v[NAME]);
     if (!custom || name.from >= name.to) {
         return refuse_tool(t, v[TYPE], custom);
     }
+    t->tool++;
+    char own[sizeof(t->only)];
+    if (t->only[0] && (!json_read(body_of(t), v[NAME], own, sizeof(own)) || strcmp(own, t->only) != 0)) {
+        return 1;
+    }
     words(t, t->open ? ",{\"type\":\"function\",\"function\":{\"name\":"
                      : "],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":");
     t->open = true;
-    t->tool++;
     part(t, v[NAME]);
     if (v[DESCRIPTION].kind == '"') {
         words(t, ",\"description\":");
@@ -505,6 +527,7 @@ static int tell_tail(struct anthropic_telling *t)
         said = is_word(t, type, kinds[i]) ? kinds[i + 1] : said;
     }
     bool tool = is_word(t, type, "tool");
+    said = tool && t->only[0] ? "\"required\"" : said;
     if (tool && name.from >= name.to) {
         return refuse(t, "tool_choice: type \"tool\" needs a name");
     }
@@ -513,7 +536,7 @@ static int tell_tail(struct anthropic_telling *t)
     }
     words(t, ",\"tool_choice\":");
     words(t, said ? said : "{\"type\":\"function\",\"function\":{\"name\":");
-    if (tool) {
+    if (!said) {
         part(t, v[NAME]);
         words(t, "}}");
     }

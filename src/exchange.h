@@ -258,6 +258,7 @@ struct reply_error {
     const char *code;     /* machine-readable token */
     const char *message;  /* static text or the caller's buffer */
     unsigned retry_after; /* seconds, 0 = none */
+    const char *details;  /* JSON for clients of the Anthropic API, NULL = none */
     char should_retry;    /* x-should-retry: 't', 'f'; 0 = none */
 };
 void reply_error(struct exchange *x, const struct reply_error *err);

@@ -120,6 +120,10 @@ void json_unescape_key(char *key, size_t n)
     char out[8];
     size_t to = 0;
 
+    if (!memchr(key, '\\', n)) {
+        key[n] = '\0';
+        return;
+    }
     for (size_t i = 0; i < n; i++) {
         size_t some = json_unescape(&u, key[i], out);
         memcpy(key + to, out, some); /* no text gets longer */

@@ -28,16 +28,17 @@ static bool has_byte(struct cursor *c)
 
 static void skip(struct cursor *c, size_t n)
 {
-    c->window = str_skip(c->window, n);
+    c->window.p += n;
+    c->window.n -= n;
     c->at += n;
 }
 
-/* Behind blanks and one of the bytes in `past`; the byte that follows, or '\0'. */
-static char next_byte(struct cursor *c, const char *past)
+/* Behind blanks and bytes `past`; the byte that follows, or '\0'. */
+static char next_byte(struct cursor *c, char past)
 {
     while (has_byte(c)) {
         char b = *c->window.p;
-        if (b != ' ' && b != '\n' && b != '\t' && b != '\r' && (b == '\0' || !strchr(past, b))) {
+        if (b != ' ' && b != '\n' && b != '\t' && b != '\r' && b != past) {
             return b;
         }
         skip(c, 1);
@@ -93,6 +94,12 @@ static void skip_brackets(struct cursor *c)
     } while (depth > 0);
 }
 
+/* Of a number or a literal. */
+static bool is_of_word(char b)
+{
+    return (b >= '0' && b <= '9') || (b >= 'a' && b <= 'z') || b == '-' || b == '+' || b == '.' || b == 'E';
+}
+
 /* The value that begins here. */
 static struct json_value take_value(struct cursor *c)
 {
@@ -105,7 +112,7 @@ static struct json_value take_value(struct cursor *c)
     } else if (b == '{' || b == '[') {
         skip_brackets(c);
     } else {
-        while (has_byte(c) && *c->window.p != '\0' && !strchr(" \n\t\r,}]", *c->window.p)) {
+        while (has_byte(c) && is_of_word(*c->window.p)) {
             skip(c, 1);
         }
     }
@@ -133,25 +140,41 @@ static void take_key(struct cursor *c, char key[JSON_KEY_CAP])
     json_unescape_key(key, n < JSON_KEY_CAP - 1 ? n : 0);
 }
 
-void json_collect(const struct json_source *s, struct json_value object, const char *const *keys,
-                  struct json_value *found)
+/* From the '{' of an object to behind its '}'. */
+static void collect(struct cursor *c, const char *const *keys, struct json_value *found)
 {
-    struct cursor c = {s, object.from + 1, {NULL, 0}};
     char key[JSON_KEY_CAP];
 
-    for (size_t i = 0; keys[i]; i++) {
-        found[i] = (struct json_value){0, 0, 0};
-    }
-    while (object.kind == '{' && next_byte(&c, ",") == '"') {
-        skip(&c, 1);
-        take_key(&c, key);
-        next_byte(&c, ":");
-        struct json_value v = take_value(&c);
+    skip(c, 1);
+    while (next_byte(c, ',') == '"') {
+        skip(c, 1);
+        take_key(c, key);
+        next_byte(c, ':');
+        struct json_value v = take_value(c);
         for (size_t i = 0; keys[i]; i++) {
-            if (strcmp(keys[i], key) == 0) {
+            if (keys[i][0] == key[0] && strcmp(keys[i], key) == 0) {
                 found[i] = v;
             }
         }
+    }
+    skip(c, has_byte(c) ? 1 : 0);
+}
+
+static void find_nothing(const char *const *keys, struct json_value *found)
+{
+    for (size_t i = 0; keys[i]; i++) {
+        found[i] = (struct json_value){0, 0, 0};
+    }
+}
+
+void json_collect(const struct json_source *s, struct json_value object, const char *const *keys,
+                  struct json_value *found)
+{
+    struct cursor c = {s, object.from, {NULL, 0}};
+
+    find_nothing(keys, found);
+    if (object.kind == '{' && has_byte(&c)) {
+        collect(&c, keys, found);
     }
 }
 
@@ -163,11 +186,32 @@ uint64_t json_first(struct json_value array)
 bool json_next(const struct json_source *s, uint64_t *at, struct json_value *element)
 {
     struct cursor c = {s, *at, {NULL, 0}};
-    char b = next_byte(&c, ",");
+    char b = next_byte(&c, ',');
     if (b == ']' || b == '\0') {
         return false;
     }
     *element = take_value(&c);
+    *at = c.at;
+    return !*s->failed;
+}
+
+bool json_next_object(const struct json_source *s, uint64_t *at, struct json_value *element, const char *const *keys,
+                      struct json_value *found)
+{
+    struct cursor c = {s, *at, {NULL, 0}};
+    char b = next_byte(&c, ',');
+
+    find_nothing(keys, found);
+    if (b == ']' || b == '\0') {
+        return false;
+    }
+    if (b == '{') {
+        *element = (struct json_value){c.at, 0, b};
+        collect(&c, keys, found);
+        element->to = c.at;
+    } else {
+        *element = take_value(&c);
+    }
     *at = c.at;
     return !*s->failed;
 }

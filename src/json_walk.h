@@ -28,6 +28,10 @@ void json_collect(const struct json_source *s, struct json_value object, const c
 uint64_t json_first(struct json_value array);
 bool json_next(const struct json_source *s, uint64_t *at, struct json_value *element);
 
+/* Both in one pass: the next element, and its members if it is an object. */
+bool json_next_object(const struct json_source *s, uint64_t *at, struct json_value *element, const char *const *keys,
+                      struct json_value *found);
+
 /* A string, unescaped, into to[cap]. false (and ""): it is none, or does not fit. */
 bool json_read(const struct json_source *s, struct json_value v, char *to, size_t cap);
 

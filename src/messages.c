@@ -209,6 +209,18 @@ bool messages_accept(struct exchange *x)
         reply_refuse(x, 400, "invalid_request", why);
         return false;
     }
+    if (anthropic_wants_thread(&m->request)) {
+        /* Client libraries read the details, and send the whole conversation then. */
+        struct reply_error err = {
+            .status = 400,
+            .code = "thread_unsupported",
+            .message = "thread: conversations are not kept here, send all messages with each request",
+            .details = "{\"error_code\":\"thread_unsupported_request\",\"unsupported\":[\"thread\"]}"};
+        x->who = END_PROXY;
+        x->phase = PHASE_REQUEST;
+        reply_error(x, &err);
+        return false;
+    }
     m->stream = m->request.top[ASK_STREAM].kind == 't';
     m->has_stops = m->request.top[ASK_STOP].kind == '[';
     m->hide_thinking = hides_thinking(&m->request);

@@ -55,6 +55,7 @@ static const struct profile profiles[] = {
         .knows_effort = true,
         .no_null_content = true,
         .counts_tokens = true,
+        .no_named_choice = true,
         .idle_ms = IDLE_SHORT,
     },
     {
@@ -134,6 +135,7 @@ static const struct profile profiles[] = {
         .think_field = "reasoning",
         .knows_top_k = true,
         .knows_effort = true,
+        .no_named_choice = true,
         .idle_ms = IDLE_SHORT,
         .drop_origin = true,
         .check_models = true,

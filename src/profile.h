@@ -62,6 +62,7 @@ struct profile {
     const char *think_off;   /* a member that says not to think; NULL = there is none */
     bool knows_top_k, knows_effort;
     bool no_null_content; /* its templates write null as a word */
+    bool no_named_choice; /* a tool cannot be named in tool_choice */
     bool counts_tokens;   /* has /v1/messages/count_tokens */
     bool any;             /* openai-compatible: its routes take all types that speak it */
 };

@@ -64,6 +64,8 @@ void reply_error_body(struct text *t, const struct exchange *x, const struct rep
         text_addz(t, "{\"type\":\"error\",\"error\":{\"type\":");
         json_text(t, str_of(classes[class_].anthropic));
         json_member(t, "message", str_of(err->message));
+        text_addz(t, err->details ? ",\"details\":" : "");
+        text_addz(t, err->details);
         text_addz(t, "}");
         json_member(t, "request_id", str_of(x->id));
         text_addz(t, "}\n");

@@ -31,6 +31,7 @@ static const struct {
     {STR("/olla/models"),              EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_UNIFIED,   DIALECT_PLAIN},
     {STR("/olla/models/"),             BELOW, false, ROUTE_LOCAL,    LOCAL_OLLA_MODEL,    0,                 DIALECT_PLAIN},
     {STR("/olla/anthropic/v1/models"), EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_ANTHROPIC, DIALECT_ANTHROPIC},
+    {STR("/olla/anthropic/v1/models/"), BELOW, false, ROUTE_LOCAL,   LOCAL_MODEL,         LISTING_ANTHROPIC, DIALECT_ANTHROPIC},
     {STR("/olla/anthropic/"),          BELOW, false, ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},
     {STR("/olla/proxy/v1/models"),     EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_OPENAI,    DIALECT_OPENAI},
     {STR("/olla/proxy/v1/models/"),    BELOW, false, ROUTE_LOCAL,    LOCAL_MODEL,         LISTING_OPENAI,    DIALECT_OPENAI},

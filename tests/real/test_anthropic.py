@@ -17,9 +17,6 @@ PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(range(64))).decode()
 ODD = "Quotes \" and \\, tabs\t, \x07\x1b, \u2028, naïve 水 🌊, </script> & {\"json\": [1]}\n\n  indented \n"
 REPLAYED = {"ollama": "reasoning", "llamacpp": "reasoning_content", "vllm": "reasoning", "sglang": "reasoning_content",
             "lm-studio": "reasoning"}  # the field of a message in which a server reads what the model thought
-# Real servers and libraries want more than docs/anthropic.md promises so far.
-THREADS = pytest.mark.xfail(strict=True, reason="`thread` is dropped, and with the second request so is the conversation")
-WORDS_ONLY = pytest.mark.xfail(strict=True, reason="LM Studio takes none, auto, required, but no object")
 
 
 def image(kind="png", data=PNG):
@@ -313,13 +310,11 @@ def test_parallel_tools(place, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_forced_tool(place, way, request):
+def test_forced_tool(place, way):
     """vLLM says `stop` then; LM Studio refuses an object, which olla can know by its type only."""
     place.say(Turn(calls=(Call("get_time"),)))
     forced = {"tools": TOOLS, "tool_choice": {"type": "tool", "name": "get_time"}}
-    if place.style == "lm-studio" and place.own:
-        request.applymarker(WORDS_ONLY)
-    elif place.style == "lm-studio":
+    if place.style == "lm-studio" and not place.own:
         error = raised(anthropic.APIStatusError, lambda: place.ask(way, **forced))
         assert place.server.choice_error in error.body["error"]["message"]
         return
@@ -377,7 +372,6 @@ def test_tool_runner(place):
     run_tools(place, thread=False)
 
 
-@THREADS
 def test_tool_runner_that_wants_a_thread(place):
     """Left to itself the library asks the server to keep the conversation, and sends only what is new from then on. It
     sends all of it when it is told that this cannot be."""
