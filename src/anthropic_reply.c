@@ -264,7 +264,7 @@ static bool is_pending(const struct anthropic_reply *r)
 {
     for (unsigned i = 0; i < r->call_n && r->block == BLOCK_CALL; i++) {
         if (r->call[i].state == CALL_OPEN) {
-            return !r->call[i].args.done && !r->ending;
+            return !r->call[i].done && !r->ending;
         }
     }
     return false;
@@ -348,7 +348,6 @@ static struct reply_call *new_call(struct anthropic_reply *r, int64_t index)
     if (c) {
         memset(c, 0, sizeof(*c));
         c->index = index;
-        json_check_start(&c->args, NULL, NULL);
     }
     return c;
 }
@@ -373,12 +372,25 @@ static struct reply_call *find_call(struct anthropic_reply *r, int64_t index, ui
         return new_call(r, index);
     }
     if (id) {
-        bool same = last->id == 0 && !(last->args.done && name && last->name);
+        bool same = last->id == 0 && !(last->done && name && last->name);
         return same ? last : new_call(r, index);
     }
     bool again = name && last->name; /* a name, although this one has one */
-    bool other = last->args.done ? index < 0 || name != last->name : index < 0 && !last->any;
+    bool other = last->done ? index < 0 || name != last->name : index < 0 && !last->any;
     return again && other ? new_call(r, index) : last;
+}
+
+/* One byte of the arguments. Whether they are JSON does not matter here, only where they end. */
+static void follow(struct reply_call *c, char b)
+{
+    bool quote = b == '"' && !c->escaped;
+
+    c->escaped = c->in_string && b == '\\' && !c->escaped;
+    c->in_string = quote ? !c->in_string : c->in_string;
+    if (!c->in_string) {
+        c->depth += b == '{' || b == '[';
+        c->done = (b == '}' || b == ']') && c->depth > 0 && --c->depth == 0;
+    }
 }
 
 /* Follows the arguments, to know when they are complete. */
@@ -393,7 +405,9 @@ static void check_args(struct anthropic_reply *r, struct reply_call *c, struct j
         v.from += n;
         for (size_t i = 0; i < n; i++) {
             size_t some = json_unescape(&c->unescape, bytes[i], out);
-            json_check_feed(&c->args, out, some);
+            for (size_t k = 0; k < some && !c->done; k++) {
+                follow(c, out[k]);
+            }
         }
     }
 }
@@ -471,11 +485,11 @@ static int tell_entry(struct anthropic_reply *r, struct json_value entry)
     bool new_id = id_hash && c->id == 0, new_name = name_hash && c->name == 0;
     c->id = new_id ? id_hash : c->id;
     c->name = new_name ? name_hash : c->name;
-    if (c->state == CALL_OVER || c->args.done) {
+    if (c->state == CALL_OVER || c->done) {
         args = (struct json_value){0, 0, 0}; /* some repeat all of them at the end */
     }
     if (object && !is_empty(args)) {
-        c->args.done = true;
+        c->done = true;
     } else {
         check_args(r, c, args);
     }
@@ -500,9 +514,10 @@ static int tell_entry(struct anthropic_reply *r, struct json_value entry)
 /* What the arguments of a whole reply are: 'o' an object, 'e' empty, 'x' something else. */
 static char kind_of_args(const struct anthropic_reply *r, struct json_value v)
 {
-    struct reply_call c = {.id = 0};
     struct json_value inner = json_inner(v);
-    char word[8];
+    struct json_unescape u = {0, 0, 0, false};
+    struct json_check args;
+    char word[8], bytes[512], out[8];
 
     if (v.kind == '{') {
         return 'o';
@@ -510,16 +525,15 @@ static char kind_of_args(const struct anthropic_reply *r, struct json_value v)
     if (v.kind != '"' || is_empty(inner) || (json_read(&r->doc, v, word, sizeof(word)) && strcmp(word, "null") == 0)) {
         return 'e';
     }
-    json_check_start(&c.args, NULL, NULL);
-    for (char bytes[512], out[8]; inner.from < inner.to;) {
+    json_check_start(&args, NULL, NULL);
+    while (inner.from < inner.to) {
         size_t n = json_copy(&r->doc, inner.from, inner.to, bytes, sizeof(bytes));
         inner.from += n > 0 ? n : inner.to - inner.from;
         for (size_t i = 0; i < n; i++) {
-            size_t some = json_unescape(&c.unescape, bytes[i], out);
-            json_check_feed(&c.args, out, some);
+            json_check_feed(&args, out, json_unescape(&u, bytes[i], out));
         }
     }
-    return c.args.done && !c.args.bad ? 'o' : 'x';
+    return args.done && !args.bad ? 'o' : 'x';
 }
 
 /* One entry of tool_calls of a whole reply. */

@@ -32,8 +32,10 @@ struct reply_call {
     uint64_t id, name; /* hashes, 0 = not told yet */
     int64_t index;     /* -1 = none was told */
     enum { CALL_NEW = 0, CALL_HELD, CALL_OPEN, CALL_OVER } state;
-    bool any;               /* a part of its arguments has come */
-    struct json_check args; /* of what has come of them */
+    bool any;  /* a part of its arguments has come */
+    bool done; /* ... and the end of them: all brackets are closed */
+    bool in_string, escaped;
+    uint32_t depth;
     struct json_unescape unescape;
 };
 
