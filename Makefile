@@ -114,6 +114,7 @@ bench: deps-build deps-bench
 	$(MAKE) --no-print-directory all
 	@$(PYTHON) tests/bench/bench.py $(BUILD)/olla
 	@$(PYTHON) tests/bench/catalogue.py $(BUILD)/olla
+	@$(PYTHON) tests/bench/messages.py $(BUILD)/olla
 
 layers:
 	@tests/check-layers.sh
