@@ -560,6 +560,9 @@ static void access_line(const struct exchange *x, uint64_t ms)
     if (x->scan.model[0]) {
         log_z("model", x->scan.model);
     }
+    if (x->messages && x->e) {
+        log_z("translator_mode", x->translated ? "translation" : "passthrough");
+    }
     log_u64("attempts", (uint64_t)x->attempts);
     log_u64("bytes_in", x->bytes_in);
     log_u64("bytes_out", x->bytes_out);

@@ -19,6 +19,8 @@
 
 /* So long the first frame of a stream may take before the head goes down without it. */
 #define HEAD_MS 5000
+/* So long the end of the backend's bytes may come behind the end of what they say: then its connection is kept. */
+#define LATE_MS 50
 /* Work in one turn: steps between two looks at the clock, and how long all of it may take. */
 #define STEPS   64
 #define TURN_MS 3
@@ -46,7 +48,7 @@ struct messages {
     bool stream, has_stops, hide_thinking;
     bool estimated, counted;
     uint64_t estimate;
-    uint64_t length; /* of the told request, then of the told reply */
+    uint64_t length; /* of the told request */
     /* One after the other. */
     union {
         struct anthropic_estimate estimate;
@@ -56,11 +58,12 @@ struct messages {
 
     /* the reply */
     enum { REPLY_FRAMES = 0, REPLY_DOCUMENT, REPLY_ERROR } kind;
-    uint64_t head_due;
+    uint64_t length_down; /* of a plain reply, as it is told */
+    uint64_t head_due, late_at;
     bool telling; /* a document is being told */
     bool over;    /* no more frames: [DONE] */
     bool ending;
-    bool broken; /* the last frame was not JSON */
+    bool told; /* all of it; only the end of the backend's bytes is waited for */
     struct sse sse;
     struct json_check frame;
     struct store doc, held;
@@ -401,7 +404,7 @@ void messages_take_head(struct exchange *x, const struct http_response *r)
     to->held = (struct reply_store){store_add, store_clear, &m->held, {bytes_at, &m->held.body, &m->held.failed}, 0};
     reply_start(to);
     begin_document(m);
-    m->status = r->status;
+    m->status = r->status < 400 ? 502 : r->status;
     m->kind = r->status < 200 || r->status >= 300                      ? REPLY_ERROR
               : str_istarts(r->content_type, STR("text/event-stream")) ? REPLY_FRAMES
                                                                        : REPLY_DOCUMENT;
@@ -420,7 +423,7 @@ static void begin_reply(struct exchange *x)
     if (events) {
         reply_begin_translated(x, "text/event-stream", UINT64_MAX);
     } else {
-        reply_begin_translated(x, "application/json", x->messages->length);
+        reply_begin_translated(x, "application/json", x->messages->length_down);
     }
     exchange_forget_head(x);
     x->events = events ? EVENTS_SSE : EVENTS_NONE;
@@ -562,7 +565,7 @@ static bool tell_plain(struct exchange *x)
             }
         }
     }
-    x->messages->length = length;
+    x->messages->length_down = length;
     return true;
 }
 
@@ -661,10 +664,6 @@ static bool finish_reply(struct exchange *x)
         fail_in_words(x, m->status);
         return false;
     }
-    if (!to->events && m->kind == REPLY_FRAMES && !to->told) {
-        fail(x, 502, "the backend sent a stream although none was asked for");
-        return false;
-    }
     if (m->kind == REPLY_DOCUMENT && !whole) {
         fail(x, 502, "the backend's reply cannot be understood: it is not JSON");
         return false;
@@ -697,6 +696,10 @@ int messages_relay(struct exchange *x)
     struct anthropic_reply *to = &m->now.reply;
     struct buf *in = &x->u->in;
 
+    if (m->kind == REPLY_FRAMES && !to->events && !m->over) {
+        fail(x, 502, "the backend sent a stream although none was asked for");
+        return OLLA_AGAIN;
+    }
     for (;;) {
         if (!write_out(x)) {
             return OLLA_AGAIN;
@@ -710,9 +713,8 @@ int messages_relay(struct exchange *x)
             if (n == 0) {
                 m->telling = false;
                 begin_document(m);
-                if (m->ending) {
-                    return OLLA_OK;
-                }
+                m->told = m->ending;
+                m->late_at = net_now() + LATE_MS;
             }
             continue;
         }
@@ -738,10 +740,12 @@ int messages_relay(struct exchange *x)
             }
             m->plain = (struct str){in->mem + in->off, m->over ? 0 : decoded};
             m->used = (size_t)used;
-            if (m->used == 0 && decoded == 0) {
-                return OLLA_AGAIN;
+            if (m->used > 0 || decoded > 0) {
+                continue;
             }
-            continue;
+        }
+        if (m->told) {
+            return x->out_body.done || net_now() >= m->late_at ? OLLA_OK : OLLA_AGAIN;
         }
         if (!x->out_body.done && !m->over) {
             return OLLA_AGAIN;
@@ -760,15 +764,22 @@ bool messages_pending(const struct exchange *x)
 
 uint64_t messages_at(const struct exchange *x)
 {
-    bool waits = x->headless && x->state == X_STREAM && x->messages->now.reply.events &&
-                 x->messages->kind == REPLY_FRAMES;
-    return waits ? x->messages->head_due : 0;
+    const struct messages *m = x->messages;
+    if (!x->translated || x->state != X_STREAM) {
+        return 0;
+    }
+    return m->told ? m->late_at : x->headless && m->now.reply.events && m->kind == REPLY_FRAMES ? m->head_due : 0;
+}
+
+bool messages_told(const struct exchange *x)
+{
+    return x->translated && x->messages->told;
 }
 
 void messages_run(struct exchange *x)
 {
     uint64_t at = messages_at(x);
-    if (at != 0 && net_now() >= at) {
+    if (at != 0 && net_now() >= at && !x->messages->told) {
         reply_begin(&x->messages->now.reply);
     }
 }

@@ -55,9 +55,10 @@ void messages_take_head(struct exchange *x, const struct http_response *r);
  * state has changed; OLLA_ERR: malformed.
  */
 int messages_relay(struct exchange *x);
+bool messages_told(const struct exchange *x);    /* the client has all of it, the backend's last bytes do not matter */
 bool messages_pending(const struct exchange *x); /* something waits for room */
 
-/* When a stream that has not begun is to begin, 0 = never; and if it is time, it does. */
+/* When it goes on without the backend (a stream is to begin, a connection's last bytes do not come), 0 = never. */
 uint64_t messages_at(const struct exchange *x);
 void messages_run(struct exchange *x);
 

@@ -325,7 +325,8 @@ void relay_stream(struct exchange *x)
         /* Read only what the client can take: a slow reader slows its backend. */
         if (x->u_readable && !x->out_body.done && buf_len(in) == 0 && buf_len(out) <= OLLA_BUF_SIZE / 2) {
             long n = read_more(x);
-            if (n == OLLA_EOF && x->translated && http_body_at_eof(&x->out_body)) {
+            bool ended = n == OLLA_EOF && x->translated && http_body_at_eof(&x->out_body);
+            if (ended || (n < 0 && messages_told(x))) {
                 x->out_body.done = true;
                 x->reusable = false;
             } else if (n == OLLA_EOF || n == OLLA_ERR) {
