@@ -44,11 +44,14 @@ struct listing_filter {
     char family[32], type[24]; /* "" = any */
     int8_t available;          /* 1 = loaded somewhere, -1 = nowhere, 0 = any */
     bool all;                  /* what is not healthy, too */
+    uint32_t from, to;         /* elements of a list that is shown in pages; to = 0: all */
+    bool more;                 /* there are others behind (or before) them */
 };
 
 /* Where a local page goes on: whatever its writer needs; zero at its start. */
 struct page_place {
     uint32_t phase, alias, family, index;
+    uint32_t passed; /* elements */
     uint32_t serial, version;
     bool listed;
 };

@@ -222,6 +222,60 @@ static void named_end(struct text *t, const char *key, const char *id)
     }
 }
 
+/* Where an id stands in the list; its length if nowhere. "" is before all. */
+static uint32_t place_of(struct exchange *x, const struct fleet *fleet, const char *wanted, uint32_t *total)
+{
+    static struct shown shown;
+    char id[OLLA_MODEL_NAME + 16];
+    uint32_t at = UINT32_MAX, n = 0;
+
+    for (rewind_list(x); next(x, fleet, &shown, id, sizeof(id)); n++) {
+        at = at == UINT32_MAX && str_ieq(str_of(id), str_of(wanted)) ? n : at;
+    }
+    *total = n;
+    return at == UINT32_MAX ? n : at;
+}
+
+/* limit, after_id and before_id of the Anthropic API: which elements are shown. */
+static void find_page(struct exchange *x, const struct fleet *fleet)
+{
+    struct listing_filter *f = &x->filter;
+    char limit[16], after[OLLA_MODEL_NAME], before[OLLA_MODEL_NAME];
+    bool limited = query_has(x, STR("limit"), limit, sizeof(limit)),
+         behind = query_has(x, STR("after_id"), after, sizeof(after)),
+         front = query_has(x, STR("before_id"), before, sizeof(before));
+    uint64_t most = UINT32_MAX;
+    uint32_t total;
+
+    if (!limited && !behind && !front) {
+        return;
+    }
+    if (limited && (str_to_u64(str_of(limit), UINT32_MAX, &most) != OLLA_OK || most == 0)) {
+        most = 20; /* what the API does without one */
+    }
+    if (front) {
+        f->to = place_of(x, fleet, before, &total);
+        f->from = f->to > most ? f->to - (uint32_t)most : 0;
+        f->more = f->from > 0;
+    } else {
+        uint32_t at = place_of(x, fleet, behind ? after : "", &total);
+        f->from = behind ? at + 1 : 0;
+        f->to = f->from < total && total - f->from > most ? f->from + (uint32_t)most : total;
+        f->more = f->to < total;
+    }
+    if (f->from >= f->to) {
+        f->from = f->to = UINT32_MAX; /* nothing; 0 would be all */
+    }
+}
+
+/* Not on this page; and on to the next. */
+static bool is_elsewhere(struct exchange *x)
+{
+    const struct listing_filter *f = &x->filter;
+    uint32_t n = x->place.passed++;
+    return f->to > 0 && (n < f->from || n >= f->to);
+}
+
 static void open_list(struct exchange *x, struct text *t)
 {
     const struct format *f = formats_get(x->route.listing);
@@ -234,7 +288,13 @@ static void open_list(struct exchange *x, struct text *t)
         text_addz(t, f->open);
         return;
     }
-    named_end(t, "{\"first_id\":", next(x, &fleet, &first, id, sizeof(id)) ? first.name : NULL);
+    find_page(x, &fleet);
+    rewind_list(x);
+    bool any = next(x, &fleet, &first, id, sizeof(id));
+    while (any && is_elsewhere(x)) {
+        any = next(x, &fleet, &first, id, sizeof(id));
+    }
+    named_end(t, "{\"first_id\":", any ? first.name : NULL);
     text_addz(t, ",\"data\":[");
     rewind_list(x);
 }
@@ -246,7 +306,8 @@ static void close_list(struct exchange *x, struct text *t)
         text_addz(t, f->close);
         return;
     }
-    named_end(t, "],\"has_more\":false,\"last_id\":", x->place.listed ? x->alias_reason : NULL);
+    text_addz(t, x->filter.more ? "],\"has_more\":true" : "],\"has_more\":false");
+    named_end(t, ",\"last_id\":", x->place.listed ? x->alias_reason : NULL);
     text_char(t, '}');
 }
 
@@ -265,7 +326,7 @@ bool listing_page(struct exchange *x, struct text *t, uint32_t i)
     }
     memcpy(before, x->spelling, sizeof(before));
     while (next(x, &fleet, &shown, id, sizeof(id))) {
-        if (!passes(x, &shown)) {
+        if (!passes(x, &shown) || is_elsewhere(x)) {
             continue;
         }
         text_addz(t, x->place.listed ? "," : "");

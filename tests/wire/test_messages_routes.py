@@ -554,6 +554,27 @@ def test_not_asked_of_others(fleet, kind):
     assert (reply.status, reply.json()) == (200, {"input_tokens": 2}) and posts(fleet.by_type[kind]) == []
 
 
+PAGES = {"limit=3": ("m1 m2 m3", True), "limit=3&after_id=m3": ("m4 m5 m6", True), "limit=3&after_id=m6": ("m7 nick", False),
+         "after_id=nick": ("", False), "before_id=m3": ("m1 m2", False), "before_id=m5&limit=2": ("m3 m4", True), "before_id=m1": ("", False),
+         "limit=1000": ("m1 m2 m3 m4 m5 m6 m7 nick", False), "limit=8": ("m1 m2 m3 m4 m5 m6 m7 nick", False), "after_id=M2&limit=1": ("m3", True),
+         "after_id=nobody": ("", False), "limit=0&after_id=m6": ("m7 nick", False)}
+
+
+def test_pages_of_models(world):
+    """As client libraries ask for them, at both addresses; one model by its id."""
+    a = prepare(world.backend(Sglang, "a", ["m%d" % n for n in range(7, 0, -1)]))
+    proxy = world.olla({"a": a}, {"model_aliases.nick": "m1"})
+    for query, (wanted, more) in PAGES.items():
+        for path, headers in (("/olla/anthropic/v1/models", {}), ("/v1/models", {"anthropic-version": "2023-06-01"})):
+            page = proxy.get(path + "?" + query, headers=headers).json()
+            ids = [model["id"] for model in page["data"]]
+            assert (ids, page["has_more"]) == (wanted.split(), more), query
+            assert (page["first_id"], page["last_id"]) == ((ids[0], ids[-1]) if ids else (None, None)), query
+    one = proxy.get("/olla/anthropic/v1/models/m3")
+    assert (one.status, one.json()["id"], one.json()["type"]) == (200, "m3", "model")
+    envelope(proxy.get("/olla/anthropic/v1/models/m9"), 404, "not_found_error")
+
+
 @pytest.mark.parametrize("how", ["404", "500", "503", "400", "page", "empty", "lost", "refused"])
 def test_counting_fails(world, how):
     """Counting always answers."""
