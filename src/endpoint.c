@@ -362,6 +362,7 @@ void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const cha
     if (state == ENDPOINT_HEALTHY && was != ENDPOINT_BUSY) {
         e->next_discovery = net_now(); /* the list may have changed while it was away */
         breaker_reset(&e->breaker);    /* it is another machine, or the same one started anew */
+        e->no_messages = false;
     }
 }
 

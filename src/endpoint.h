@@ -105,6 +105,7 @@ struct endpoint {
     uint64_t next_check; /* monotonic ms */
     uint64_t last_check;
     uint32_t probe_ms; /* latency of the last probe */
+    bool no_messages;  /* its type has /v1/messages, but this one answered that it has not: an older version */
 
     /* models */
     struct {

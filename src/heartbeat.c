@@ -128,6 +128,10 @@ static void commit(struct exchange *x)
     text_addz(&t, kinds[x->beat].type);
     text_addz(&t, "\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nX-Olla-Request-ID: ");
     text_addz(&t, x->id);
+    if (x->route.dialect == DIALECT_ANTHROPIC) {
+        text_addz(&t, "\r\nrequest-id: ");
+        text_addz(&t, x->id);
+    }
     text_addz(&t, x->chunked_out ? "\r\nTransfer-Encoding: chunked\r\n" : "\r\n");
     text_addz(&t, x->keep ? "\r\n" : "Connection: close\r\n\r\n");
     buf_text_done(&x->c->out, &t);

@@ -233,12 +233,15 @@ bool messages_accept(struct exchange *x)
 void messages_choose(struct exchange *x, struct str model)
 {
     struct messages *m = x->messages;
-    bool native = (x->e->profile->apis & API_ANTHROPIC) && conf_now->translators.anthropic.passthrough_enabled;
+    bool native = (x->e->profile->apis & API_ANTHROPIC) && conf_now->translators.anthropic.passthrough_enabled &&
+                  !x->e->no_messages;
 
     x->translated = !m->to_count && !native;
     m->counted = false;
     m->length = 0;
-    str_copy(m->model, sizeof(m->model), model);
+    if (model.p != m->model) {
+        str_copy(m->model, sizeof(m->model), model);
+    }
     if (x->translated && !m->estimated) {
         anthropic_estimate_start(&m->now.estimate, &m->request);
     } else if (x->translated) {
@@ -378,6 +381,41 @@ uint64_t messages_tokens(const struct exchange *x)
     return x->messages->estimate;
 }
 
+/* ---- servers without the API ---- */
+
+/* Whether they know the model is told with the same status. */
+static bool is_about_model(struct str body)
+{
+    for (; body.n > 0; body = str_skip(body, 1)) {
+        if (str_istarts(body, STR("model"))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool messages_fall_back(struct exchange *x, const struct http_response *r, struct str body)
+{
+    bool no_path = r->status == 404 || r->status == 405 || r->status == 501;
+    bool whole = r->framing == HTTP_LENGTH && r->length <= body.n;
+    if (!x->messages || x->translated || x->messages->to_count || !no_path || !whole || is_about_model(body) ||
+        x->use.generation != x->e->generation || !(x->e->profile->apis & API_OPENAI)) {
+        return false;
+    }
+    x->e->no_messages = true;
+    if (log_begin(LOG_INFO, "no Messages API there, its requests are translated")) {
+        log_z("endpoint", x->e->name);
+        log_u64("status", (uint64_t)r->status);
+        log_end();
+    }
+    attempt_drop_upstream(x);
+    messages_choose(x, str_of(x->messages->model));
+    x->sent = 0;
+    x->deadline = 0;
+    x->state = X_CONNECT;
+    return true;
+}
+
 /* ---- the reply's head ---------------------------------------------------------------------------- */
 
 static void begin_document(struct messages *m)
@@ -465,6 +503,7 @@ static bool write_out(struct exchange *x)
     return true;
 }
 
+/* An error reply while nothing of a reply is down, else an error event and a broken end. */
 static void fail(struct exchange *x, int status, const char *message)
 {
     struct messages *m = x->messages;
@@ -474,21 +513,17 @@ static void fail(struct exchange *x, int status, const char *message)
                               .retry_after = m->retry_after,
                               .should_retry = m->should_retry};
 
-    x->backend_status = status;
-    if (x->headless || x->committed) {
-        bool told = !x->headless && m->now.reply.told;
-        attempt_drop_upstream(x);
-        x->headless = false;
-        x->who = status >= 500 ? END_SERVER : END_NOBODY;
-        x->phase = status >= 500 ? PHASE_DATA : PHASE_DONE;
-        if (!told) {
-            x->phase = PHASE_DONE;
-            reply_error(x, &err);
-            return;
-        }
+    enum end_who who = status >= 500 ? END_SERVER : END_NOBODY;
+
+    x->backend_status = x->broken = status;
+    if (!x->headless && (!x->committed || m->now.reply.told)) {
+        exchange_truncate(x, who, PHASE_DATA, message);
+        return;
     }
-    x->broken = status;
-    exchange_truncate(x, status >= 500 ? END_SERVER : END_NOBODY, PHASE_DATA, message);
+    attempt_drop_upstream(x);
+    x->headless = false;
+    x->who = who;
+    reply_error(x, &err);
 }
 
 static void fail_as_told(struct exchange *x, const struct reply_failure *f)

@@ -47,6 +47,12 @@ uint64_t messages_length(const struct exchange *x);
 void messages_rewind(struct exchange *x);
 void messages_fill(struct exchange *x);
 
+/*
+ * A reply to a request that went up as it was, and the part of its body that is there: true if it says that the server
+ * has no such path. Then the same server gets it in the other words: X_CONNECT follows.
+ */
+bool messages_fall_back(struct exchange *x, const struct http_response *r, struct str body);
+
 /* A reply's head has come: it is to be told. */
 void messages_take_head(struct exchange *x, const struct http_response *r);
 

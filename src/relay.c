@@ -141,6 +141,9 @@ static bool one_head(struct exchange *x)
         }
         return true;
     }
+    if (messages_fall_back(x, &r, str_skip(in, (size_t)n))) {
+        return false;
+    }
     x->head_at = net_now();
     attempt_note_limit(x, &r);
     if (retry_status(r.status) && exchange_may_retry(x)) {

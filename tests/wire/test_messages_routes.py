@@ -11,7 +11,7 @@ from backend import Gate, eventually
 from client import dump, json_headers, request_bytes
 from harness import endpoint, rarely_probed
 from messages import (CHAT, COUNT, HELLO, NATIVE, NATIVE_EVENTS, OWN, PRIORITY, ROOT, USER, Bench, Fleet, ask, chat_path, completion,
-                      delta, envelope, events, message, posts, prepare, send, shared, start, stream)
+                      delta, envelope, events, message, native, posts, prepare, send, shared, start, stream)
 from servers import KINDS, Compatible, Dmr, Llamacpp, Lmdeploy, Lemonade, LmStudio, Ollama, Sglang, Vllm, VllmMlx
 
 NATIVES = ("ollama", "llamacpp", "vllm", "lm-studio", "docker-model-runner")
@@ -552,6 +552,43 @@ def test_not_asked_of_others(fleet, kind):
     """A 404 in the log for each turn of each client is no use."""
     reply = send(fleet.proxy, dict(NINE, model="m-" + kind), ROOT + COUNT)
     assert (reply.status, reply.json()) == (200, {"input_tokens": 2}) and posts(fleet.by_type[kind]) == []
+
+
+OLDER = {"ollama": (404, "404 page not found", "text/plain"), "fastapi": (404, {"detail": "Not Found"}, "application/json"),
+         "llamacpp": (404, {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}, "application/json"),
+         "method": (405, {"detail": "Method Not Allowed"}, "application/json"), "nothing": (501, "", "text/plain")}
+
+
+@BOTH
+@pytest.mark.parametrize("form", OLDER)
+def test_older_servers(world, form, path):
+    """A type that has the API, a version that has it not: found out once, and again when the server was away."""
+    status, words, ctype = OLDER[form]
+    a = prepare(world.backend(Vllm, "a", ["m1"]))
+    a.on(ROOT, lambda c, r: c.reply(words, status, ctype))
+    proxy = world.olla({"a": endpoint(a, check_interval="1s", check_timeout="500ms")})
+    for stream in (False, True, False):
+        reply = send(proxy, ask(stream=stream), path)
+        assert (reply.status, reply.get(MODE)) == (200, "translation"), reply.body
+        assert events(reply.body).text == "hello" if stream else message(reply)["content"] == [{"type": "text", "text": "hello"}]
+    assert [call.path for call in posts(a)] == [ROOT, CHAT, CHAT, CHAT]
+    if form != "ollama" or path != ROOT:
+        return
+    a.on(ROOT, native)
+    a.stop()
+    eventually(lambda: proxy.endpoint("a")["status"] not in ("healthy", "busy"), "an endpoint that is away", 10)
+    a.start()
+    eventually(lambda: proxy.endpoint("a")["status"] == "healthy", "an endpoint that is back", 10)
+    assert send(proxy, ask(), path).get(MODE) == "passthrough"
+
+
+def test_unknown_to_a_server(world):
+    """A 404 about the model is the server's answer."""
+    a = prepare(world.backend(Vllm, "a", ["m1"]))
+    words = {"type": "error", "error": {"type": "not_found_error", "message": "Model 'm1' not found"}}
+    a.on(ROOT, lambda c, r: c.reply(words, 404))
+    reply = send(world.olla({"a": a}), ask())
+    assert (reply.status, reply.get(MODE), reply.json()) == (404, "passthrough", words) and len(posts(a)) == 1
 
 
 PAGES = {"limit=3": ("m1 m2 m3", True), "limit=3&after_id=m3": ("m4 m5 m6", True), "limit=3&after_id=m6": ("m7 nick", False),
