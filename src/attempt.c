@@ -563,7 +563,7 @@ bool attempt_send_step(struct exchange *x)
         buf_drop(&u->out);
     }
     if (buf_len(&u->out) == 0 && x->sent == total) {
-        int64_t limit = conf_now->proxy.response_header_timeout, own = x->e->first_byte_timeout;
+        int64_t limit = messages_patience(x), own = x->e->first_byte_timeout;
         x->state = X_WAIT;
         x->deadline = net_now() + (uint64_t)(own > 0 && own < limit ? own : limit);
         return x->u_readable;

@@ -508,6 +508,9 @@ void exchange_expired(struct exchange *x)
             break;
         }
         attempt_drop_upstream(x);
+        if (messages_count_here(x)) {
+            break;
+        }
         x->who = END_SERVER_SLOW;
         x->phase = PHASE_HEAD;
         reply_error(x, &err);

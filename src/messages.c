@@ -19,6 +19,8 @@
 
 /* So long the first frame of a stream may take before the head goes down without it. */
 #define HEAD_MS 5000
+/* ... and a native endpoint to count the tokens of a request, before olla does. */
+#define COUNT_MS 5000
 /* So long the end of the backend's bytes may come behind the end of what they say: then its connection is kept. */
 #define LATE_MS 50
 /* Work in one turn: steps between two looks at the clock, and how long all of it may take. */
@@ -336,6 +338,12 @@ void messages_fill(struct exchange *x)
 }
 
 /* ---- counting here ---------------------------------------------------------------------------- */
+
+int64_t messages_patience(const struct exchange *x)
+{
+    bool to_count = x->messages && x->messages->to_count;
+    return to_count ? COUNT_MS : conf_now->proxy.response_header_timeout;
+}
 
 bool messages_is_count(const struct http_response *r)
 {

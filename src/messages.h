@@ -42,6 +42,9 @@ bool messages_count_here(struct exchange *x);
 bool messages_counted(struct exchange *x); /* ready() of the page */
 uint64_t messages_tokens(const struct exchange *x);
 
+/* How long the head of a reply is waited for, ms: a number of tokens is not worth much of it. */
+int64_t messages_patience(const struct exchange *x);
+
 /* Sending: bytes of the told request; from its beginning; the next ones into u->out. */
 uint64_t messages_length(const struct exchange *x);
 void messages_rewind(struct exchange *x);

@@ -626,6 +626,19 @@ def test_counting_fails(world, how):
     assert reply.status == 200 and reply.json() == {"input_tokens": 2}, reply.body
 
 
+def test_counting_is_slow(world):
+    """Slow (5 s): nobody waits long for a number."""
+    gate = Gate()
+    a = prepare(world.backend(Llamacpp, "a", ["m1"]))
+    a.on(ROOT + COUNT, lambda c, r: gate.wait(30))
+    proxy = world.olla({"a": rarely_probed(a)})
+    try:
+        reply = send(proxy, dict(NINE, model="m1"), ROOT + COUNT)
+    finally:
+        gate.open()
+    assert reply.status == 200 and reply.json() == {"input_tokens": 2}
+
+
 def test_counting_of_another_model(world):
     """Only an endpoint that serves the model can count for it."""
     a, b = prepare(world.backend(Llamacpp, "a", ["m-a"])), prepare(world.backend(Sglang, "b", ["m-b"]))
