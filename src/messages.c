@@ -4,7 +4,8 @@
  *   accept -> choose -> prepare (estimate, length) -> send -> take_head -> relay -> finish
  *               ^_______________________________________|  next candidate
  *
- * May include: olla.h, levels 1 to 5, exchange.h, heartbeat.h, store.h, anthropic.h, anthropic_reply.h.
+ * May include: olla.h, levels 1 to 5, exchange.h, heartbeat.h, inspector.h, store.h, anthropic.h,
+ * anthropic_reply.h.
  */
 #include "messages.h"
 
@@ -13,6 +14,7 @@
 #include "anthropic.h"
 #include "anthropic_reply.h"
 #include "heartbeat.h"
+#include "inspector.h"
 #include "log.h"
 #include "pool.h"
 #include "sse.h"
@@ -58,6 +60,7 @@ struct messages {
     struct sse sse;
     struct json_check frame;
     struct store doc, held;
+    struct inspection inspection;
     struct str plain; /* decoded bytes in u->in that were not looked at yet */
     size_t used;      /* bytes of u->in that they stand for */
     int status;       /* of an error */
@@ -168,7 +171,11 @@ bool messages_accept(struct exchange *x)
     m->stream = m->request.top[ASK_STREAM].kind == 't';
     m->has_stops = m->request.top[ASK_STOP].kind == '[';
     m->hide_thinking = hides_thinking(&m->request);
-    return conf_now->translators.anthropic.passthrough_enabled || !messages_count_here(x);
+    if (m->to_count) {
+        return conf_now->translators.anthropic.passthrough_enabled || !messages_count_here(x);
+    }
+    inspector_request(x, &m->inspection);
+    return true;
 }
 
 void messages_choose(struct exchange *x, struct str model)
@@ -399,6 +406,7 @@ static bool write_out(struct exchange *x)
             text_addz(&t, "\r\n");
             memcpy(to + before + n, "\r\n", 2);
         }
+        inspector_reply(x, to + before, n);
         buf_added(out, n + (x->chunked_out ? FRAMING : 0));
         x->bytes_out += n;
         x->newlines = pieces_empty(p) ? 2 : 0;
