@@ -90,7 +90,9 @@ static void write_plain(char *p, size_t n)
             from = ++i;
             continue;
         }
-        p[i] = p[i] == '\n' || p[i] == '\r' ? ' ' : p[i];
+        if (p[i] == '\n' || p[i] == '\r') {
+            p[i] = ' ';
+        }
         i += length;
     }
     secrets_feed(&entry.secrets, p + from, n - from);

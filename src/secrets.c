@@ -27,10 +27,12 @@ static const char *const schemes[] = {"bearer", "basic"};
 
 static const char removed[] = "[removed]";
 
+/* A-Z a-z 0-9 _ . - as bits: every byte of every text is asked. */
 static bool is_word(char c)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' ||
-           c == '-';
+    static const uint64_t words[] = {UINT64_C(0x03ff600000000000), UINT64_C(0x07fffffe87fffffe)};
+    unsigned char b = (unsigned char)c;
+    return b < 128 && (words[b / 64] >> b % 64 & 1) != 0;
 }
 
 static bool is_hex(char c)
@@ -60,6 +62,16 @@ static void put(struct secrets *s, const char *p, size_t n)
     }
 }
 
+/* Whether the run has a prefix, or may still get it. */
+static bool goes_with(const struct secrets *s, const char *prefix)
+{
+    size_t i = 0;
+    while (i < s->n && prefix[i] != '\0' && prefix[i] == s->run[i]) {
+        i++;
+    }
+    return i == s->n || prefix[i] == '\0';
+}
+
 /* The prefix that the run has, or NULL. *may: it may still get one, or be a scheme. */
 static const char *prefix_of(const struct secrets *s, bool *may)
 {
@@ -67,10 +79,9 @@ static const char *prefix_of(const struct secrets *s, bool *may)
 
     *may = s->credential;
     for (size_t i = 0; i < OLLA_COUNT(prefixes); i++) {
-        size_t n = strlen(prefixes[i]), common = n < s->n ? n : s->n;
-        if (memcmp(prefixes[i], s->run, common) == 0) {
+        if (goes_with(s, prefixes[i])) {
             *may = true;
-            found = common == n ? prefixes[i] : found;
+            found = s->n >= strlen(prefixes[i]) ? prefixes[i] : found;
         }
     }
     for (size_t i = 0; i < OLLA_COUNT(schemes); i++) {
@@ -79,18 +90,22 @@ static const char *prefix_of(const struct secrets *s, bool *may)
     return found;
 }
 
-/* Most runs are told apart by their first byte, and need not be held back at all. */
+/* Most runs are told apart by their first byte, and need not be held back at all: the first letters of the tables. */
 static bool may_begin(const struct secrets *s, char c)
 {
-    bool may = s->credential;
-
-    for (size_t i = 0; i < OLLA_COUNT(prefixes); i++) {
-        may = may || prefixes[i][0] == c;
+    switch (c) {
+    case 's':
+    case 'g':
+    case 'h':
+    case 'x':
+    case 'A':
+    case 'e':
+    case 'b':
+    case 'B':
+        return true;
+    default:
+        return s->credential;
     }
-    for (size_t i = 0; i < OLLA_COUNT(schemes); i++) {
-        may = may || schemes[i][0] == str_lower(c);
-    }
-    return may;
 }
 
 static void take_out(struct secrets *s, const char *prefix)
@@ -151,6 +166,12 @@ void secrets_feed(struct secrets *s, const char *p, size_t n)
     size_t from = 0; /* what is not held back goes on in one piece from here */
 
     for (size_t i = 0; i < n; i++) {
+        while (s->state == SECRETS_PASS && i < n && is_word(p[i])) {
+            i++;
+        }
+        if (i == n) {
+            break;
+        }
         if (s->state == SECRETS_BETWEEN) {
             s->credential = s->scheme;
         }
