@@ -102,6 +102,14 @@ int plat_spool_open(const char *dir);
 int plat_spool_write(int fd, uint64_t at, const void *p, size_t n); /* OLLA_OK or OLLA_ERR, never partial */
 long plat_spool_read(int fd, uint64_t at, void *p, size_t n);       /* count > 0, or OLLA_ERR */
 
+/*
+ * The end of the file dir/day/name, for one record: fd or OLLA_ERR. What is missing is made, for the owner alone; a
+ * link, or anything but a file, is refused in the place of the last two. *end tells how long it is.
+ */
+int plat_record_open(const char *dir, const char *day, const char *name, uint64_t *end);
+int plat_record_write(int fd, const void *p, size_t n); /* OLLA_OK or OLLA_ERR, then maybe a part */
+void plat_record_undo(int fd, uint64_t end);            /* what was written goes away again */
+
 /* Writes to a log descriptor only if that cannot block: count, OLLA_AGAIN or OLLA_ERR. */
 long plat_log_write(int fd, const void *p, size_t n);
 bool plat_is_tty(int fd);

@@ -279,6 +279,86 @@ long plat_spool_read(int fd, uint64_t at, void *p, size_t n)
     return got > 0 ? (long)got : plat_fail(got == 0 ? EIO : errno); /* nothing was ever written there */
 }
 
+/* The directory, with those above it if need be. fd or -1 with errno set. */
+static int open_directory(const char *dir)
+{
+    char path[1024];
+    int err = 0, n = snprintf(path, sizeof(path), "%s/", dir);
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd != -1 || errno != ENOENT) {
+        return fd;
+    }
+    for (int i = 1; i < n && n < (int)sizeof(path); i++) {
+        if (path[i] == '/') {
+            path[i] = '\0';
+            err = mkdir(path, 0700) == -1 && errno != EEXIST ? errno : err;
+            path[i] = '/';
+        }
+    }
+    fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    errno = fd == -1 && err != 0 ? err : errno; /* why it could not be made tells more than that it is not there */
+    return fd;
+}
+
+int plat_record_open(const char *dir, const char *day, const char *name, uint64_t *end)
+{
+    struct stat st;
+    int top = open_directory(dir);
+
+    if (top == -1) {
+        return plat_fail(errno);
+    }
+    if (mkdirat(top, day, 0700) == -1 && errno != EEXIST) {
+        return plat_fail_closing(top);
+    }
+    int sub = openat(top, day, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (sub == -1) {
+        return plat_fail_closing(top);
+    }
+    close(top);
+    /* O_NONBLOCK: a pipe in its place must not stop the loop. */
+    int fd = openat(sub, name, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
+    if (fd == -1) {
+        return plat_fail_closing(sub);
+    }
+    close(sub);
+    if (fstat(fd, &st) == -1) {
+        return plat_fail_closing(fd);
+    }
+    if (!S_ISREG(st.st_mode)) {
+        close(fd);
+        return plat_fail_words("not a regular file");
+    }
+    *end = (uint64_t)st.st_size;
+    return fd;
+}
+
+int plat_record_write(int fd, const void *p, size_t n)
+{
+    const char *from = p;
+
+    while (n > 0) {
+        ssize_t done = write(fd, from, n);
+        if (done == -1 && errno == EINTR) {
+            continue;
+        }
+        if (done <= 0) {
+            return plat_fail(done == 0 ? ENOSPC : errno);
+        }
+        from += done;
+        n -= (size_t)done;
+    }
+    return OLLA_OK;
+}
+
+void plat_record_undo(int fd, uint64_t end)
+{
+    int done = ftruncate(fd, (off_t)end);
+
+    (void)done; /* then half a line stays; there is nobody to tell that was not told already */
+}
+
 /* ---- log sinks ---------------------------------------------------------- */
 
 /*

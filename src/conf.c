@@ -371,6 +371,69 @@ static void check_not_zero(struct conf_loader *ld, const char *path, int64_t val
     }
 }
 
+/* / itself, or in one of the directories where a file of ours could do harm; "." and ".." and "//" are seen through. */
+static bool is_of_system(struct str path)
+{
+    static const char *const names[] = {"etc", "var", "usr", "bin", "sbin", "boot", "sys", "proc", "dev", "root"};
+    struct str first = STR("");
+    int depth = 0;
+
+    if (!str_starts(path, STR("/"))) {
+        return false;
+    }
+    while (path.n > 0) {
+        size_t n = str_find(path, '/');
+        struct str one = {path.p, n};
+        path = str_skip(path, n + 1);
+        if (str_eq(one, STR(".."))) {
+            depth -= depth > 0;
+        } else if (one.n > 0 && !str_eq(one, STR("."))) {
+            first = depth++ == 0 ? one : first;
+        }
+    }
+    bool of_system = depth == 0;
+    for (size_t i = 0; i < OLLA_COUNT(names); i++) {
+        of_system = of_system || str_eq(first, str_of(names[i]));
+    }
+    return of_system;
+}
+
+/* RFC 7230, 3.2.6 */
+static bool is_token(const char *s)
+{
+    bool token = s[0] != '\0';
+    for (; *s; s++) {
+        char c = str_lower(*s);
+        token = token && ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || strchr("!#$%&'*+-.^_`|~", c));
+    }
+    return token;
+}
+
+static void check_inspector(struct conf_loader *ld)
+{
+    const char *dir = "translators.anthropic.inspector.output_dir",
+               *header = "translators.anthropic.inspector.session_header";
+    const char **dir_value = &ld->c->translators.anthropic.inspector.output_dir,
+               **header_value = &ld->c->translators.anthropic.inspector.session_header;
+
+    *dir_value = (*dir_value)[0] ? *dir_value : "./inspector-logs";
+    *header_value = (*header_value)[0] ? *header_value : "X-Session-ID";
+    if (!ld->c->translators.anthropic.inspector.enabled) {
+        return;
+    }
+    if (is_of_system(str_of(*dir_value))) {
+        ld->line = *seen(ld, dir);
+        CONF_SAY(ld, .key = dir, .what = "a directory of the system", .value = str_of(*dir_value),
+                 .allowed = "a path that is not / and not in /etc, /var, /usr, /bin, /sbin, /boot, /sys, /proc, /dev, "
+                            "/root");
+    }
+    if (!is_token(*header_value)) {
+        ld->line = *seen(ld, header);
+        CONF_SAY(ld, .key = header, .what = "not the name of a header", .value = str_of(*header_value),
+                 .allowed = "letters, digits and !#$%&'*+-.^_`|~");
+    }
+}
+
 static void settle_server(struct conf *c)
 {
     struct str host = str_of(c->server.host);
@@ -465,6 +528,7 @@ int conf_load(struct conf *c, const char *path, conf_message *say)
                        c->discovery.model_discovery.concurrent_workers);
     }
     check_aliases(ld);
+    check_inspector(ld);
     settle_server(c);
     return ld->errors > 0 ? OLLA_ERR : OLLA_OK;
 }

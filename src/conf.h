@@ -170,6 +170,11 @@ struct conf {
             bool enabled;
             bool passthrough_enabled;
             uint64_t max_message_size; /* bytes */
+            struct {
+                bool enabled;
+                const char *output_dir;     /* never "" */
+                const char *session_header; /* a token */
+            } inspector;
         } anthropic;
     } translators;
     struct {

@@ -168,6 +168,16 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
      .flags = CONF_ZERO_IS_DEFAULT, .env = "OLLA_TRANSLATORS_ANTHROPIC_MAX_MESSAGE_SIZE",
      .help = "Largest request of that API; a larger one is answered with 413. 0 = 32MB."},
 
+    {SET(translators.anthropic.inspector.enabled), BOOL("false"),
+     .help = "Write the requests of that API and their replies to files, to find out what a client and a model say\n"
+             "to each other. Everything that is said is on disk then, without keys and tokens."},
+    {SET(translators.anthropic.inspector.output_dir), FREE("logs/inspector/anthropic"),
+     .help =
+         "Where: in DIRECTORY/YYYY-MM-DD/SESSION.jsonl, by UTC. \"\" = ./inspector-logs. Not in a directory of the\n"
+         "system."},
+    {SET(translators.anthropic.inspector.session_header), WORD("X-Session-ID"),
+     .help = "The header that names the session; without it X-Request-ID does. \"\" = X-Session-ID."},
+
     {SET(logging.level), ENUM("info", "debug, info, warn/warning, error"), .env = "OLLA_LOGGING_LEVEL",
      .help = "Lines below this level are left out."},
     {SET(logging.format), ENUM("auto", "auto, text, json"), .env = "OLLA_LOGGING_FORMAT",

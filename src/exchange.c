@@ -12,6 +12,7 @@
 
 #include "gather.h"
 #include "heartbeat.h"
+#include "inspector.h"
 #include "log.h"
 #include "messages.h"
 #include "pool.h"
@@ -633,6 +634,7 @@ enum exchange_after exchange_finish(struct exchange *x)
     attempt_drop_upstream(x);
     gather_cancel(x);
     access_line(x, ms);
+    inspector_finish(x);
     count(x, ms);
     messages_finish(x);
     body_free(&x->body);

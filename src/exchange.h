@@ -35,6 +35,7 @@
 #define EXCHANGE_HOLD_MS 3000
 
 struct exchange;
+struct inspection;
 struct messages;
 struct reply_error;
 
@@ -127,10 +128,11 @@ struct exchange {
     bool request_read; /* the whole request body has been taken from the socket */
     struct http_body in_body;
     struct body body;
-    struct json_scan scan;      /* what is known of the model, also when it came otherwise */
-    struct messages *messages;  /* of a request of the Anthropic API, else NULL */
-    bool translated;            /* ... told to its endpoint, and back, in OpenAI's words */
-    struct multipart_scan form; /* mark_n > 0: the body is one, its model goes to scan */
+    struct json_scan scan;         /* what is known of the model, also when it came otherwise */
+    struct messages *messages;     /* of a request of the Anthropic API, else NULL */
+    struct inspection *inspection; /* of a request that is recorded, else NULL */
+    bool translated;               /* ... told to its endpoint, and back, in OpenAI's words */
+    struct multipart_scan form;    /* mark_n > 0: the body is one, its model goes to scan */
     struct route route;
     bool counts; /* a machine works on it: max_concurrent and sessions apply */
     struct {

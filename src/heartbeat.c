@@ -1,11 +1,13 @@
 /*
  * heartbeat.c - level 6: see heartbeat.h.
  *
- * May include: olla.h, levels 1 to 5, exchange.h, heartbeat.h.
+ * May include: olla.h, levels 1 to 5, exchange.h, heartbeat.h, inspector.h.
  */
 #include "heartbeat.h"
 
 #include <string.h>
+
+#include "inspector.h"
 
 /* Without a free block the next try comes after this. */
 #define NO_BLOCK_MS 20
@@ -101,6 +103,7 @@ static void put(struct exchange *x, struct str bytes)
     text_addz(&t, x->chunked_out ? "\r\n" : "");
     if (!t.full) {
         buf_text_done(&x->c->out, &t);
+        inspector_reply(x, bytes.p, bytes.n);
     }
 }
 

@@ -266,8 +266,7 @@ bool json_item(const struct json_slice *s, int array, unsigned i, char *to, size
 
 /* ---- writing ------------------------------------------------------------------ */
 
-/* Length of the valid UTF-8 sequence at the start of s, which is not empty; 0 if there is none. */
-static size_t utf8_length(struct str s)
+size_t json_utf8_length(struct str s)
 {
     static const struct {
         unsigned char mask, lead; /* first byte */
@@ -334,7 +333,7 @@ void json_text(struct text *t, struct str s)
         }
         n = 1;
         if (!put_escaped(t, s.p[0])) {
-            n = utf8_length(s);
+            n = json_utf8_length(s);
             text_add(t, n > 0 ? (struct str){s.p, n} : STR("\xef\xbf\xbd"));
         }
         s = str_skip(s, n > 0 ? n : 1);

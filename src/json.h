@@ -233,6 +233,9 @@ bool json_item(const struct json_slice *s, int array, unsigned i, char *to, size
 /* s as a JSON string with quotes. Controls, quote, backslash, and < > & are escaped; invalid UTF-8 becomes U+FFFD. */
 void json_text(struct text *t, struct str s);
 
+/* Length of the valid UTF-8 sequence at the start of s, which is not empty; 0 if there is none. */
+size_t json_utf8_length(struct str s);
+
 /* "key":"value" and "key":123 with a leading comma unless first (at the start of t or after a '{'). */
 void json_member(struct text *t, const char *key, struct str value);
 void json_member_u64(struct text *t, const char *key, uint64_t value);

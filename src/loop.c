@@ -13,6 +13,7 @@
 #include "load.h"
 #include "queue.h"
 #include "health.h"
+#include "inspector.h"
 #include "log.h"
 #include "messages.h"
 #include "pool.h"
@@ -118,6 +119,7 @@ static void reload(void)
     model_touch();
     settle_endpoints();
     log_line(LOG_INFO, "configuration reloaded", "file", str_of(current->path), NULL, STR(""));
+    inspector_announce();
 }
 
 /* ---- stop ------------------------------------------------------------------------------- */
@@ -265,6 +267,7 @@ int loop_run(struct conf *first, struct conf *spare, int resolver, int signals)
         resolve_close();
         return OLLA_EXIT_CONF;
     }
+    inspector_announce();
     endpoint_apply(first);
     while (!stopping || (client_count() > 0 && net_now() < stop_at && !now_or_never)) {
         turn();

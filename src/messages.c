@@ -4,7 +4,8 @@
  *   accept -> choose -> prepare (estimate, length) -> send -> take_head -> relay -> finish
  *               ^_______________________________________|  next candidate
  *
- * May include: olla.h, levels 1 to 5, exchange.h, heartbeat.h, anthropic.h, anthropic_reply.h.
+ * May include: olla.h, levels 1 to 5, exchange.h, heartbeat.h, inspector.h, store.h, anthropic.h,
+ * anthropic_reply.h.
  */
 #include "messages.h"
 
@@ -13,9 +14,11 @@
 #include "anthropic.h"
 #include "anthropic_reply.h"
 #include "heartbeat.h"
+#include "inspector.h"
 #include "log.h"
 #include "pool.h"
 #include "sse.h"
+#include "store.h"
 
 /* So long the first frame of a stream may take before the head goes down without it. */
 #define HEAD_MS 5000
@@ -31,13 +34,6 @@
 #define ROOM_MIN 128
 /* Bytes of an error reply that are looked at. */
 #define ERROR_MAX 16384
-
-/* Bytes that are kept: in a block of the pool, then as a request body is. */
-struct store {
-    struct buf buf;
-    struct body body;
-    bool failed;
-};
 
 struct messages {
     bool to_count;
@@ -69,6 +65,7 @@ struct messages {
     struct sse sse;
     struct json_check frame;
     struct store doc, held;
+    struct inspection inspection;
     struct str plain; /* decoded bytes in u->in that were not looked at yet */
     size_t used;      /* bytes of u->in that they stand for */
     int status;       /* of an error */
@@ -83,44 +80,6 @@ struct messages_totals messages_totals;
 void messages_init(void)
 {
     messages_pool();
-}
-
-/* ---- stores ---------------------------------------------------------------------------- */
-
-static bool store_add(void *of, const char *p, size_t n)
-{
-    struct store *s = of;
-    struct body *b = &s->body;
-
-    if (b->home == BODY_NONE && buf_hold(&s->buf, BUF_BACKEND)) {
-        b->home = BODY_INLINE;
-        b->mem = s->buf.mem;
-    }
-    if (b->home == BODY_INLINE && n <= OLLA_BUF_SIZE - b->n) {
-        memcpy(b->mem + b->n, p, n);
-        b->n += n;
-        return true;
-    }
-    if (b->home <= BODY_INLINE) {
-        if (body_move_out(b, 0, conf_now->proxy.spool_dir) != BODY_OK) {
-            return false;
-        }
-        buf_drop(&s->buf);
-    }
-    return body_append(b, p, n, conf_now->proxy.spool_dir) == BODY_OK;
-}
-
-static void store_clear(void *of)
-{
-    struct store *s = of;
-    body_free(&s->body);
-    buf_drop(&s->buf);
-}
-
-static struct str bytes_at(const void *of, uint64_t at)
-{
-    const struct body *b = of;
-    return at < b->n ? body_at(b, at) : (struct str){NULL, 0};
 }
 
 /* ---- the request ------------------------------------------------------------------------- */
@@ -175,7 +134,7 @@ bool messages_begin(struct exchange *x)
     x->messages = m;
     x->req.json = true; /* whatever the client calls it */
     m->to_count = x->route.messages == MESSAGES_COUNT;
-    m->request.body = (struct json_source){bytes_at, &x->body, &m->failed};
+    m->request.body = (struct json_source){store_bytes, &x->body, &m->failed};
     json_check_start(&m->check, anthropic_keys, m->request.top);
     return true;
 }
@@ -229,7 +188,11 @@ bool messages_accept(struct exchange *x)
     m->stream = m->request.top[ASK_STREAM].kind == 't';
     m->has_stops = m->request.top[ASK_STOP].kind == '[';
     m->hide_thinking = hides_thinking(&m->request);
-    return conf_now->translators.anthropic.passthrough_enabled || !messages_count_here(x);
+    if (m->to_count) {
+        return conf_now->translators.anthropic.passthrough_enabled || !messages_count_here(x);
+    }
+    inspector_request(x, &m->inspection);
+    return true;
 }
 
 void messages_choose(struct exchange *x, struct str model)
@@ -446,8 +409,8 @@ void messages_take_head(struct exchange *x, const struct http_response *r)
     to->has_stops = m->has_stops;
     to->estimate = m->estimate;
     plat_random(to->random, sizeof(to->random));
-    to->doc = (struct json_source){bytes_at, &m->doc.body, &m->doc.failed};
-    to->held = (struct reply_store){store_add, store_clear, &m->held, {bytes_at, &m->held.body, &m->held.failed}, 0};
+    to->doc = (struct json_source){store_bytes, &m->doc.body, &m->doc.failed};
+    to->held = (struct reply_store){store_add, store_clear, &m->held, {store_bytes, &m->held.body, &m->held.failed}, 0};
     reply_start(to);
     begin_document(m);
     m->status = r->status < 400 ? 502 : r->status;
@@ -504,6 +467,7 @@ static bool write_out(struct exchange *x)
             text_addz(&t, "\r\n");
             memcpy(to + before + n, "\r\n", 2);
         }
+        inspector_reply(x, to + before, n);
         buf_added(out, n + (x->chunked_out ? FRAMING : 0));
         x->bytes_out += n;
         x->newlines = pieces_empty(p) ? 2 : 0;

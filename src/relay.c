@@ -2,10 +2,11 @@
  * relay.c - level 6: the reply on its way down. One path for every reply:
  * upstream bytes -> body decoder -> framing for this client -> socket.
  *
- * May include: olla.h, levels 1 to 5, exchange.h.
+ * May include: olla.h, levels 1 to 5, exchange.h, heartbeat.h, inspector.h, messages.h.
  */
 #include "exchange.h"
 #include "heartbeat.h"
+#include "inspector.h"
 #include "messages.h"
 
 /* Bytes that framing may add to one piece: chunk size line, its CRLF, the last chunk. */
@@ -33,6 +34,7 @@ static void note_events(struct exchange *x, const struct http_response *r)
     x->events = EVENTS_NONE;
     struct str content_type = r->content_type, coding = http_get(r->fields, STR("Content-Encoding"));
     if (coding.n > 0 && !str_ieq(coding, STR("identity"))) {
+        inspector_coding(x, coding);
         return; /* nothing can be added to a compressed stream */
     }
     if (str_istarts(content_type, STR("text/event-stream"))) {
@@ -231,6 +233,7 @@ static int relay_bytes(struct exchange *x)
         text_addz(&t, x->chunked_out ? "\r\n" : "");
         buf_text_done(out, &t);
         x->bytes_out += decoded;
+        inspector_reply(x, in->mem + in->off, decoded);
         note_tail(x, in->mem + in->off, decoded);
     }
     buf_consume(in, (size_t)used);

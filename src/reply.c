@@ -2,12 +2,13 @@
  * reply.c - level 6: answers that olla makes itself: errors in the caller's
  * dialect, redirects, local pages.
  *
- * May include: olla.h, levels 1 to 5, exchange.h.
+ * May include: olla.h, levels 1 to 5, exchange.h, heartbeat.h, inspector.h.
  */
 #include <string.h>
 
 #include "exchange.h"
 #include "heartbeat.h"
+#include "inspector.h"
 
 /* The class of an error, in OpenAI's and in Anthropic's words. The first row whose status fits wins; 0 fits all. */
 static const struct {
@@ -125,6 +126,7 @@ static void send_whole(struct exchange *x, struct text *t, struct str body)
     if (!x->is_head) {
         text_add(t, body);
         x->bytes_out += body.n;
+        inspector_reply(x, body.p, body.n);
     }
     buf_text_done(&x->c->out, t);
     x->began = true;
@@ -399,5 +401,6 @@ void reply_broken_stream(struct exchange *x, const char *message)
     text_addz(&t, x->chunked_out ? "\r\n" : "");
     if (!t.full) {
         buf_text_done(&x->c->out, &t);
+        inspector_reply(x, body.p, body.n);
     }
 }

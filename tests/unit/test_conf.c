@@ -156,6 +156,12 @@ static void check_default_settings(void)
     assert_int_equal(conf.discovery.model_discovery.interval, 300000);
     assert_int_equal(conf.discovery.model_discovery.timeout, 30000);
     assert_int_equal(conf.discovery.model_discovery.concurrent_workers, 5);
+    assert_true(conf.translators.anthropic.enabled);
+    assert_true(conf.translators.anthropic.passthrough_enabled);
+    assert_int_equal(conf.translators.anthropic.max_message_size, 33554432);
+    assert_false(conf.translators.anthropic.inspector.enabled);
+    assert_string_equal(conf.translators.anthropic.inspector.output_dir, "logs/inspector/anthropic");
+    assert_string_equal(conf.translators.anthropic.inspector.session_header, "X-Session-ID");
     assert_int_equal(conf.logging.level, LOG_LEVEL_INFO);
     assert_int_equal(conf.logging.format, LOG_FORMAT_AUTO);
     check_load_defaults();
@@ -228,6 +234,8 @@ static const char all_settings[] =
     "[model_registry.routing_strategy]\ntype = discovery\n"
     "[model_registry.routing_strategy.options]\nfallback_behavior = all\ndiscovery_timeout = 13s\n"
     "discovery_refresh_on_miss = true\n"
+    "[translators.anthropic]\nenabled = false\npassthrough_enabled = off\nmax_message_size = 3MB\n"
+    "[translators.anthropic.inspector]\nenabled = true\noutput_dir = /srv/said\nsession_header = X-Mine\n"
     "[model_aliases]\nfast = a:1, \"b\"\nFast = c\n"
     "[model_alias:x:y]\nmodels = d\n"
     "[logging]\nlevel = debug\nformat = json\noutput = stdout\n"
@@ -279,7 +287,7 @@ static void check_all_endpoint_keys(void)
     assert_int_equal(e->connection_timeout, 26000);
     assert_int_equal(e->first_byte_timeout, 27000);
     assert_int_equal(e->read_timeout, 28000);
-    assert_int_equal(e->line, 71);
+    assert_int_equal(e->line, 79);
 }
 
 static void check_load_settings(void)
@@ -304,6 +312,16 @@ static void check_load_settings(void)
     assert_int_equal(conf.proxy.sticky_sessions.load_slack, 22);
 }
 
+static void check_translator_settings(void)
+{
+    assert_false(conf.translators.anthropic.enabled);
+    assert_false(conf.translators.anthropic.passthrough_enabled);
+    assert_int_equal(conf.translators.anthropic.max_message_size, 3145728);
+    assert_true(conf.translators.anthropic.inspector.enabled);
+    assert_string_equal(conf.translators.anthropic.inspector.output_dir, "/srv/said");
+    assert_string_equal(conf.translators.anthropic.inspector.session_header, "X-Mine");
+}
+
 static void check_all_profile_keys(void)
 {
     const struct conf_profile *p = &conf.profile[0];
@@ -321,7 +339,7 @@ static void check_all_profile_keys(void)
     assert_string_equal(p->openai_base, "/api");
     assert_string_equal(p->messages_path, "/x/v1/messages");
     assert_int_equal(p->idle_timeout, 90000);
-    assert_int_equal(p->line, 94);
+    assert_int_equal(p->line, 102);
 }
 
 static void check_aliases(void)
@@ -377,6 +395,7 @@ static void test_every_setting(void **state)
     assert_int_equal(conf.discovery.model_discovery.concurrent_workers, 12);
     assert_int_equal(conf.logging.level, LOG_LEVEL_DEBUG);
     assert_int_equal(conf.logging.format, LOG_FORMAT_JSON);
+    check_translator_settings();
     check_load_settings();
     check_all_endpoint_keys();
     check_all_profile_keys();
@@ -436,6 +455,9 @@ static const struct {
     {"OLLA_PROXY_READ_TIMEOUT", " 6m "},
     {"OLLA_PROXY_PROFILE", "Streaming"},
     {"OLLA_PROXY_STICKY_SESSIONS_ENABLED", "off"},
+    {"OLLA_TRANSLATORS_ANTHROPIC_ENABLED", "false"},
+    {"OLLA_TRANSLATORS_ANTHROPIC_PASSTHROUGH_ENABLED", "false"},
+    {"OLLA_TRANSLATORS_ANTHROPIC_MAX_MESSAGE_SIZE", "4MB"},
     {"OLLA_LOGGING_LEVEL", "WARNING"},
     {"OLLA_LOGGING_FORMAT", "text"},
 };
@@ -471,6 +493,9 @@ static void test_environment(void **state)
     assert_int_equal(conf.proxy.read_timeout, 360000);
     assert_int_equal(conf.proxy.profile, RELAY_STREAMING);
     assert_false(conf.proxy.sticky_sessions.enabled);
+    assert_false(conf.translators.anthropic.enabled);
+    assert_false(conf.translators.anthropic.passthrough_enabled);
+    assert_int_equal(conf.translators.anthropic.max_message_size, 4194304);
     assert_int_equal(conf.logging.level, LOG_LEVEL_WARN);
     assert_int_equal(conf.logging.format, LOG_FORMAT_TEXT);
     for (const struct conf_row *row = conf_rows; row->path; row++) {
