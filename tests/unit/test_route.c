@@ -61,6 +61,11 @@ static int setup(void **state)
     {                                                                                        \
         .kind = ROUTE_PROXY, .target = target_, .dialect = DIALECT_##dialect_, .api = (api_) \
     }
+#define A_NAMED(target_)                                                                                      \
+    {                                                                                                         \
+        .kind = ROUTE_LOCAL, .page = LOCAL_MODEL, .listing = LISTING_ANTHROPIC, .dialect = DIALECT_ANTHROPIC, \
+        .target = target_                                                                                     \
+    }
 /* Below a provider: `prefix` as typed and the type that it means. */
 #define P_LIST(listing_, prefix_, only_)                                                                     \
     {                                                                                                        \
@@ -127,9 +132,11 @@ static const struct {
     {"/olla/modelsx", ALWAYS, NONE},
     {"/olla/Models", ALWAYS, NONE},
     {"/olla/anthropic/v1/models", ALWAYS, LIST(ANTHROPIC, ANTHROPIC)},
-    {"/olla/anthropic/v1/models/", ALWAYS, NONE},
-    {"/olla/anthropic/v1/models/x", ALWAYS, NONE},
-    {"/olla/anthropic/v1/messages", ALWAYS, NONE}, /* translation is not built yet */
+    {"/olla/anthropic/v1/models/", ALWAYS, A_NAMED("")},
+    {"/olla/anthropic/v1/models/qwen/Qwen3-8B", ALWAYS, A_NAMED("qwen/Qwen3-8B")},
+    {"/olla/anthropic/v1/messages", ALWAYS, PROXY("/v1/messages", ANTHROPIC, API_ANTHROPIC)},
+    {"/olla/anthropic/v1/messages/count_tokens", ALWAYS, PROXY("/v1/messages/count_tokens", ANTHROPIC, API_ANTHROPIC)},
+    {"/internal/stats/translators", ALWAYS, LOCAL(STATS_TRANSLATORS)},
     {"/olla/anthropic", ALWAYS, NONE},
     /* the root API; what Ollama's paths there do is in test_ollama_on_a_fleet */
     {"/v1/models", ROOT, LIST(OPENAI, OPENAI)},

@@ -138,7 +138,7 @@ def test_passthrough_disabled(world):
 
 def test_native_errors_as_they_are(fleet):
     """Whatever a native server says is its own word."""
-    for status, body in ((400, b'{"type":"error","error":{"type":"invalid_request_error","message":"x"}}'), (404, b'{"error":"old"}'), (500, b"oops")):
+    for status, body in ((400, b'{"type":"error","error":{"type":"invalid_request_error","message":"x"}}'), (404, b'{"error":"no such model"}'), (500, b"oops")):
         fleet.by_type["vllm"].on(ROOT, lambda c, r: c.reply(body, status, headers={"x-should-retry": "false"}))
         reply = send(fleet.proxy, ask(model="m-vllm"))
         assert (reply.status, reply.body, reply.get("x-should-retry")) == (status, body, "false")
