@@ -11,7 +11,7 @@ level() {
     conf | conf_* | net) echo 3 ;;
     profile | endpoint | breaker | upstream | model | catalogue) echo 4 ;;
     route | choose | sticky) echo 5 ;;
-    body | exchange | request | attempt | forward | relay | reply | probe | detect | health | discover | gather | tunnel | queue | session | heartbeat | load | messages | store | inspector | anthropic | anthropic_*) echo 6 ;;
+    body | exchange | request | attempt | forward | relay | reply | probe | detect | health | discover | gather | tunnel | queue | session | heartbeat | load | messages | messages_* | store | inspector | anthropic | anthropic_*) echo 6 ;;
     admin | stats | listing | formats | model_status | client) echo 7 ;;
     loop) echo 8 ;;
     olla) echo 9 ;;
