@@ -5,7 +5,9 @@ import time
 import pytest
 
 from backend import Gate, OllamaBackend, eventually
+from client import full_body
 from harness import World
+from messages import ROOT, posts, prepare
 from servers import (Compatible, Dmr, Gpustack, Lemonade, Litellm, Llamacpp, LlamacppWithTags, LmStudio, LmStudioSaysYes, Localai,
                      Lmdeploy, Ollama, Omlx, Server, Sglang, Vllm, VllmMlx)
 from servers.docker_model_runner import DmrWithTags
@@ -13,6 +15,7 @@ from servers.lemonade import LemonadeWithTags
 from servers.llamacpp import LlamacppRouter
 from servers.localai import LocalaiWithTags
 from servers.sglang import SglangWithTags
+from test_types import check_messages, own_messages
 
 CHAT = "/v1/chat/completions"
 FAST = {"check_interval": "1s", "check_timeout": "500ms"}
@@ -88,7 +91,24 @@ def test_native_paths(site):
                        ("/olla/proxy/engines/v1/chat/completions", "Dmr")):
         kind = {n for n in site.servers if n.startswith(name)}  # with its variant
         assert {site.proxy.post(path, {"model": "m-all"}).get("X-Olla-Endpoint") for _ in range(20)} == kind
-    assert site.proxy.post("/v1/messages", {"model": "M-Dmr"}).json()["path"] == "/anthropic/v1/messages"
+    reply = site.proxy.post(ROOT, full_body(ROOT, {"model": "M-Dmr"}))
+    assert (reply.json()["path"], reply.get("X-Olla-Mode")) == ("/anthropic/v1/messages", "passthrough")
+
+
+def test_messages_path(site):
+    """... and about the Messages API: who has it gets requests as they came, the others get chat completions at their path."""
+    saved = {name: dict(server.routes) for name, server in site.servers.items()}
+    try:
+        for name, server in site.servers.items():
+            prepare(server)
+            before = len(posts(server))
+            reply = site.proxy.post(ROOT, full_body(ROOT, {"model": "M-" + name}))
+            assert reply.get("X-Olla-Endpoint") == name and len(posts(server)) == before + 1
+            check_messages(server, reply, posts(server)[-1], "M-" + name)
+    finally:
+        for name, server in site.servers.items():
+            server.routes = saved[name]
+    assert {own_messages(server) for server in site.servers.values()} == {None, ROOT, "/anthropic/v1/messages"}
 
 
 def test_the_answer_is_remembered(site):

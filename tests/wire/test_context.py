@@ -3,7 +3,7 @@
 import pytest
 
 from backend import MARK, eventually
-from client import chunked, dump, json_headers, request_bytes
+from client import chunked, dump, full_body, json_headers, request_bytes
 from harness import World, endpoint, rarely_probed, report, run_cli
 from servers import Compatible, Llamacpp, LmStudio, Ollama, Sglang, Vllm
 from servers.llamacpp import LlamacppRouter
@@ -287,8 +287,9 @@ def split(kept):
 @pytest.mark.parametrize("kind,path", [(kind, path) for kind, paths in KINDS.items() for path in paths], ids=str)
 def test_kinds_by_path(split, kind, path):
     """A machine that was set aside for embeddings must not be slowed down by a chat, nor a chat wait behind transcriptions."""
-    assert goes_to(split.proxy, {"model": "m1", "stream": False}, path, tries=4) == {kind}
-    assert goes_to(split.proxy, {"model": "m1", "stream": False}, path + "?x=/v1/embeddings", tries=2) == {kind}
+    body = full_body(path, {"model": "m1", "stream": False})
+    assert goes_to(split.proxy, body, path, tries=4) == {kind}
+    assert goes_to(split.proxy, body, path + "?x=/v1/embeddings", tries=2) == {kind}
     assert [len(posts(server)) for name, server in split.servers.items() if name != kind] == [0] * (len(KINDS) - 1)
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from backend import Gate, eventually, hold, openai_chunk, sse
-from client import chunked, dump, json_headers, request_bytes
+from client import chunked, dump, full_body, json_headers, request_bytes
 from harness import World, endpoint, new_id, rarely_probed, report
 from servers import Ollama
 
@@ -149,7 +149,7 @@ def begun(site, path, body, first=b""):
     """A request whose answer has begun with `first`. On a slow machine a heartbeat may come before it: then once more."""
     for _ in range(20):
         client = site.client()
-        client.start_post(path, dict({"model": "m1"}, **body))
+        client.start_post(path, full_body(path, dict({"model": "m1"}, **body)))
         reply = client.read_head("POST")
         if reply.has("X-Olla-Endpoint"):
             reply.read_at_least(len(first))
@@ -465,7 +465,7 @@ def test_not_for_single_answers(site):
     for name, (path, body) in ASKED.items():
         site.a.on(path, lambda c, r: (gate.wait(20), c.reply({"fine": True}, 201 if "show" not in r.path else 200)))
         clients[name] = site.client()
-        clients[name].start_post(path, dict(body, model="m1"))
+        clients[name].start_post(path, full_body(path, dict(body, model="m1")))
     site.a.wait_calls(len(ASKED))
     time.sleep(SILENT)
     for name, client in clients.items():

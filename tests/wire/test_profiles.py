@@ -6,8 +6,9 @@ import time
 import pytest
 
 from backend import MARK, eventually
-from client import dump, json_headers
+from client import dump, full_body, json_headers
 from harness import World, endpoint, report, run_cli
+from messages import ROOT, completion, message, posts
 from servers import Compatible, Lemonade, Litellm, Llamacpp, LmStudio, Ollama, Server, Vllm
 
 CHAT = "/v1/chat/completions"
@@ -28,6 +29,11 @@ def names(proxy, path="/v1/models"):
     return [e["name"] for e in document["models"]] if "data" not in document else [e["id"] for e in document["data"]]
 
 
+def complete(conn, request):
+    """A chat completion that also tells the path."""
+    conn.reply(dict(completion(), served_by=conn.backend.name, path=request.path))
+
+
 class Moved(Server):
     """A server that keeps everything at places of its own. Its list has the form that `form` says."""
 
@@ -39,8 +45,9 @@ class Moved(Server):
         self.routes = {}
         self.on("/is/up", lambda c, r: c.reply(b"yes", ctype="text/plain"))
         self.on("/what/is/there", lambda c, r: c.reply(self.document()))
-        for path in ("/chat/completions", "/completions", "/embeddings", "/messages"):
+        for path in ("/completions", "/embeddings", "/messages"):
             self.on("/deep/api/v1" + path, self.answer)
+        self.on("/deep/api" + CHAT, complete)
         self.on("/anthropic-api/v1/messages", self.answer)
 
     def document(self):
@@ -60,13 +67,13 @@ class Fleet:
 
     def __init__(self):
         self.world = World()
-        self.servers, self.settings = {}, {}
+        self.servers, self.settings = {}, {"proxy.sticky_sessions.enabled": False}
         for form in FORMS:
             server = self.servers[form] = self.world.backend(Moved, form, ["m-" + form, "Shared"])
             server.form, server.type = form, "form-" + form
             self.settings.update(profile("form-" + form, response_format=form, prefixes="%s-1, %s-two" % (form, form), **KEYS))
         self.settings.update(profile("form-openai", messages_path="/anthropic-api/v1/messages"))
-        self.servers["bare"] = self.world.backend(Compatible, "bare", ["m-bare"])
+        self.servers["bare"] = self.world.backend(Compatible, "bare", ["m-bare"]).on(CHAT, complete)
         self.settings.update(profile("Nothing-Said", prefixes="Nothing-Said"))
         self.servers["own"] = self.world.backend(Moved, "own", ["m-own"])
         self.settings.update(profile("own-api", openai_compatible=False, **KEYS))
@@ -149,7 +156,9 @@ def test_defaults(site):
         assert reply.status == 200 and reply.json()["path"] == CHAT
         assert reply.get("X-Olla-Backend-Type") == "nothing-said", "as the endpoint spells it"
     assert names(site.proxy, "/olla/Nothing-Said/v1/models") == ["m-bare"]
-    assert site.proxy.post("/v1/messages", {"model": "m-bare"}).status != 200, "no Messages API unless its path is given"
+    reply = site.proxy.post(ROOT, full_body(ROOT, {"model": "m-bare"}))
+    assert message(reply, "m-bare") and reply.get("X-Olla-Mode") == "translation", "no Messages API unless its path is given"
+    assert posts(server)[-1].path == CHAT and ROOT not in {call.path for call in server.requests}
 
 
 def test_prefix_is_the_name(world):
@@ -173,12 +182,41 @@ def test_not_openai_compatible(site):
 
 
 def test_messages_path(site):
-    """The Messages API is where the profile says, for those who have one."""
+    """The Messages API is where the profile says, for those who have one; for the others it is translated, to where they have chats."""
     for base in ("", "/olla/proxy", "/olla/openai-1"):
-        reply = site.proxy.post(base + "/v1/messages", {"model": "m-openai", "max_tokens": 1, "messages": []})
+        reply = site.proxy.post(base + ROOT, full_body(ROOT, {"model": "m-openai"}))
         assert reply.status == 200 and reply.json()["path"] == "/anthropic-api/v1/messages", (base, reply.body)
-    seen = {site.proxy.post("/v1/messages", {"model": "Shared", "max_tokens": 1, "messages": []}).get("X-Olla-Endpoint") for _ in range(10)}
-    assert seen == {"openai"}
+        assert reply.get("X-Olla-Mode") == "passthrough"
+    seen = set()
+    for _ in range(3 * len(FORMS)):
+        reply = site.proxy.post(ROOT, full_body(ROOT, {"model": "Shared"}))
+        form = reply.get("X-Olla-Endpoint")
+        if form == "openai":
+            assert (reply.json()["path"], reply.get("X-Olla-Mode")) == ("/anthropic-api/v1/messages", "passthrough")
+        else:
+            assert message(reply, "Shared") and reply.get("X-Olla-Mode") == "translation", form
+            assert posts(site.servers[form])[-1].path == "/deep/api" + CHAT
+        seen.add(form)
+    assert seen == set(FORMS)
+    for base in ("", "/olla/proxy", "/olla/openai"):
+        reply = site.proxy.post(base + ROOT, full_body(ROOT, {"model": "m-own"}))
+        assert (reply.status, reply.get("X-Olla-Endpoint")) == (503, None), "neither this API nor the one to translate to"
+
+
+def test_messages_path_without_the_translator(world):
+    """Then it is for those who have one."""
+    a, b = world.backend(Moved, "a", ["m-a", "Shared"]), world.backend(Moved, "b", ["m-b", "Shared"])
+    settings = dict(profile("with", messages_path="/anthropic-api/v1/messages", **KEYS), **profile("without", **KEYS))
+    proxy = world.olla({"a": endpoint(a, type="with"), "b": endpoint(b, type="without")},
+                       dict(settings, **{"translators.anthropic.enabled": False, "proxy.sticky_sessions.enabled": False}), ready={"a": 2, "b": 2})
+    for base in ("", "/olla/proxy", "/olla/with"):
+        for body in ({"model": "m-a"}, full_body(ROOT, {"model": "m-a"})):  # it is not looked at
+            reply = proxy.post(base + ROOT, body)
+            assert reply.status == 200 and reply.json()["path"] == "/anthropic-api/v1/messages", (base, reply.body)
+            assert not reply.has("X-Olla-Mode")
+    assert {proxy.post(ROOT, full_body(ROOT, {"model": "Shared"})).get("X-Olla-Endpoint") for _ in range(10)} == {"a"}
+    reply = proxy.post(ROOT, full_body(ROOT, {"model": "m-b"}))
+    assert (reply.status, reply.get("X-Olla-Routing-Reason")) == (503, "model_unavailable") and posts(b) == []
 
 
 def test_listed_with_the_others(site):
@@ -233,7 +271,9 @@ def test_changed_built_in(world):
     proxy = world.olla({"a": a, "b": b}, dict(profile("ollama", health_check_path="/up"), **profile("vllm", prefixes="vllm, gpu")))
     assert {r.path for r in a.probes} - EXTRA == {"/up", "/api/tags"} and {r.path for r in b.probes} - {"/metrics"} == {"/health", "/v1/models"}
     assert names(proxy, "/olla/ollama/api/tags") == ["m-a"] and proxy.post("/api/chat", {"model": "m-a"}).status == 200
-    assert proxy.post("/v1/messages", {"model": "m-a"}).status == proxy.post("/v1/messages", {"model": "m-b"}).status == 200
+    for model in ("m-a", "m-b"):
+        reply = proxy.post(ROOT, full_body(ROOT, {"model": model}))
+        assert reply.status == 200 and (reply.json()["path"], reply.get("X-Olla-Mode")) == (ROOT, "passthrough")
     for prefix in ("vllm", "gpu"):
         assert proxy.post("/olla/%s%s" % (prefix, CHAT), {"model": "m-b"}).status == 200
         assert names(proxy, "/olla/%s/v1/models" % prefix) == ["m-b"]
@@ -257,7 +297,8 @@ def test_built_in_with_everything_changed(world):
                       idle_timeout="1s")
     proxy = world.olla({"a": endpoint(a, type="litellm")}, profile("litellm", **everything))
     assert {r.path for r in a.probes} - EXTRA == {"/is/up", "/what/is/there"}
-    assert proxy.post("/olla/lite/v1/messages", {"model": "m1"}).json()["path"] == "/anthropic-api/v1/messages"
+    reply = proxy.post("/olla/lite" + ROOT, full_body(ROOT, {"model": "m1"}))
+    assert (reply.json()["path"], reply.get("X-Olla-Mode")) == ("/anthropic-api/v1/messages", "passthrough")
     assert proxy.post("/olla/openai" + CHAT, {"model": "m1"}).status != 200
     assert proxy.post("/olla/litellm" + CHAT, {"model": "m1"}).body == b"404 page not found\n"
     assert not set(Litellm.public) & {r.path for r in a.probes}

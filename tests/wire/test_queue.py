@@ -7,7 +7,7 @@ import time
 import pytest
 
 from backend import MARK, LlamaBackend, OpenAIBackend, eventually, openai_chunk
-from client import dump, json_headers, request_bytes
+from client import dump, full_body, json_headers, request_bytes
 from harness import endpoint, run_cli
 from servers import Llamacpp, Ollama
 
@@ -104,7 +104,7 @@ class Line:
         headers = dict(headers, **{"X-Request-ID": tag})
         if how:
             headers["X-Olla-Priority"] = how
-        client.start_post(path, dict({"model": model, "tag": tag}, **body), headers)
+        client.start_post(path, full_body(path, dict({"model": model, "tag": tag}, **body)), headers)
         return client
 
     def queue(self):

@@ -4,7 +4,7 @@ import pytest
 
 from backend import (MARK, DeadPort, Gate, LlamaBackend, LmStudioBackend, OllamaBackend, OpenAIBackend, VllmBackend,
                      eventually)
-from client import dump, request_bytes
+from client import dump, full_body, request_bytes
 from harness import endpoint
 
 PATH = "/olla/proxy/v1/chat/completions"
@@ -374,7 +374,7 @@ def test_root_api_off(world):
     ("/olla/proxy/v1/messages", "anthropic"), ("/olla/proxy/completion", "text"), ("/olla/llamacpp/infill", "text")])
 def test_errors_speak_the_callers_dialect(site, target, form):
     """A client library that cannot parse our error shows `unknown error`."""
-    reply = site.proxy.post(target, {"model": "no-such-model"})
+    reply = site.proxy.post(target, full_body(target, {"model": "no-such-model"}))
     assert reply.status == 404
     if form == "text":
         assert reply.get("Content-Type") == "text/plain; charset=utf-8" and b"model_not_found" in reply.body

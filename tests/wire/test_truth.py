@@ -6,7 +6,7 @@ import re
 import pytest
 
 from backend import Gate, eventually
-from client import Client, dump, json_headers, request_bytes
+from client import Client, dump, full_body, json_headers, request_bytes
 from harness import World, endpoint, new_id, rarely_probed, report
 from servers import Compatible, Ollama, Vllm
 
@@ -19,6 +19,11 @@ CREDENTIALS = {"Authorization": "Bearer " + SECRET, "x-api-key": SECRET, "Cookie
 
 DIALECTS = {"openai": CHAT, "ollama": "/api/chat", "anthropic": "/v1/messages", "text": "/olla/proxy/completion"}
 dialects = pytest.mark.parametrize("dialect", list(DIALECTS))
+
+
+def ask(proxy, dialect, headers=(), **body):
+    """The answer to a request in this dialect."""
+    return proxy.post(DIALECTS[dialect], full_body(DIALECTS[dialect], body), headers)
 
 
 def said(reply, dialect="openai"):
@@ -110,7 +115,7 @@ WHY = {"off": OFFLINE, "sick": UNHEALTHY, "ears": WRONG_KIND, "broken": OPEN, "r
 @dialects
 def test_unavailable(fleet, dialect):
     """`503` alone sends the user through the house from machine to machine; one line says where to go."""
-    reply = fleet.proxy.post(DIALECTS[dialect], {"model": "m1"}, CREDENTIALS)
+    reply = ask(fleet.proxy, dialect, CREDENTIALS, model="m1")
     assert reply.status == 503
     message = said(reply, dialect)
     assert "m1" in message
@@ -133,7 +138,7 @@ def test_alias_unavailable(fleet):
 @dialects
 def test_unknown(fleet, dialect):
     """A misspelt model: nobody has it, and who was asked is said."""
-    reply = fleet.proxy.post(DIALECTS[dialect], {"model": "m-othre"}, CREDENTIALS)
+    reply = ask(fleet.proxy, dialect, CREDENTIALS, model="m-othre")
     assert reply.status == 404
     message = said(reply, dialect)
     assert "m-othre" in message
@@ -166,7 +171,7 @@ def test_hostile_model_names(fleet):
     """The list stands behind whatever the client called its model."""
     for model in ('x"; endpoints: evil (fine)', "a\\b\n\r\tc", "\u00e4\u20ac\U0001f600", "x" * 120):
         for dialect in ("openai", "anthropic"):
-            reply = fleet.proxy.post(DIALECTS[dialect], {"model": model})
+            reply = ask(fleet.proxy, dialect, model=model)
             assert reply.status == 404
             tail = said(reply, dialect).rpartition("; endpoints: ")[2]
             assert tail.startswith("off (") and tail.endswith(")") and "evil" not in tail
@@ -198,9 +203,9 @@ def test_rate_limited(world, dialect):
     for name, seconds in (("a", 300), ("b", 200)):
         group[name].on(path, lambda c, r, s=seconds: c.reply({"error": "own words"}, 429, headers={"Retry-After": str(s)}))
     proxy = world.olla({name: rarely_probed(server) for name, server in group.items()})
-    reply = proxy.post(DIALECTS[dialect], {"model": "m1"})
+    reply = ask(proxy, dialect, model="m1")
     assert (reply.status, reply.json()) == (429, {"error": "own words"}) and reply.get("Retry-After") in ("200", "300")
-    reply = proxy.post(DIALECTS[dialect], {"model": "m1"}, CREDENTIALS)
+    reply = ask(proxy, dialect, CREDENTIALS, model="m1")
     assert reply.status == 429 and 100 < retry_after(reply) <= 200, "the least of them"
     assert reasons(said(reply, dialect)) == {"a": LIMITED, "b": LIMITED}
     discreet(reply, *group.values())
@@ -235,7 +240,7 @@ def test_line_is_full(world, dialect):
     a.on(CHAT, a.routes["*"])
     proxy = world.olla({"a": endpoint(a, max_concurrent=1), "b": b}, {"proxy.queue.max_waiting": 0})
     client = hold_one(world, proxy)
-    reply = proxy.post(DIALECTS[dialect], {"model": "m1"}, CREDENTIALS)
+    reply = ask(proxy, dialect, CREDENTIALS, model="m1")
     assert reply.status == 429
     retry_after(reply)
     message = said(reply, dialect)
@@ -300,8 +305,8 @@ def test_many_endpoints(world):
     names = ["machine-%02d" % n for n in range(32)]
     server = world.backend(Compatible, "all", ["m1"])
     proxy = world.olla({name: endpoint(server) for name in names})
-    for dialect, path in DIALECTS.items():
-        reply = proxy.post(path, {"model": "none"})
+    for dialect in DIALECTS:
+        reply = ask(proxy, dialect, model="none")
         assert reply.status == 404
         assert list(reasons(said(reply, dialect))) == names
 
@@ -320,7 +325,7 @@ def test_in_a_stream(world):
     a = world.backend(Ollama, "a", ["m1"])
     proxy = world.olla({"a": a}, {"proxy.heartbeat.interval": "200ms"})
     for dialect in ("openai", "ollama", "anthropic"):
-        reply = proxy.post(DIALECTS[dialect], {"model": "none", "stream": True})
+        reply = ask(proxy, dialect, model="none", stream=True)
         assert reply.status == 404 and set(reasons(said(reply, dialect))) == {"a"}
 
 

@@ -3,8 +3,9 @@
 import pytest
 
 from backend import Gate, eventually
-from client import dump, json_headers
+from client import dump, full_body, json_headers
 from harness import World, endpoint, run_cli
+from messages import NATIVE, ROOT, chat_path, message, posts, prepare
 from servers import (KINDS, Compatible, Dmr, Lemonade, Litellm, LmStudio, LmStudioSaysYes, Ollama, Vllm)
 
 CHAT = "/v1/chat/completions"
@@ -19,7 +20,7 @@ def mixed(text):
 class Fleet:
     """A proxy with one server per spelling; each has a model of its own, and all have m-all."""
 
-    def __init__(self, change):
+    def __init__(self, change, settings=None):
         self.world = World()
         self.servers, spec = {}, {}
         for kind, spelling in SPELLINGS:
@@ -29,7 +30,7 @@ class Fleet:
             server.facts = {model: {"state": "loaded"} for model in server.models} if isinstance(server, LmStudio) else {}
             self.servers[name] = server
             spec[name] = endpoint(server, type=name)
-        self.proxy = self.world.olla(spec, ready={name: 2 for name in spec})
+        self.proxy = self.world.olla(spec, settings, ready={name: 2 for name in spec})
 
     @property
     def proxies(self):
@@ -40,12 +41,46 @@ class Fleet:
 
     def asked(self, target, model, tries=1):
         """The endpoints that a request was sent to."""
-        return {self.proxy.post(target, {"model": model}).get("X-Olla-Endpoint") for _ in range(tries)}
+        return {self.proxy.post(target, full_body(target, {"model": model})).get("X-Olla-Endpoint") for _ in range(tries)}
+
+
+class Talking(Fleet):
+    """Those with the Messages API answer in its words, the others with chat completions that can be translated."""
+
+    def __init__(self, translator):
+        super().__init__(str.lower, {"translators.anthropic.enabled": translator, "proxy.sticky_sessions.enabled": False})
+        for server in self.servers.values():
+            prepare(server)
+
+    @property
+    def having(self):
+        """Those that have the API."""
+        return {name for name, server in self.servers.items() if own_messages(server)}
 
 
 @pytest.fixture
 def site(kept):
     return kept(Fleet, str.lower)
+
+
+@pytest.fixture
+def talking(kept):
+    return kept(Talking, True)
+
+
+def own_messages(server):
+    """Where it has the Messages API: None for those that are translated for."""
+    return server.messages or (ROOT if server.type == "litellm" else None)
+
+
+def check_messages(server, reply, call, model, translator=True):
+    """The reply and what the server got are those of a message: one that came as it was, or one in other words."""
+    if own_messages(server):
+        assert (reply.status, reply.body, call.path) == (200, NATIVE, own_messages(server)), (server.name, call.line, reply.body)
+    else:
+        assert translator and message(reply, model) and call.path == chat_path(server), (server.name, call.line)
+    mode = "passthrough" if own_messages(server) else "translation"
+    assert reply.get_all("X-Olla-Mode") == ([mode] if translator else []), server.name
 
 
 def ids(reply):
@@ -122,23 +157,63 @@ def test_native_paths_on_shared_routes(site, route, path, kind):
     assert (reply.status, reply.get("X-Olla-Routing-Reason")) == (503, "model_unavailable")
 
 
-@pytest.mark.parametrize("route", ["", "/olla/proxy", "/olla/openai"], ids=["root", "proxy", "openai"])
-def test_messages_path(site, route):
-    """Docker Model Runner has the Messages API elsewhere; servers without it answer 404 to everybody."""
-    having = {name: server for name, server in site.servers.items() if server.messages}
-    for name, server in having.items():
-        reply = site.proxy.post(route + "/v1/messages", {"model": "m-" + name})
-        assert reply.status == 200 and reply.json()["path"] == server.messages, (name, reply.body)
-    asked = site.asked(route + "/v1/messages", "m-all", 3 * len(site.servers))
-    assert set(having) <= asked
-    assert not asked & site.names(Lemonade, *(k for k in KINDS if k.type in ("sglang", "lmdeploy", "openai-compatible")))
+messages_routes = pytest.mark.parametrize("route", ["", "/olla/proxy", "/olla/openai"], ids=["root", "proxy", "openai"])
 
 
-def test_messages_path_below_the_prefix(site):
+@messages_routes
+def test_messages_path(talking, route):
+    """Docker Model Runner has the Messages API elsewhere; servers without it would answer 404, and get chat completions."""
+    path = route + ROOT
+    for name, server in talking.servers.items():
+        server.forget()
+        reply = talking.proxy.post(path, full_body(path, {"model": "m-" + name}))
+        assert reply.get("X-Olla-Endpoint") == name and len(posts(server)) == 1
+        check_messages(server, reply, posts(server)[0], "m-" + name)
+    seen = set()
+    for _ in range(3 * len(talking.servers)):
+        reply = talking.proxy.post(path, full_body(path, {"model": "m-all"}))
+        name = reply.get("X-Olla-Endpoint")
+        check_messages(talking.servers[name], reply, posts(talking.servers[name])[-1], "m-all")
+        seen.add(name)
+    assert seen == set(talking.servers), "with or without the API, all are candidates"
+
+
+@messages_routes
+def test_messages_path_without_the_translator(kept, route):
+    """Then it is a path like any other: bodies are not looked at, and servers without it answer 404 to everybody."""
+    fleet = kept(Talking, False)
+    for server in fleet.servers.values():
+        server.forget()
+    for name in fleet.having:
+        server = fleet.servers[name]
+        reply = fleet.proxy.post(route + ROOT, {"model": "m-" + name})
+        assert reply.get("X-Olla-Endpoint") == name and len(posts(server)) == 1
+        check_messages(server, reply, posts(server)[0], "m-" + name, translator=False)
+    assert fleet.asked(route + ROOT, "m-all", 3 * len(fleet.servers)) == fleet.having
+    without = set(fleet.servers) - fleet.having
+    assert without == fleet.names(Lemonade, *(k for k in KINDS if k.type in ("sglang", "lmdeploy", "openai-compatible", "localai", "gpustack")))
+    for name in without:
+        reply = fleet.proxy.post(route + ROOT, full_body(ROOT, {"model": "m-" + name}))
+        assert (reply.status, reply.get("X-Olla-Routing-Reason")) == (503, "model_unavailable")
+        assert name + " (wrong type)" in reply.json()["error"]["message"]
+        assert posts(fleet.servers[name]) == []
+
+
+def test_messages_path_below_the_prefix(site, talking):
     """The same by provider route, and the server's own path as it is."""
     for path in ("/olla/dmr/v1/messages", "/olla/dmr/anthropic/v1/messages"):
-        assert site.proxy.post(path, {"model": "m-dmr"}).json()["path"] == "/anthropic/v1/messages"
-    assert site.proxy.post("/olla/vllm/v1/messages", {"model": "m-vllm"}).json()["path"] == "/v1/messages"
+        reply = site.proxy.post(path, full_body(path, {"model": "m-dmr"}))
+        assert reply.status == 200 and reply.json()["path"] == "/anthropic/v1/messages"
+    reply = site.proxy.post("/olla/dmr/anthropic/v1/messages", {"model": "m-dmr"})
+    assert reply.json()["path"] == "/anthropic/v1/messages" and not reply.has("X-Olla-Mode"), "not looked at"
+    reply = site.proxy.post("/olla/vllm/v1/messages", full_body(ROOT, {"model": "m-vllm"}))
+    assert reply.json()["path"] == "/v1/messages"
+    for name, server in talking.servers.items():
+        for prefix in server.prefixes:
+            server.forget()
+            reply = talking.proxy.post("/olla/" + prefix + ROOT, full_body(ROOT, {"model": "m-" + name}))
+            assert reply.get("X-Olla-Endpoint") == name and len(posts(server)) == 1
+            check_messages(server, reply, posts(server)[0], "m-" + name)
 
 
 @pytest.mark.parametrize("prefix,base,name", [("lemonade", "/api", "lemonade"), ("dmr", "/engines", "dmr")])
