@@ -16,7 +16,7 @@ enum phase { IDLE = 0, THINKING, CONTENT, REFUSAL, CALLS, LAST, TAIL };
 
 /* A record of the store: this, then n bytes. */
 struct held {
-    enum { HELD_TEXT = 0, HELD_THINKING, HELD_ID, HELD_NAME, HELD_ARGS, HELD_OBJECT } kind;
+    enum held_kind { HELD_TEXT = 0, HELD_THINKING, HELD_ID, HELD_NAME, HELD_ARGS, HELD_OBJECT } kind;
     uint32_t call;
     uint64_t n;
 };
@@ -227,12 +227,11 @@ static int fail(struct anthropic_reply *r, const char *why)
 }
 
 /* Puts bytes of the document into the store. */
-static int hold(struct anthropic_reply *r, int kind, uint32_t call, struct json_value v)
+static int hold(struct anthropic_reply *r, enum held_kind kind, uint32_t call, struct json_value v)
 {
-    struct held h = {.call = call, .n = v.to - v.from};
+    struct held h = {.kind = kind, .call = call, .n = v.to - v.from};
     char bytes[1024];
 
-    h.kind = kind;
     if (!r->held.add(r->held.of, (const char *)&h, sizeof(h))) {
         return fail(r, full);
     }
