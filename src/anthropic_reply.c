@@ -275,10 +275,11 @@ static bool is_blank(const struct anthropic_reply *r, struct json_value v)
     char bytes[64];
     size_t n = json_copy(&r->doc, v.from, v.to, bytes, sizeof(bytes));
     for (size_t i = 0; i < n; i++) {
-        bool letter = i > 0 && bytes[i - 1] == '\\' && strchr("ntr", bytes[i]);
-        if (bytes[i] != ' ' && bytes[i] != '\\' && !letter) {
+        bool escaped = bytes[i] == '\\' && i + 1 < n && strchr("ntr", bytes[i + 1]);
+        if (bytes[i] != ' ' && !escaped) {
             return false;
         }
+        i += escaped;
     }
     return n < sizeof(bytes);
 }
@@ -517,6 +518,10 @@ static char kind_of_args(const struct anthropic_reply *r, struct json_value v)
             size_t some = json_unescape(&c.unescape, bytes[i], out);
             json_check_feed(&c.args, out, some);
         }
+        if (is_empty(inner)) { /* what was held back: half of a pair */
+            size_t some = json_unescape(&c.unescape, '"', out);
+            json_check_feed(&c.args, out, some);
+        }
     }
     return c.args.done && !c.args.bad ? 'o' : 'x';
 }
@@ -536,10 +541,10 @@ static int tell_whole_call(struct anthropic_reply *r, struct json_value entry)
         return 1;
     }
     open_call(r, &c, &r->doc, id, name);
-    r->bytes += args.to - args.from;
     bool string = kind == 'o' && args.kind == '"';
     struct json_value part = kind == 'e' ? nothing : string ? json_inner(args) : args;
     enum piece_how how = string ? PIECE_UNQUOTED : PIECE_RAW;
+    r->bytes += part.to - part.from;
     if (r->events) {
         how = string ? PIECE_RAW : PIECE_QUOTED;
         add_event(r, "content_block_delta");
