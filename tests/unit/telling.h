@@ -458,7 +458,7 @@ static inline void protocol_delta(struct protocol *c, struct json_source *s, con
     if (i == 3) {
         output_z(&c->said, "sig");
     } else {
-        protocol_raw(c, data, v[i + 1]);
+        protocol_raw(c, data, json_inner(v[i + 1]));
     }
 }
 
