@@ -4,9 +4,10 @@
 #   make run             installs what the build lacks, builds, starts olla in front of local servers
 #   make test            installs what the tests lack, runs all of them
 #   make install         DESTDIR and PREFIX are honoured; an existing configuration is never overwritten
-#   make size | lint | bench | test-real | clean
+#   make size | lint | bench | fuzz | test-real | clean
 #
 # You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR
+#                      FUZZ_SECONDS (for each target of make fuzz)
 # and options with -D:  make CPPFLAGS=-DOLLA_MAX_CLIENTS=64     (limits: see olla.h)
 #   RESOLVER=sync       names are resolved at start and reload only; no fork
 #   TLS=none            without TLS (the only choice so far)
@@ -116,6 +117,30 @@ bench: deps-build deps-bench
 	@$(PYTHON) tests/bench/catalogue.py $(BUILD)/olla
 	@$(PYTHON) tests/bench/messages.py $(BUILD)/olla
 
+# Arbitrary bytes for what does no I/O. Inputs that fail stay in build/fuzz; run one again with build/fuzz/TARGET FILE.
+FUZZ := $(BUILD)/fuzz
+FUZZ_CC ?= clang
+FUZZ_SECONDS ?= 30
+FUZZ_CFLAGS := -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+FUZZ_TARGETS := $(patsubst tests/fuzz/%.c,$(FUZZ)/%,$(sort $(wildcard tests/fuzz/*.c)))
+FUZZ_SRC := $(sort $(wildcard src/json*.c) $(wildcard src/anthropic*.c)) src/pieces.c src/sse.c src/str.c
+
+$(FUZZ)/%: tests/fuzz/%.c $(FUZZ_SRC) $(wildcard olla.h src/*.h tests/unit/*.h)
+	@mkdir -p $(@D)
+	$(FUZZ_CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(FUZZ_CFLAGS) -o $@ $< $(FUZZ_SRC)
+
+fuzz-run: $(FUZZ_TARGETS)
+	@bad=0; for t in $(notdir $(FUZZ_TARGETS)); do \
+	    echo "== fuzz $$t, $(FUZZ_SECONDS) s"; mkdir -p $(FUZZ)/corpus/$$t; \
+	    if $(FUZZ)/$$t -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=20 -print_final_stats=1 \
+	        -dict=tests/fuzz/words.dict -artifact_prefix=$(FUZZ)/$$t- \
+	        $(FUZZ)/corpus/$$t tests/fuzz/corpus/$$t > $(FUZZ)/$$t.log 2>&1; \
+	    then grep number_of_executed_units $(FUZZ)/$$t.log; else tail -n 40 $(FUZZ)/$$t.log; bad=1; fi; \
+	done; exit $$bad
+
+fuzz: deps-build deps-fuzz
+	$(MAKE) --no-print-directory fuzz-run
+
 layers:
 	@tests/check-layers.sh
 
@@ -129,6 +154,6 @@ lint: deps-build deps-lint layers
 	tests/lint.sh
 	shellcheck tests/*.sh tests/real/*.sh .ci/run
 
-.PHONY: all install size clean unit wire test run test-real bench layers lint
+.PHONY: all install size clean unit wire test run test-real bench fuzz fuzz-run layers lint
 .SECONDARY:
 -include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d)

@@ -16,7 +16,7 @@ enum phase { IDLE = 0, THINKING, CONTENT, REFUSAL, CALLS, LAST, TAIL };
 
 /* A record of the store: this, then n bytes. */
 struct held {
-    enum { HELD_TEXT = 0, HELD_THINKING, HELD_ID, HELD_NAME, HELD_ARGS, HELD_OBJECT } kind;
+    enum held_kind { HELD_TEXT = 0, HELD_THINKING, HELD_ID, HELD_NAME, HELD_ARGS, HELD_OBJECT } kind;
     uint32_t call;
     uint64_t n;
 };
@@ -227,12 +227,11 @@ static int fail(struct anthropic_reply *r, const char *why)
 }
 
 /* Puts bytes of the document into the store. */
-static int hold(struct anthropic_reply *r, int kind, uint32_t call, struct json_value v)
+static int hold(struct anthropic_reply *r, enum held_kind kind, uint32_t call, struct json_value v)
 {
-    struct held h = {.call = call, .n = v.to - v.from};
+    struct held h = {.kind = kind, .call = call, .n = v.to - v.from};
     char bytes[1024];
 
-    h.kind = kind;
     if (!r->held.add(r->held.of, (const char *)&h, sizeof(h))) {
         return fail(r, full);
     }
@@ -276,10 +275,11 @@ static bool is_blank(const struct anthropic_reply *r, struct json_value v)
     char bytes[64];
     size_t n = json_copy(&r->doc, v.from, v.to, bytes, sizeof(bytes));
     for (size_t i = 0; i < n; i++) {
-        bool letter = i > 0 && bytes[i - 1] == '\\' && strchr("ntr", bytes[i]);
-        if (bytes[i] != ' ' && bytes[i] != '\\' && !letter) {
+        bool escaped = bytes[i] == '\\' && i + 1 < n && strchr("ntr", bytes[i + 1]);
+        if (bytes[i] != ' ' && !escaped) {
             return false;
         }
+        i += escaped;
     }
     return n < sizeof(bytes);
 }
@@ -532,6 +532,10 @@ static char kind_of_args(const struct anthropic_reply *r, struct json_value v)
         for (size_t i = 0; i < n; i++) {
             json_check_feed(&args, out, json_unescape(&u, bytes[i], out));
         }
+        if (is_empty(inner)) { /* what was held back: half of a pair */
+            size_t some = json_unescape(&c.unescape, '"', out);
+            json_check_feed(&c.args, out, some);
+        }
     }
     return args.done && !args.bad ? 'o' : 'x';
 }
@@ -551,10 +555,10 @@ static int tell_whole_call(struct anthropic_reply *r, struct json_value entry)
         return 1;
     }
     open_call(r, &c, &r->doc, id, name);
-    r->bytes += args.to - args.from;
     bool string = kind == 'o' && args.kind == '"';
     struct json_value part = kind == 'e' ? nothing : string ? json_inner(args) : args;
     enum piece_how how = string ? PIECE_UNQUOTED : PIECE_RAW;
+    r->bytes += part.to - part.from;
     if (r->events) {
         how = string ? PIECE_RAW : PIECE_QUOTED;
         add_event(r, "content_block_delta");

@@ -167,16 +167,23 @@ static struct json_value text_of(const struct anthropic_telling *t, const struct
     static const char line[] = "x-anthropic-billing-header:";
     struct json_value text = leaf->text;
     char bytes[512];
-    size_t n = t->run == RUN_SYSTEM ? json_copy(body_of(t), text.from, text.to, bytes, sizeof(bytes)) : 0;
-    size_t i = 0;
+    size_t n = t->run == RUN_SYSTEM ? json_copy(body_of(t), text.from, text.to, bytes, sizeof(line) - 1) : 0;
 
-    if (!str_starts((struct str){bytes, n}, STR(line))) {
+    if (!str_eq((struct str){bytes, n}, STR(line))) {
         return text;
     }
-    while (i + 1 < n && !(bytes[i] == '\\' && bytes[i + 1] == 'n')) {
-        i += bytes[i] == '\\' ? 2 : 1;
+    while (text.from < text.to) {
+        size_t i = 0;
+        n = json_copy(body_of(t), text.from, text.to, bytes, sizeof(bytes));
+        while (i + 1 < n && !(bytes[i] == '\\' && bytes[i + 1] == 'n')) {
+            i += bytes[i] == '\\' ? 2 : 1;
+        }
+        if (i + 1 < n) {
+            text.from += i + 2;
+            break;
+        }
+        text.from = n > 1 ? text.from + i : text.to; /* a last byte may be half of an escape */
     }
-    text.from = i + 1 < n ? text.from + i + 2 : text.to;
     return text;
 }
 

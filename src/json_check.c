@@ -17,8 +17,8 @@ enum state {
     KEY,          /* before a key */
     KEY_OR_END,   /* behind a '{' */
     COLON,
-    AFTER, /* behind a value */
-    STRING,
+    AFTER,  /* behind a value */
+    STRING, /* this and the next two: within a string */
     ESCAPE,
     HEX,
     LITERAL,
@@ -127,7 +127,7 @@ static void end_string(struct json_check *c)
         return;
     }
     c->state = COLON;
-    json_unescape_key(c->key, c->key_n);
+    json_unescape_key(c->key, c->key_n < JSON_KEY_CAP - 1 ? c->key_n : 0);
     for (size_t i = 0; c->depth == 1 && c->keys && c->keys[i]; i++) {
         if (strcmp(c->keys[i], c->key) == 0) {
             c->wanted = &c->found[i];
@@ -135,7 +135,7 @@ static void end_string(struct json_check *c)
     }
 }
 
-/* A key that is too long is cut: then it equals none. */
+/* The bytes of a key as it is written. One that is too long is cut, and then equals none. */
 static void keep_key(struct json_check *c, const char *p, size_t n)
 {
     for (size_t i = 0; i < n && c->key_n < JSON_KEY_CAP - 1; i++) {
@@ -280,9 +280,9 @@ void json_check_feed(struct json_check *c, const char *p, size_t n)
             if (i == n) {
                 return;
             }
-            if (p[i] == '\\') {
-                keep_key(c, p + i, 1);
-            }
+        }
+        if (c->state >= STRING && c->state <= HEX && (c->state != STRING || p[i] != '"')) {
+            keep_key(c, p + i, 1);
         }
         c->bad = !one_byte(c, p[i]);
         c->at++;

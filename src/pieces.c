@@ -14,6 +14,7 @@ void pieces_clear(struct pieces *p)
 {
     p->n = p->at = 0;
     p->words_n = 0;
+    memset(&p->unescape, 0, sizeof(p->unescape)); /* of a part that was not taken to its end */
 }
 
 bool pieces_empty(const struct pieces *p)
@@ -154,11 +155,11 @@ size_t pieces_take(struct pieces *p, char *to, size_t cap)
     size_t n = 0;
     while (p->at < p->n) {
         struct piece *part = &p->list[p->at];
-        size_t some = take_part(p, part, to + n, cap - n);
-        n += some;
+        uint64_t from = part->from;
+        n += take_part(p, part, to + n, cap - n);
         if (is_over(part)) {
             p->at++;
-        } else if (some == 0) {
+        } else if (part->from == from) { /* a window that ends within an escape is a step, too */
             break;
         }
     }

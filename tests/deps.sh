@@ -1,14 +1,14 @@
 #!/bin/sh
 # Installs what a target of the Makefile needs and this machine lacks.
 #
-#   tests/deps.sh build|test|real|bench|lint ...
+#   tests/deps.sh build|test|real|bench|fuzz|lint ...
 #
 # Looks for the command, header or module itself, so a machine that has everything is left alone at once, without the
 # network, whatever its distribution. What is missing comes from the system's packages on Debian and its relatives, as
 # root or through sudo; elsewhere the package names are printed and the exit status is 1.
 set -eu
 
-usage="usage: tests/deps.sh build|test|real|bench|lint ..."
+usage="usage: tests/deps.sh build|test|real|bench|fuzz|lint ..."
 attempts=3
 missing=""
 services=""
@@ -24,6 +24,12 @@ die() {
 
 have_command() {
     PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null 2>&1
+}
+
+# The libraries that its -fsanitize=fuzzer links; clang's package only recommends them.
+have_fuzzer() {
+    echo 'int LLVMFuzzerTestOneInput(void); int LLVMFuzzerTestOneInput(void) { return 0; }' |
+        "$1" -fsanitize=fuzzer,address -x c - -o /dev/null 2>/dev/null
 }
 
 have_header() {
@@ -65,6 +71,11 @@ need_lint() {
     need clang-format command clang-format
     need cppcheck command cppcheck
     need shellcheck command shellcheck
+}
+
+need_fuzz() {
+    need clang command clang
+    need libclang-rt-dev fuzzer clang
 }
 
 need_bench() {
@@ -145,7 +156,7 @@ stop_services() {
 [ $# -gt 0 ] || { echo "$usage" >&2; exit 2; }
 for target in "$@"; do
     case $target in
-    build | test | real | bench | lint) ;;
+    build | test | real | bench | fuzz | lint) ;;
     *) echo "$usage" >&2; exit 2 ;;
     esac
 done
