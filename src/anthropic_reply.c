@@ -533,8 +533,7 @@ static char kind_of_args(const struct anthropic_reply *r, struct json_value v)
             json_check_feed(&args, out, json_unescape(&u, bytes[i], out));
         }
         if (is_empty(inner)) { /* what was held back: half of a pair */
-            size_t some = json_unescape(&c.unescape, '"', out);
-            json_check_feed(&c.args, out, some);
+            json_check_feed(&args, out, json_unescape(&u, '"', out));
         }
     }
     return args.done && !args.bad ? 'o' : 'x';

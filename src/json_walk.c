@@ -253,13 +253,13 @@ uint64_t json_read_length(const struct json_source *s, struct json_value v)
         uint64_t left = v.to - c.at;
         size_t whole = c.window.n < left ? c.window.n : (size_t)left;
         const char *slash = u.left > 0 || u.high ? c.window.p : memchr(c.window.p, '\\', whole);
-        size_t plain = slash ? (size_t)(slash - c.window.p) : whole;
-        if (plain > 0) {
+        if (slash == c.window.p) {
+            n += json_unescape(&u, *slash, out);
+            skip(&c, 1);
+        } else {
+            size_t plain = slash ? (size_t)(slash - c.window.p) : whole;
             n += plain - (plain == left); /* not the closing quote */
             skip(&c, plain);
-        } else {
-            n += json_unescape(&u, *c.window.p, out);
-            skip(&c, 1);
         }
     }
     return n;

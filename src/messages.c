@@ -148,8 +148,10 @@ bool messages_accept(struct exchange *x)
 void messages_choose(struct exchange *x, struct str model)
 {
     struct messages *m = x->messages;
-    bool native = (x->e->profile->apis & API_ANTHROPIC) && conf_now->translators.anthropic.passthrough_enabled &&
-                  !x->e->no_messages;
+    unsigned apis = x->e->profile->apis;
+    bool may_pass = (apis & API_ANTHROPIC) && conf_now->translators.anthropic.passthrough_enabled && !x->e->no_messages;
+    bool native = may_pass ||
+                  !(apis & API_OPENAI); /* what speaks neither, and was asked for by its prefix, gets it as it is */
 
     x->translated = !m->to_count && !native;
     m->counted = false;

@@ -125,6 +125,21 @@ def test_own_profile(world):
     assert message(reply, "m-b") and reply.get(MODE) == "translation" and posts(b)[0].path == CHAT
 
 
+@pytest.mark.parametrize("passed", [True, False])
+@pytest.mark.parametrize("path", ["", "/v1/messages"])
+def test_servers_without_openai(world, path, passed):
+    """Nobody is told what it cannot understand: below its prefix a server gets the request as it is, elsewhere none."""
+    a = prepare(world.backend(Vllm, "a", ["m1"]))
+    proxy = world.olla({"a": endpoint(a, type="own-api", health="none")}, {
+        "profile:own-api.openai_compatible": False, "profile:own-api.messages_path": path or '""',
+        "translators.anthropic.passthrough_enabled": passed})
+    reply = send(proxy, ask(), "/olla/own-api/v1/messages")
+    assert (reply.status, reply.body, reply.get(MODE)) == (200, NATIVE, "passthrough")
+    reply = send(proxy, ask())
+    assert reply.status == (200 if path and passed else 503)
+    assert {call.path for call in posts(a)} == {ROOT}
+
+
 def test_passthrough_disabled(world):
     """Then it is translated for all, whatever they speak."""
     fleet = Fleet({"translators.anthropic.passthrough_enabled": False}, [Ollama, Vllm, Dmr, Sglang], world)
