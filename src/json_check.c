@@ -147,24 +147,23 @@ static void keep_key(struct json_check *c, const char *p, size_t n)
 static bool number_byte(struct json_check *c, char b)
 {
     static const struct {
-        uint8_t state;
         const char *bytes;
-        uint8_t next;
+        uint8_t state, next;
     } steps[] = {
-        {MINUS, "0", ZERO},
-        {MINUS, "123456789", DIGITS},
-        {DIGITS, "0123456789", DIGITS},
-        {ZERO, ".", DOT},
-        {DIGITS, ".", DOT},
-        {DOT, "0123456789", FRACTION},
-        {ZERO, "eE", E},
-        {DIGITS, "eE", E},
-        {FRACTION, "0123456789", FRACTION},
-        {FRACTION, "eE", E},
-        {E, "+-", E_SIGN},
-        {E, "0123456789", EXPONENT},
-        {E_SIGN, "0123456789", EXPONENT},
-        {EXPONENT, "0123456789", EXPONENT},
+        {"0", MINUS, ZERO},
+        {"123456789", MINUS, DIGITS},
+        {"0123456789", DIGITS, DIGITS},
+        {".", ZERO, DOT},
+        {".", DIGITS, DOT},
+        {"0123456789", DOT, FRACTION},
+        {"eE", ZERO, E},
+        {"eE", DIGITS, E},
+        {"0123456789", FRACTION, FRACTION},
+        {"eE", FRACTION, E},
+        {"+-", E, E_SIGN},
+        {"0123456789", E, EXPONENT},
+        {"0123456789", E_SIGN, EXPONENT},
+        {"0123456789", EXPONENT, EXPONENT},
     };
     for (size_t i = 0; i < OLLA_COUNT(steps); i++) {
         if (steps[i].state == c->state && b != '\0' && strchr(steps[i].bytes, b)) {
