@@ -634,7 +634,7 @@ static int release(struct anthropic_reply *r)
         return 1;
     }
     struct reply_call *c = &r->call[h.call];
-    if (c->state == CALL_HELD && held_call(r, c, &id, &name)) {
+    if (c->state == CALL_HELD && c->name && held_call(r, c, &id, &name)) {
         open_call(r, c, &r->held.read, id, name);
         r->releasing = c;
         r->release_at = r->held_at;

@@ -23,7 +23,7 @@ static bool has_byte(struct cursor *c)
         c->window = c->s->at(c->s->of, c->at);
         *c->s->failed = *c->s->failed || c->window.n == 0;
     }
-    return c->window.n > 0;
+    return c->window.p && c->window.n > 0;
 }
 
 static void skip(struct cursor *c, size_t n)

@@ -563,6 +563,28 @@ static void test_calls_at_once(void **state)
                   "the backend's reply has more tool calls than olla can keep apart");
 }
 
+/* What waits is not gone through with every frame: a call that never gets a name must not cost more and more. */
+static void test_long_wait(void **state)
+{
+    enum { TEXTS = 2000 };
+    static struct output in;
+    static struct protocol p;
+    (void)state;
+    in.n = 0;
+    output_z(&in, ARGS(0, "{"));
+    for (int i = 0; i < TEXTS; i++) {
+        output_z(&in, TEXT("x"));
+    }
+    output_z(&in, STOP("stop"));
+    windows_asked = 0;
+    struct reply_told *t = tell(json(in.p), true, true, 0);
+    assert_false(t->failed);
+    assert_true(windows_asked < TEXTS * 100);
+    protocol_read(&p, t->out.p, t->out.n, false);
+    assert_int_equal(strlen(p.said.p), strlen("S +text - " SAID("end_turn")) + (size_t)2 * TEXTS);
+    output_clear(&p.said);
+}
+
 /* A store that is full at any byte: a failure with words, or everything was told. */
 static void test_full_store(void **state)
 {
@@ -601,7 +623,7 @@ int main(void)
         cmocka_unit_test(test_long_failure),    cmocka_unit_test(test_streams),
         cmocka_unit_test(test_every_cut),       cmocka_unit_test(test_broken_streams),
         cmocka_unit_test(test_many_calls),      cmocka_unit_test(test_calls_at_once),
-        cmocka_unit_test(test_full_store),
+        cmocka_unit_test(test_full_store),      cmocka_unit_test(test_long_wait),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
