@@ -109,10 +109,13 @@ void blocks_start(struct blocks *b, const struct anthropic_request *r, enum run 
 static struct text begin_error(struct blocks *b, bool of_block)
 {
     struct text t = text_in(b->error, sizeof(b->error) - 1);
-    text_addz(&t, "messages.");
-    text_u64(&t, b->next.number > 0 ? b->next.number - 1 : 0);
+    bool system = b->next.number == 0; /* what stands before the messages */
+    text_addz(&t, system ? "system" : "messages.");
+    if (!system) {
+        text_u64(&t, b->next.number - 1);
+    }
     if (of_block) {
-        text_addz(&t, ".content.");
+        text_addz(&t, system ? "." : ".content.");
         text_u64(&t, b->block > 0 ? b->block - 1 : 0);
     }
     text_addz(&t, ": ");

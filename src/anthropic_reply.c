@@ -522,7 +522,13 @@ static char kind_of_args(const struct anthropic_reply *r, struct json_value v)
     if (v.kind == '{') {
         return 'o';
     }
-    if (v.kind != '"' || is_empty(inner) || (json_read(&r->doc, v, word, sizeof(word)) && strcmp(word, "null") == 0)) {
+    if (v.kind == 0 || v.kind == 'n') {
+        return 'e';
+    }
+    if (v.kind != '"') {
+        return 'x';
+    }
+    if (is_empty(inner) || (json_read(&r->doc, v, word, sizeof(word)) && strcmp(word, "null") == 0)) {
         return 'e';
     }
     json_check_start(&args, NULL, NULL);

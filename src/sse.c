@@ -48,6 +48,10 @@ static bool take(struct sse *s, char c)
 {
     switch (s->state) {
     case LINE:
+        if (!s->begun && (c == '\xef' || c == '\xbb' || c == '\xbf')) {
+            return true; /* of a byte order mark */
+        }
+        s->begun = true;
         if (c == '{') {
             s->state = DATA;
             return false;

@@ -2,7 +2,7 @@
  * sse.h - level 2: a stream of server-sent events, taken apart as it arrives,
  * in constant memory whatever the length of its lines.
  *
- * As browsers do (HTML, 9.2.6): lines end with CR, LF or both, a colon may be
+ * As browsers do (HTML, 9.2.6): a byte order mark at the start is skipped, lines end with CR, LF or both, a colon may be
  * followed by one blank, unknown fields and comments are passed over. Beyond
  * that, because some servers write so: a line "error: ..." is data of an event
  * of that name, and a line that begins with '{' is data without a field.
@@ -24,6 +24,7 @@ struct sse {
     char field[SSE_NAME];
     uint8_t field_n, event_n;
     uint8_t state;
+    bool begun;
     bool cr; /* the last byte was a CR: an LF that follows belongs to it */
 };
 

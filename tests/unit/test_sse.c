@@ -81,6 +81,13 @@ static const struct {
     {"data: x", "x"},
     {"data: x~", "x|"},
     {"data: [DONE]~~", "[DONE]|# "},
+    /* a byte order mark, at the start only */
+    {"\xef\xbb\xbf"
+     "data: x~~",
+     "x|# "},
+    {"data: x~\xef\xbb\xbf"
+     "data: y~~",
+     "x|# "},
     /* names of events are forgotten at their end */
     {"event: ping~data: x~~data: y~~", "x|#ping y|# "},
     {"data: x~event:late~~~", "x|#late # "},

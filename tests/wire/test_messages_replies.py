@@ -55,6 +55,8 @@ WHOLE = {
     "finish-function-call": (completion("x", "function_call"), [text("x")], "tool_use"),
     "finish-tool-calls-without": (completion("x", "tool_calls"), [text("x")], "tool_use"),
     "call": (completion(None, "tool_calls", tool_calls=calls('{"a":1}')), [tool("f0", {"a": 1}, "t0")], "tool_use"),
+    "call-no-string": (completion(None, "tool_calls", tool_calls=calls([1], 7, True, None)),
+                       [tool("f0", {"_raw": [1]}), tool("f1", {"_raw": 7}), tool("f2", {"_raw": True}), tool("f3", {})], "tool_use"),
     "call-stop": (completion("t", "stop", tool_calls=calls('{"a":[{"b":null}]}')), [text("t"), tool("f0", {"a": [{"b": None}]}, "t0")], "tool_use"),
     "call-null-finish": (completion(None, None, tool_calls=calls("{}")), [tool("f0", {}, "t0")], "tool_use"),
     "call-length": (completion(None, "length", tool_calls=calls("{}")), [tool("f0", {}, "t0")], "max_tokens"),

@@ -438,6 +438,8 @@ def cannot(where, kind, source=None):
 
 # name: (the request, the message)
 REFUSED = {
+    "system-image": ({"system": [{"type": "text", "text": "x"}, {"type": "image", "source": {"type": "url", "url": "http://x/"}}]},
+                     'system.1: a block of type "image" cannot be translated for this backend'),
     "no-object": ({"messages": USER + ["x"]}, "messages.1: content is missing"),
     "no-content": ({"messages": USER + [assistant("b"), {"role": "user"}]}, "messages.2: content is missing"),
     "content-null": ({"messages": [{"role": "user", "content": None}]}, "messages.0: content is missing"),
