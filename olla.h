@@ -84,7 +84,7 @@
 #define OLLA_MAX_BODY_BLOCKS 8
 #endif
 
-/* Requests of the Anthropic API at one time, about 10 KB each. */
+/* Requests of the Anthropic API at one time, about 7 KB each. */
 #ifndef OLLA_MAX_MESSAGES
 #define OLLA_MAX_MESSAGES 128
 #endif
@@ -174,6 +174,9 @@
 #endif
 #if OLLA_RESERVED_BUFS < 2 || OLLA_MAX_BUFS < OLLA_RESERVED_BUFS + 2
 #error "OLLA_MAX_BUFS: at least 4 blocks, OLLA_RESERVED_BUFS at least 2 and 2 less than that"
+#endif
+#if OLLA_MAX_MESSAGES < 1 || OLLA_MAX_MESSAGES > 30000
+#error "OLLA_MAX_MESSAGES: set it to 1..30000"
 #endif
 #if OLLA_BODY_BLOCK < OLLA_BUF_SIZE
 #error "OLLA_BODY_BLOCK: must be at least OLLA_BUF_SIZE"
