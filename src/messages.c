@@ -145,25 +145,29 @@ bool messages_accept(struct exchange *x)
     return true;
 }
 
-void messages_choose(struct exchange *x, struct str model)
+/* In which words the endpoint gets it. One that speaks neither, and was asked for by its prefix, gets it as it is. */
+static void decide(struct exchange *x)
 {
     struct messages *m = x->messages;
     unsigned apis = x->e->profile->apis;
-    bool may_pass = (apis & API_ANTHROPIC) && conf_now->translators.anthropic.passthrough_enabled && !x->e->no_messages;
-    bool native = may_pass ||
-                  !(apis & API_OPENAI); /* what speaks neither, and was asked for by its prefix, gets it as it is */
+    bool may_pass = (apis & API_ANTHROPIC) && conf_now->translators.anthropic.passthrough_enabled &&
+                    !x->e->no_messages && !m->fell_back;
 
-    x->translated = !m->to_count && !native;
+    x->translated = !m->to_count && !may_pass && (apis & API_OPENAI);
     m->counted = false;
     m->length = 0;
-    if (model.p != m->model) {
-        str_copy(m->model, sizeof(m->model), model);
-    }
     if (x->translated && !m->estimated) {
         anthropic_estimate_start(&m->now.estimate, &m->request);
     } else if (x->translated) {
         messages_rewind(x);
     }
+}
+
+void messages_choose(struct exchange *x, struct str model)
+{
+    str_copy(x->messages->model, sizeof(x->messages->model), model);
+    x->messages->fell_back = false;
+    decide(x);
 }
 
 void messages_rewind(struct exchange *x)
@@ -325,14 +329,9 @@ bool messages_fall_back(struct exchange *x, const struct http_response *r, struc
         x->use.generation != x->e->generation || !(x->e->profile->apis & API_OPENAI)) {
         return false;
     }
-    x->e->no_messages = true;
-    if (log_begin(LOG_INFO, "no Messages API there, its requests are translated")) {
-        log_z("endpoint", x->e->name);
-        log_u64("status", (uint64_t)r->status);
-        log_end();
-    }
     attempt_drop_upstream(x);
-    messages_choose(x, str_of(x->messages->model));
+    x->messages->fell_back = true;
+    decide(x);
     x->sent = 0;
     x->deadline = 0;
     x->state = X_CONNECT;

@@ -8,6 +8,7 @@
  */
 #include <string.h>
 
+#include "log.h"
 #include "messages.h"
 #include "messages_state.h"
 
@@ -55,6 +56,11 @@ void messages_take_head(struct exchange *x, const struct http_response *r)
     m->should_retry = str_ieq(should, STR("true")) ? 't' : str_ieq(should, STR("false")) ? 'f' : '\0';
     to->whole = m->kind == REPLY_DOCUMENT;
     m->head_due = net_now() + HEAD_MS;
+    if (m->fell_back && m->kind != REPLY_ERROR && x->use.generation == x->e->generation) {
+        x->e->no_messages = true; /* now it is known that this way works */
+        log_line(LOG_INFO, "no Messages API there, its requests are translated", "endpoint", str_of(x->e->name), NULL,
+                 STR(""));
+    }
     x->headless = !x->committed;
 }
 

@@ -21,6 +21,7 @@ struct messages {
     char model[OLLA_MODEL_NAME]; /* as the endpoint calls it */
     char refusal[ANTHROPIC_ERROR];
     bool stream, has_stops, hide_thinking;
+    bool fell_back; /* the endpoint said that it has no such path: translated for it, this once */
     bool estimated, counted;
     uint64_t estimate;
     uint64_t length; /* of the told request */
