@@ -13,6 +13,9 @@
 #include "messages.h"
 #include "queue.h"
 
+/* Blocks of a request that is told in other words, before another connection gets its turn. */
+#define TELL_ROUNDS 16
+
 static void note_decision(struct exchange *x, const struct route_choice *c)
 {
     x->strategy = c->strategy;
@@ -526,9 +529,16 @@ bool attempt_send_step(struct exchange *x)
 {
     struct upstream *u = x->u;
     uint64_t total = exchange_wire_length(x);
+    int rounds = 0;
 
     while (buf_len(&u->out) > 0 || x->sent < total) {
         if (x->translated) {
+            if (rounds++ == TELL_ROUNDS) {
+                break;
+            }
+            if (!exchange_hold(x, &u->out, BUF_BACKEND)) {
+                return false;
+            }
             messages_fill(x);
         }
         struct str head = buf_str(&u->out), body = x->sent < total && !x->translated ? wire_bytes(x) : STR("");
