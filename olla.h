@@ -133,6 +133,12 @@
 #define OLLA_CONF_TEXT 16384
 #endif
 
+/* Header lines that one endpoint's requests get from its headers.* and auth.* settings, in bytes; they are kept in
+ * both configurations and in the endpoint: one more costs 3 B times OLLA_MAX_ENDPOINTS. */
+#ifndef OLLA_MAX_ENDPOINT_HEADERS
+#define OLLA_MAX_ENDPOINT_HEADERS 1024
+#endif
+
 /* Model aliases; each costs about 150 B in each of the two configurations. */
 #ifndef OLLA_MAX_ALIASES
 #define OLLA_MAX_ALIASES 32
@@ -177,6 +183,8 @@
 #endif
 #if OLLA_MAX_MESSAGES < 1 || OLLA_MAX_MESSAGES > 30000
 #error "OLLA_MAX_MESSAGES: set it to 1..30000"
+#if OLLA_MAX_ENDPOINT_HEADERS < 128 || OLLA_MAX_ENDPOINT_HEADERS > OLLA_BUF_SIZE / 4
+#error "OLLA_MAX_ENDPOINT_HEADERS: set it to at least 128 and at most a quarter of OLLA_BUF_SIZE"
 #endif
 #if OLLA_BODY_BLOCK < OLLA_BUF_SIZE
 #error "OLLA_BODY_BLOCK: must be at least OLLA_BUF_SIZE"

@@ -97,6 +97,8 @@ enum plat_signal plat_signal_next(void); /* PLAT_SIG_NONE when there is no more 
 /* ---- files -------------------------------------------------------------- */
 
 bool plat_readable(const char *path);
+/* The first bytes of a file, at most cap: count or OLLA_ERR. Only of a plain file: others might block. */
+long plat_file_read(const char *path, char *to, size_t cap);
 /* An unlinked temporary file in dir: fd or OLLA_ERR. Reads and writes go through the page cache. */
 int plat_spool_open(const char *dir);
 int plat_spool_write(int fd, uint64_t at, const void *p, size_t n); /* OLLA_OK or OLLA_ERR, never partial */

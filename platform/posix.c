@@ -238,6 +238,34 @@ bool plat_readable(const char *path)
     return access(path, R_OK) == 0;
 }
 
+long plat_file_read(const char *path, char *to, size_t cap)
+{
+    struct stat st;
+    size_t n = 0;
+    ssize_t got = 1;
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC); /* a FIFO without a writer would wait */
+
+    if (fd == -1) {
+        return plat_fail(errno);
+    }
+    if (fstat(fd, &st) == -1) {
+        return plat_fail_closing(fd);
+    }
+    if (!S_ISREG(st.st_mode)) {
+        errno = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
+        return plat_fail_closing(fd);
+    }
+    while (n < cap && got > 0) {
+        got = read(fd, to + n, cap - n);
+        n += got > 0 ? (size_t)got : 0;
+    }
+    if (got == -1) {
+        return plat_fail_closing(fd);
+    }
+    close(fd);
+    return (long)n;
+}
+
 int plat_spool_open(const char *dir)
 {
     char path[1024];

@@ -443,27 +443,48 @@ static bool prepare(struct exchange *x)
     return n == 1;
 }
 
+/*
+ * A reload has put another machine in the endpoint's place while this connection was being made: what is configured
+ * for that one, its credentials above all, must not go to the old one. Nothing was sent yet.
+ */
+static void choose_anew(struct exchange *x)
+{
+    attempt_drop_upstream(x);
+    x->tried &= ~endpoint_bit(x->e);
+    endpoint_unused(x->e, &x->use);
+    x->e = NULL;
+    x->attempts--;
+    x->deadline = 0;
+}
+
+/* It is ready to use, only a buffer was missing, or its connect has ended. */
+static bool use_connection(struct exchange *x)
+{
+    x->u_readable = false;
+    if (x->u->generation != x->e->generation) {
+        choose_anew(x);
+        return true;
+    }
+    if (!x->u->reused && plat_connected(x->u->s.fd) != OLLA_OK) {
+        exchange_attempt_failed(x, FAIL_REFUSED);
+        return true;
+    }
+    if (x->use.generation == x->e->generation && !x->u->reused) {
+        main_target(x)->good = x->u->which; /* this address works */
+    }
+    if (!begin_send(x)) {
+        x->u_readable = true; /* come back here when there is a buffer */
+        return false;
+    }
+    return true;
+}
+
 bool attempt_connect_step(struct exchange *x)
 {
     bool no_slot;
 
-    if (x->u) { /* a connection is ready to use, only a buffer was missing, or its connect has ended */
-        if (!x->u_readable) {
-            return false;
-        }
-        x->u_readable = false;
-        if (!x->u->reused && plat_connected(x->u->s.fd) != OLLA_OK) {
-            exchange_attempt_failed(x, FAIL_REFUSED);
-            return true;
-        }
-        if (x->use.generation == x->e->generation && !x->u->reused) {
-            main_target(x)->good = x->u->which; /* this address works */
-        }
-        if (!begin_send(x)) {
-            x->u_readable = true; /* come back here when there is a buffer */
-            return false;
-        }
-        return true;
+    if (x->u) {
+        return x->u_readable && use_connection(x);
     }
     if (!x->e && !choose(x)) {
         return false;

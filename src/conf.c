@@ -88,8 +88,7 @@ const char *conf_keep(struct conf_loader *ld, struct str s)
 
 /* ---- settings ----------------------------------------------------------- */
 
-/* The line that set it; 0 = none. */
-static int *seen(struct conf_loader *ld, const char *path)
+int *conf_seen(struct conf_loader *ld, const char *path)
 {
     return &ld->seen[conf_row_find(str_of(path)) - conf_rows];
 }
@@ -165,6 +164,20 @@ const struct conf_alias *conf_alias_find(const struct conf *c, struct str name)
 
 /* ---- one setting -------------------------------------------------------- */
 
+/* Headers share a row; the name of each is part of its key. */
+static const struct conf_row *find_row(const struct conf_loader *ld, struct str path)
+{
+    bool header = ld->kind == CONF_ENDPOINT && str_starts(path, STR("endpoint.headers."));
+    return conf_row_find(header ? STR("endpoint.headers.NAME") : path);
+}
+
+/* Lists go on; headers are told apart by their names. */
+static bool may_repeat(const struct conf_row *row)
+{
+    return row->type == CONF_STATUSES || row->type == CONF_CHOICES || row->type == CONF_PATTERNS ||
+           row->type == CONF_NAMES || row->type == CONF_HEADER;
+}
+
 void conf_on_setting(struct conf_loader *ld, struct str section, struct str key, struct str raw)
 {
     char space[256];
@@ -178,13 +191,13 @@ void conf_on_setting(struct conf_loader *ld, struct str section, struct str key,
     text_add(&path, ld->kind != CONF_SETTINGS ? str_of(conf_kind_name(ld->kind)) : section);
     text_addz(&path, path.n > 0 ? "." : "");
     text_add(&path, key);
-    row = conf_row_find(text_str(&path));
+    ld->key = text_z(&path);
+    row = find_row(ld, text_str(&path));
     if (!row || conf_kind_of(row) != ld->kind) {
-        CONF_SAY(ld, .key = text_z(&path), .what = "unknown key, ignored", .warning = true);
+        CONF_SAY(ld, .key = ld->key, .what = "unknown key, ignored", .warning = true);
     } else if (row->type == CONF_INERT) {
         return;
-    } else if (ld->seen[row - conf_rows] != 0 && row->type != CONF_STATUSES && row->type != CONF_CHOICES &&
-               row->type != CONF_PATTERNS && row->type != CONF_NAMES) {
+    } else if (ld->seen[row - conf_rows] != 0 && !may_repeat(row)) {
         CONF_SAY(ld, .key = row->path, .what = "set twice; one has to go, the first is in line ",
                  .number = ld->seen[row - conf_rows]);
     } else {
@@ -225,15 +238,17 @@ static void end_endpoint(struct conf_loader *ld)
         }
     }
     /* A wrong url was reported where it stands. */
-    if (!e->url.text && *seen(ld, "endpoint.url") == 0) {
+    if (!e->url.text && *conf_seen(ld, "endpoint.url") == 0) {
         CONF_SAY(ld, .key = "endpoint.url", .what = "missing", .allowed = "http://host[:port][/path]");
     }
-    e->type_line = *seen(ld, "endpoint.type");
+    e->type_line = *conf_seen(ld, "endpoint.type");
+    conf_settle_auth(ld);
+    ld->line = e->line;
     if (e->check_timeout == 0) {
         e->check_timeout = e->check_interval / 2 < MAX_CHECK_TIMEOUT ? e->check_interval / 2 : MAX_CHECK_TIMEOUT;
     }
     if (e->check_timeout >= e->check_interval) {
-        ld->line = *seen(ld, "endpoint.check_timeout");
+        ld->line = *conf_seen(ld, "endpoint.check_timeout");
         CONF_SAY(ld, .key = "endpoint.check_timeout", .what = "too long, in milliseconds: ", .number = e->check_timeout,
                  .allowed = "less than check_interval");
     }
@@ -365,7 +380,7 @@ static void add_builtin_endpoint(struct conf_loader *ld)
 static void check_not_zero(struct conf_loader *ld, const char *path, int64_t value)
 {
     if (value == 0) {
-        ld->line = *seen(ld, path);
+        ld->line = *conf_seen(ld, path);
         CONF_SAY(ld, .key = path, .what = "wrong value", .value = STR("0"),
                  .allowed = "more than 0 while model discovery is enabled");
     }
@@ -398,13 +413,13 @@ static bool is_of_system(struct str path)
     return of_system;
 }
 
-/* RFC 7230, 3.2.6 */
-static bool is_token(const char *s)
+bool conf_is_token(struct str s)
 {
-    bool token = s[0] != '\0';
-    for (; *s; s++) {
-        char c = str_lower(*s);
-        token = token && ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || strchr("!#$%&'*+-.^_`|~", c));
+    bool token = s.n > 0;
+    for (size_t i = 0; i < s.n; i++) {
+        char c = str_lower(s.p[i]);
+        token = token && c != '\0' &&
+                ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || strchr("!#$%&'*+-.^_`|~", c));
     }
     return token;
 }
@@ -422,13 +437,13 @@ static void check_inspector(struct conf_loader *ld)
         return;
     }
     if (is_of_system(str_of(*dir_value))) {
-        ld->line = *seen(ld, dir);
+        ld->line = *conf_seen(ld, dir);
         CONF_SAY(ld, .key = dir, .what = "a directory of the system", .value = str_of(*dir_value),
                  .allowed = "a path that is not / and not in /etc, /var, /usr, /bin, /sbin, /boot, /sys, /proc, /dev, "
                             "/root");
     }
-    if (!is_token(*header_value)) {
-        ld->line = *seen(ld, header);
+    if (!conf_is_token(str_of(*header_value))) {
+        ld->line = *conf_seen(ld, header);
         CONF_SAY(ld, .key = header, .what = "not the name of a header", .value = str_of(*header_value),
                  .allowed = "letters, digits and !#$%&'*+-.^_`|~");
     }
@@ -518,7 +533,7 @@ int conf_load(struct conf *c, const char *path, conf_message *say)
         end_item(ld);
     }
     set_from_environment(ld);
-    if (c->endpoints == 0 && *seen(ld, "discovery.static.endpoints") == 0) {
+    if (c->endpoints == 0 && *conf_seen(ld, "discovery.static.endpoints") == 0) {
         add_builtin_endpoint(ld);
     }
     if (c->discovery.model_discovery.enabled) {

@@ -84,6 +84,13 @@ struct conf_endpoint {
     struct {
         struct conf_list include, exclude; /* patterns; no include = all */
     } model_filter;
+    struct {
+        const char *type; /* all of them as they are written; NULL = not given */
+        const char *token, *token_file, *key, *key_file, *header;
+        const char *username, *username_file, *password, *password_file;
+    } auth;
+    char headers[OLLA_MAX_ENDPOINT_HEADERS]; /* the lines that headers.* and auth.* make, each name once */
+    size_t headers_n;
     int line, type_line; /* of the section and of its type, for messages; 0 = none */
 };
 

@@ -3,6 +3,7 @@
  *
  *   conf_table.c  the rows, one per setting, and the reference file made from them
  *   conf_value.c  text to value, driven by a row; URLs
+ *   conf_secret.c what may be secret: ${VAR}, files, the header lines of an endpoint
  *   conf_read.c   the file, line by line, through libinih
  *   conf.c        puts them together: messages, defaults, file, environment, checks
  *
@@ -27,6 +28,7 @@ enum conf_type {
     CONF_CHOICES,  /* list of words of `allowed`, as bytes in the order given, with its count */
     CONF_PATTERNS, /* struct conf_list of patterns */
     CONF_NAMES,    /* struct conf_list of any texts */
+    CONF_HEADER,   /* a header line of an endpoint; its name is the rest of the key */
     CONF_NOTHING,  /* only the empty list is allowed */
     CONF_INERT     /* accepted and not looked at */
 };
@@ -34,7 +36,8 @@ enum conf_type {
 enum {
     CONF_ZERO_IS_DEFAULT = 1, /* 0 stands for the default, whatever the range */
     CONF_CLAMP = 2,           /* out of range: a warning and the nearest limit, not an error */
-    CONF_ACTIVE = 4           /* not commented out in the reference file */
+    CONF_ACTIVE = 4,          /* not commented out in the reference file */
+    CONF_UNSHOWN = 8          /* stands beside secrets: no message shows its value */
 };
 
 struct conf_row {
@@ -72,6 +75,7 @@ struct conf_loader {
     enum conf_kind kind; /* of the current section, */
     void *item;          /* what it fills, */
     const char **name;   /* and that one's name */
+    const char *key;     /* of a header: the path with its name */
     enum { CONF_IN_SETTINGS = 0, CONF_IN_ALIASES, CONF_IN_ALIAS } section;
     struct conf_alias *alias; /* of the current [model_alias:NAME] */
     bool skip;                /* keys of this section are not looked at; a message told why */
@@ -100,6 +104,12 @@ void conf_read_file(struct conf_loader *ld, const char *path);
 void conf_on_section(struct conf_loader *ld, struct str name);
 void conf_on_setting(struct conf_loader *ld, struct str section, struct str key, struct str raw);
 
+/* The line that set the row of that path; 0 = none. */
+int *conf_seen(struct conf_loader *ld, const char *path);
+
+/* RFC 9110, 5.6.2: what the name of a header looks like. */
+bool conf_is_token(struct str s);
+
 /* Without one pair of quotes around all of s. */
 struct str conf_unquote(struct str s);
 
@@ -111,5 +121,28 @@ void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str v
 /* Adds the items of a list to out. Not more than fit: a message tells. */
 void conf_store_names(struct conf_loader *ld, const char *key, struct str list, struct conf_list *out, bool patterns);
 void conf_store_raw(struct conf_loader *ld, const struct conf_row *row, struct str raw);
+
+/*
+ * Adds s with ${NAME} and ${NAME:-default} replaced by what the environment has (config.md 2.3). Names that are not set
+ * and have no default go to `missing`, as a list.
+ */
+void conf_expand(struct str s, struct text *out, struct text *missing);
+
+/* A secret that stands in the file itself, or in one of its own; NULL or "" = not given there. */
+struct conf_secret {
+    const char *key, *file_key; /* paths of their rows */
+    const char *text, *file;
+};
+
+/*
+ * Adds the value to out: the text with its variables, or what is in the file, trimmed. false: after a message, which
+ * never shows the value. The caller looks at out->full.
+ */
+bool conf_take_secret(struct conf_loader *ld, const struct conf_secret *s, struct text *out);
+
+/* A header line of the endpoint that is being read; ld->key ends with the name. */
+void conf_store_header(struct conf_loader *ld, struct str value);
+/* At the end of its section: the line that its auth.* settings make. */
+void conf_settle_auth(struct conf_loader *ld);
 
 #endif

@@ -26,6 +26,8 @@
     .type = CONF_SIZE, .def = value, .min = low, .max = high, .allowed = text " (bytes, or like 64KB, 100MB)"
 #define WORD(value) .type = CONF_WORD, .def = value, .allowed = "text without blanks"
 #define FREE(value) .type = CONF_FREE, .def = value, .allowed = "text"
+#define SECRET      .type = CONF_FREE, .allowed = "text, with ${VAR} or ${VAR:-default}"
+#define SECRET_FILE .type = CONF_FREE, .allowed = "the path of a plain file"
 #define TARGET(host)                                                               \
     .type = CONF_TARGET, .def = "", .allowed = "/path or http://host[:port]/path", \
     .second = offsetof(struct conf_endpoint, host)
@@ -222,6 +224,27 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
              "A pattern may have * at its start, its end or both."},
     {KEY(model_filter.exclude), .type = CONF_PATTERNS, .allowed = "a list of patterns",
      .help = "Models that match one of these are not taken; this wins."},
+    {KEY(auth.type), .type = CONF_WORD, .flags = CONF_UNSHOWN, .allowed = "bearer, api_key or basic",
+     .help = "The backend wants credentials; clients' own never get there. bearer needs a token, api_key a key,\n"
+             "basic a username and a password: each either here, where ${VAR} and ${VAR:-default} stand for the\n"
+             "environment, or in a file of its own (trimmed; read again at every reload). A line here has at most\n"
+             "190 bytes: what is longer, and what others must not read, belongs in a file. Nothing of this goes to\n"
+             "another host that health_check_url or model_url names."},
+    {KEY(auth.token), SECRET, .help = "Authorization: Bearer TOKEN"},
+    {KEY(auth.token_file), SECRET_FILE, .help = "... in a file."},
+    {KEY(auth.key), SECRET, .help = "X-Api-Key: KEY"},
+    {KEY(auth.key_file), SECRET_FILE, .help = "... in a file."},
+    {KEY(auth.header), .type = CONF_WORD, .flags = CONF_UNSHOWN, .allowed = "the name of a header",
+     .help = "... in another header than X-Api-Key."},
+    {KEY(auth.username), SECRET, .help = "Authorization: Basic, for this user"},
+    {KEY(auth.username_file), SECRET_FILE, .help = "... in a file."},
+    {KEY(auth.password), SECRET, .help = "and this password."},
+    {KEY(auth.password_file), SECRET_FILE, .help = "... in a file."},
+    {.path = "endpoint.headers.NAME",
+     .type = CONF_HEADER,
+     .allowed = "text, with ${VAR} as above; \"\" = an empty header",
+     .help = "Requests get the header NAME, in the place of any other of that name; but auth wins. Replies lose it.\n"
+             "One line for each header. All of an endpoint, with auth's, have 1024 bytes unless built otherwise."},
 
     {TYPE(prefixes), .type = CONF_NAMES, .allowed = "a list of path segments",
      .help = "The routes: /olla/PREFIX/... goes to endpoints of this type. Nothing = NAME."},

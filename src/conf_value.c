@@ -40,10 +40,10 @@ void conf_store_raw(struct conf_loader *ld, const struct conf_row *row, struct s
     struct str value = conf_unquote(cut);
     bool quoted = value.n < cut.n;
 
-    if (row->type == CONF_FREE && !quoted && cut.n < raw.n) {
+    if ((row->type == CONF_FREE || row->type == CONF_HEADER) && !quoted && cut.n < raw.n) {
         /* Only what stands in quotes ends for certain before the comment. */
         value = raw;
-        CONF_SAY(ld, .key = row->path, .warning = true,
+        CONF_SAY(ld, .key = row->type == CONF_HEADER ? ld->key : row->path, .warning = true,
                  .what = "all of the line belongs to this text, comments too; put the text in quotes");
     }
     /* Nothing at all stands for the default, but an empty list is a list, and a URL has none. */
@@ -168,7 +168,7 @@ static void say_wrong(struct conf_loader *ld, const struct conf_row *row, const 
 {
     bool url = row->type == CONF_URL || row->type == CONF_TARGET;
 
-    if (url && str_find(value, '@') < value.n) {
+    if ((url && str_find(value, '@') < value.n) || (row->flags & CONF_UNSHOWN)) {
         value.p = NULL; /* it may hold a password */
     }
     CONF_SAY(ld, .key = row->path, .what = why, .value = value, .allowed = row->allowed);
@@ -368,6 +368,9 @@ void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str v
     case CONF_PATTERNS:
     case CONF_NAMES:
         conf_store_names(ld, row->path, value, place(ld, row, row->offset), row->type == CONF_PATTERNS);
+        break;
+    case CONF_HEADER:
+        conf_store_header(ld, value);
         break;
     default:
         store_number(ld, row, value);

@@ -168,7 +168,10 @@ static void conclude(struct endpoint *e)
     if (d.hint || d.listed) {
         endpoint_detected(e, d.hint ? d.hint : profile_by_type(STR("openai-compatible")));
     } else if (d.locked) {
-        endpoint_set_state(e, ENDPOINT_CONFIG_ERROR, "refuses its model list: it wants credentials");
+        endpoint_set_state(e, ENDPOINT_CONFIG_ERROR,
+                           e->headers_n > 0
+                               ? "refuses its model list: it wants other credentials than those of auth and headers"
+                               : "refuses its model list: it wants credentials (auth.type)");
     } else {
         endpoint_set_state(e, ENDPOINT_UNHEALTHY, "has no model list at any known path: set its type");
     }

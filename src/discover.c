@@ -421,6 +421,15 @@ static void report(struct probe *p, bool ok, unsigned before, unsigned after, co
     }
 }
 
+static const char *refusal(const struct probe *p)
+{
+    if (p->to != &p->e->at[TARGET_MAIN]) {
+        return "it wants credentials for its model list, which do not go to another host of model_url";
+    }
+    return p->e->headers_n > 0 ? "it wants other credentials for its model list than those of auth and headers"
+                               : "it wants credentials for its model list (auth.type)";
+}
+
 static void list_done(struct probe *p, enum probe_result result)
 {
     static const char *const lost[] = {
@@ -452,7 +461,7 @@ static void list_done(struct probe *p, enum probe_result result)
     bool locked = result == PROBE_ANSWERED && (p->status == 401 || p->status == 403);
     bool refused = result == PROBE_ANSWERED && p->status != 200;
     report(p, ok, before, e->models,
-           locked    ? "it wants credentials for its model list"
+           locked    ? refusal(p)
            : refused ? "the answer is not 200: check model_url and type"
                      : lost[result]);
     e->discovered = true;

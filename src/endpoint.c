@@ -244,6 +244,19 @@ static void take_limits(struct endpoint *e, const struct conf_endpoint *ce)
     e->read_timeout = ce->read_timeout;
 }
 
+/* Other credentials may change the verdict on one that refused the old ones: it is asked at once. */
+static void take_headers(struct endpoint *e, const struct conf_endpoint *ce)
+{
+    if (str_eq(endpoint_headers(e), (struct str){ce->headers, ce->headers_n})) {
+        return;
+    }
+    memcpy(e->headers, ce->headers, ce->headers_n);
+    e->headers_n = ce->headers_n;
+    e->next_check = net_now();
+    e->backoff = 1;
+    e->list_failed = false;
+}
+
 static void assume_well(struct endpoint *e);
 
 void endpoint_apply(const struct conf *c)
@@ -285,6 +298,7 @@ void endpoint_apply(const struct conf *c)
         e->check_interval = ce->check_interval;
         e->check_timeout = ce->check_timeout;
         take_limits(e, ce);
+        take_headers(e, ce);
         e->next_discovery = net_now(); /* its filter may have changed */
         e->ask_again = e->discovering;
         e->order = i;

@@ -90,6 +90,8 @@ struct endpoint {
     uint32_t max_context;                                         /* tokens, 0 = as it says */
     unsigned serves;                                              /* bits of enum conf_kind_of_request, 0 = all */
     int64_t connection_timeout, first_byte_timeout, read_timeout; /* ms, 0 = those of proxy; the second: none */
+    char headers[OLLA_MAX_ENDPOINT_HEADERS]; /* lines that its requests get, see endpoint_headers */
+    size_t headers_n;
 
     /* health */
     enum endpoint_state state;
@@ -165,6 +167,15 @@ int endpoint_count(void);
 static inline endpoint_set endpoint_bit(const struct endpoint *e)
 {
     return (endpoint_set)1 << e->slot;
+}
+
+/*
+ * Header lines for requests to its own host, and to no other: custom ones and credentials. They replace all of the same
+ * name (http_replace_fields), and replies lose those names.
+ */
+static inline struct str endpoint_headers(const struct endpoint *e)
+{
+    return (struct str){e->headers, e->headers_n};
 }
 
 /* Where probes of that kind go: the target itself, or the main one if no other host was named. */

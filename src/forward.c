@@ -122,6 +122,17 @@ static void request_query(const struct exchange *x, struct text *t)
     text_add(t, str_skip(query, (size_t)(model.p - query.p) + model.n));
 }
 
+/* What a proxy adds itself to. */
+static void proxy_headers(struct text *t, struct str fields, struct str peer)
+{
+    text_addz(t, "X-Proxied-By: Olla/" OLLA_VERSION "\r\nVia: ");
+    text_addz(t, joined(t, fields, STR("Via")) ? ", 1.1 " AGENT "\r\n" : "1.1 " AGENT "\r\n");
+    text_addz(t, "X-Forwarded-For: ");
+    text_addz(t, joined(t, fields, STR("X-Forwarded-For")) ? ", " : "");
+    text_add(t, peer);
+    text_addz(t, "\r\n");
+}
+
 bool forward_request_head(struct exchange *x, struct text *t)
 {
     struct str rest = x->req.fields, fields = rest, model = str_of(x->scan.model);
@@ -134,6 +145,7 @@ bool forward_request_head(struct exchange *x, struct text *t)
     request_target(x, t);
     request_query(x, t);
     text_addz(t, " HTTP/1.1\r\n");
+    size_t from = t->n;
     field(t, "Host", str_of(x->e->at[TARGET_MAIN].authority));
     while (http_next_field(&rest, &f)) {
         /* Signs of life cannot be put into a compressed stream. */
@@ -156,12 +168,7 @@ bool forward_request_head(struct exchange *x, struct text *t)
         text_u64(t, exchange_wire_length(x));
         text_addz(t, "\r\n");
     }
-    text_addz(t, "X-Proxied-By: Olla/" OLLA_VERSION "\r\nVia: ");
-    text_addz(t, joined(t, fields, STR("Via")) ? ", 1.1 " AGENT "\r\n" : "1.1 " AGENT "\r\n");
-    text_addz(t, "X-Forwarded-For: ");
-    text_addz(t, joined(t, fields, STR("X-Forwarded-For")) ? ", " : "");
-    text_add(t, peer);
-    text_addz(t, "\r\n");
+    proxy_headers(t, fields, peer);
     if (!real_ip) {
         struct str first = str_split(&forwarded, ',');
         field(t, "X-Real-IP", first.n > 0 ? first : peer);
@@ -175,6 +182,7 @@ bool forward_request_head(struct exchange *x, struct text *t)
     if (model.n > 0) {
         field(t, "X-Model", model);
     }
+    http_replace_fields(t, from, endpoint_headers(x->e)); /* the endpoint's own have the last word */
     if (x->upgrade) {
         text_addz(t, UPGRADE);
     } else if (!x->reusable) {
@@ -274,7 +282,7 @@ bool forward_response_head(struct exchange *x, const struct http_response *r, st
     }
     while (http_next_field(&rest, &f)) {
         if (in_list(f.name, response_drop, OLLA_COUNT(response_drop)) || str_istarts(f.name, STR("X-Olla-")) ||
-            http_hop_by_hop(r->hop_fields, f.name)) {
+            http_hop_by_hop(r->hop_fields, f.name) || http_get(endpoint_headers(x->e), f.name).p) {
             continue;
         }
         date = date || str_ieq(f.name, STR("Date"));

@@ -31,6 +31,22 @@ static bool health_body(struct probe *p, const char *bytes, size_t n)
     return !p->list.found; /* the array is all that was asked for */
 }
 
+/* What to do about a 401 or 403. */
+static const char *refusal(const struct probe *p)
+{
+    bool locked = p->status == 401;
+    if (p->to != &p->e->at[TARGET_MAIN]) {
+        return locked ? "answers 401: credentials do not go to another host of health_check_url"
+                      : "answers 403: credentials do not go to another host of health_check_url";
+    }
+    if (p->e->headers_n == 0) {
+        return locked ? "answers 401: it wants credentials (auth.type)"
+                      : "answers 403: it refuses this address, or wants credentials (auth.type)";
+    }
+    return locked ? "answers 401: it wants other credentials than those of auth and headers"
+                  : "answers 403: it refuses this address, or wants other credentials than those of auth and headers";
+}
+
 static enum endpoint_state judge(const struct probe *p, const char **why)
 {
     static const struct {
@@ -39,8 +55,8 @@ static enum endpoint_state judge(const struct probe *p, const char **why)
         const char *why;
     } rows[] = {
         {200, 299, ENDPOINT_HEALTHY, "answers"},
-        {401, 401, ENDPOINT_CONFIG_ERROR, "answers 401: it wants credentials"},
-        {403, 403, ENDPOINT_CONFIG_ERROR, "answers 403: it refuses this address or these credentials"},
+        {401, 401, ENDPOINT_CONFIG_ERROR, NULL},
+        {403, 403, ENDPOINT_CONFIG_ERROR, NULL},
         {404, 404, ENDPOINT_UNHEALTHY, "answers 404 to the health check: check health_check_url and type"},
         {429, 429, ENDPOINT_RATE_LIMITED, "answers 429: too many requests"},
         {300, 399, ENDPOINT_UNHEALTHY, "answers with a redirect"},
@@ -51,7 +67,7 @@ static enum endpoint_state judge(const struct probe *p, const char **why)
     while (p->status < rows[i].from || p->status > rows[i].to) {
         i++;
     }
-    *why = rows[i].why;
+    *why = rows[i].why ? rows[i].why : refusal(p);
     if (p->status == 503 && p->e->profile->loading_503) {
         *why = "is loading its model";
         return ENDPOINT_WARMING;

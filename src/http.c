@@ -548,6 +548,25 @@ struct str http_get(struct str fields, struct str name)
     return (struct str){NULL, 0};
 }
 
+void http_replace_fields(struct text *t, size_t from, struct str lines)
+{
+    struct str rest = str_skip(text_str(t), from);
+    struct http_field f;
+    size_t kept = from;
+
+    if (lines.n == 0) {
+        return;
+    }
+    while (http_next_field(&rest, &f)) {
+        if (!http_get(lines, f.name).p) {
+            memmove(t->p + kept, f.line.p, f.line.n);
+            kept += f.line.n;
+        }
+    }
+    t->n = kept;
+    text_add(t, lines);
+}
+
 bool http_hop_by_hop(struct str fields, struct str name)
 {
     struct http_field f;

@@ -105,6 +105,12 @@ struct str http_get(struct str fields, struct str name);
  */
 bool http_hop_by_hop(struct str fields, struct str name);
 
+/*
+ * Puts header lines into a head that is being written: fields that stand in t from byte `from` on (whole lines only)
+ * and have the name of one of `lines` go away, whoever put them there.
+ */
+void http_replace_fields(struct text *t, size_t from, struct str lines);
+
 /* ---- bodies -------------------------------------------------------------- */
 
 /*

@@ -96,12 +96,18 @@ static void send_request(struct probe *p)
     text_addz(&t, "GET ");
     text_addz(&t, p->owner ? p->e->base : "");
     text_addz(&t, p->path);
-    text_addz(&t, " HTTP/1.1\r\nHost: ");
+    text_addz(&t, " HTTP/1.1\r\n");
+    size_t from = t.n;
+    text_addz(&t, "Host: ");
     text_addz(&t, p->to->authority);
     text_addz(&t, "\r\nUser-Agent: olla-");
     text_addz(&t, p->ops->agent);
     text_addz(&t, "/" OLLA_VERSION "\r\nAccept: application/json, text/plain, */*\r\nAccept-Encoding: identity\r\n"
-                  "Cache-Control: no-cache\r\nConnection: close\r\n\r\n");
+                  "Cache-Control: no-cache\r\n");
+    if (p->to == &p->e->at[TARGET_MAIN]) { /* credentials go to no other host */
+        http_replace_fields(&t, from, endpoint_headers(p->e));
+    }
+    text_addz(&t, "Connection: close\r\n\r\n");
     buf_text_done(&p->in, &t);
 }
 

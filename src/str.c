@@ -415,6 +415,21 @@ void text_hex(struct text *t, uint64_t v, unsigned digits)
     text_add(t, (struct str){tmp + at, sizeof(tmp) - at});
 }
 
+void text_base64(struct text *t, struct str s)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+    for (; s.n > 0; s = str_skip(s, 3)) {
+        uint32_t v = (uint32_t)(unsigned char)s.p[0] << 16;
+        v |= s.n > 1 ? (uint32_t)(unsigned char)s.p[1] << 8 : 0;
+        v |= s.n > 2 ? (unsigned char)s.p[2] : 0;
+        text_char(t, digits[v >> 18]);
+        text_char(t, digits[v >> 12 & 63]);
+        text_char(t, s.n > 1 ? digits[v >> 6 & 63] : '=');
+        text_char(t, s.n > 2 ? digits[v & 63] : '=');
+    }
+}
+
 struct str text_str(const struct text *t)
 {
     return (struct str){t->p, t->n};

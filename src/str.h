@@ -86,6 +86,7 @@ void text_u64(struct text *t, uint64_t v);
 void text_i64(struct text *t, int64_t v);
 void text_hex(struct text *t, uint64_t v, unsigned digits);    /* zero-padded, lower case */
 void text_padded(struct text *t, uint64_t v, unsigned digits); /* decimal, zero-padded */
+void text_base64(struct text *t, struct str s);                /* RFC 4648, 4, padded */
 struct str text_str(const struct text *t);
 const char *text_z(struct text *t); /* NUL-terminates (cutting the last byte if full) */
 

@@ -249,6 +249,15 @@ static const char all_settings[] =
     "model_discovery_path = /list\nresponse_format = LM-Studio\nopenai_compatible = no\nopenai_base = /api\n"
     "messages_path = /x/v1/messages\nidle_timeout = 1m30s\n";
 
+/* These exclude one another, and so have endpoints of their own. */
+static const char all_auth[] =
+    "[endpoint:bearer]\nurl = http://x\nauth.type = bearer\nauth.token = \"${OLLA_TEST_A}-t\"\nheaders.NAME = v a l\n"
+    "headers.X-Empty = \"\"\nheaders.X-None =\n"
+    "[endpoint:key]\nurl = http://x\nauth.type = api_key\nauth.key = k\nauth.header = X-Mine\n"
+    "[endpoint:basic]\nurl = http://x\nauth.type = basic\nauth.username = alice\nauth.password = s3cret\n";
+/* ... each of them in test_auth_files. */
+static const char *const all_auth_files[] = {"token", "key", "username", "password"};
+
 static void check_all_endpoint_keys(void)
 {
     const struct conf_endpoint *e = &conf.endpoint[0];
@@ -414,7 +423,13 @@ static void test_every_row_is_tested(void **state)
         assert_non_null(dot);
         (void)snprintf(line, sizeof(line), "\n%s =", dot + 1);
         if (row->type != CONF_INERT) {
-            assert_non_null(strstr(all_settings, line));
+            bool tested = strstr(all_settings, line) || strstr(all_auth, line);
+            for (size_t i = 0; i < OLLA_COUNT(all_auth_files); i++) {
+                char key[80];
+                (void)snprintf(key, sizeof(key), "\nauth.%s_file =", all_auth_files[i]);
+                tested = tested || strcmp(key, line) == 0;
+            }
+            assert_true(tested);
             assert_non_null(row->allowed);
             assert_true(row->help || row->type == CONF_NOTHING);
         }
@@ -1219,6 +1234,319 @@ static void test_secrets_are_not_shown(void **state)
                  ":2: endpoint:a.url: does not start with http://; allowed: http://host[:port][/path]");
 }
 
+/* ---- credentials and headers --------------------------------------------- */
+
+static char secret_file[80];
+
+static void write_secret(const void *bytes, size_t n)
+{
+    FILE *f = fopen(secret_file, "wb");
+
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    assert_int_equal(fclose(f), 0);
+}
+
+static void expect_lines(int i, const char *wanted)
+{
+    const struct conf_endpoint *e = &conf.endpoint[i];
+
+    assert_int_equal(e->headers_n, strlen(wanted));
+    assert_memory_equal(e->headers, wanted, e->headers_n);
+}
+
+/* A section with these lines from line 3 on. */
+static const char *with_auth(const char *lines)
+{
+    static char text[4096];
+    (void)snprintf(text, sizeof(text), "[endpoint:a]\nurl = http://x\n%s", lines);
+    return text;
+}
+
+static void set_variables(void)
+{
+    (void)setenv("OLLA_TEST_A", "x", 1);
+    (void)setenv("OLLA_TEST_E", "", 1);
+    (void)unsetenv("OLLA_TEST_U");
+    (void)unsetenv("OLLA_TEST_V");
+    (void)setenv("OLLA_TEST_N", "${OLLA_TEST_A}", 1);
+    (void)setenv("${OLLA_TEST_A", "odd", 1);
+}
+
+static void test_expand(void **state)
+{
+    static const struct {
+        const char *from, *to, *missing;
+    } rows[] = {
+        {"${OLLA_TEST_A}", "x", ""},
+        {"p-${OLLA_TEST_A}-${OLLA_TEST_A}", "p-x-x", ""},
+        {"${OLLA_TEST_E}", "", ""},
+        {"${OLLA_TEST_E:-d}", "d", ""},
+        {"${OLLA_TEST_A:-d}", "x", ""},
+        {"${OLLA_TEST_U:-d}", "d", ""},
+        {"${OLLA_TEST_U:-}", "", ""},
+        {"${OLLA_TEST_U}", "", "OLLA_TEST_U"},
+        {"a${OLLA_TEST_U}b${OLLA_TEST_A}c${OLLA_TEST_V}d", "abxcd", "OLLA_TEST_U, OLLA_TEST_V"},
+        {"$OLLA_TEST_A", "$OLLA_TEST_A", ""},
+        {"$", "$", ""},
+        {"a$b$$", "a$b$$", ""},
+        {"${}", "${}", ""},
+        {"${}}", "${}}", ""},
+        {"${", "${", ""},
+        {"${OLLA_TEST_A", "${OLLA_TEST_A", ""},
+        {"$${OLLA_TEST_A}", "$x", ""},
+        {"${OLLA_TEST_U:-a:-b}", "a:-b", ""},
+        {"${OLLA_TEST_U:-${OLLA_TEST_A}}", "${OLLA_TEST_A}", ""},
+        {"${${OLLA_TEST_A}}", "odd}", ""},
+        {"${OLLA_TEST_N}", "${OLLA_TEST_A}", ""},
+        {"${OLLA_TEST_U: -d}", "", "OLLA_TEST_U: -d"},
+        {"${ OLLA_TEST_A}", "", " OLLA_TEST_A"},
+        {"${:-d}", "d", ""},
+        {"", "", ""},
+    };
+
+    (void)state;
+    set_variables();
+    for (size_t i = 0; i < OLLA_COUNT(rows); i++) {
+        char to[64], names[64];
+        struct text out = text_in(to, sizeof(to)), missing = text_in(names, sizeof(names));
+        conf_expand(str_of(rows[i].from), &out, &missing);
+        assert_string_equal(text_z(&out), rows[i].to);
+        assert_string_equal(text_z(&missing), rows[i].missing);
+    }
+    (void)unsetenv("${OLLA_TEST_A");
+}
+
+static void test_auth_lines(void **state)
+{
+    (void)state;
+    set_variables();
+    expect_quiet(all_auth);
+    expect_lines(0, "NAME: v a l\r\nX-Empty: \r\nAuthorization: Bearer x-t\r\n");
+    expect_lines(1, "X-Mine: k\r\n");
+    expect_lines(2, "Authorization: Basic YWxpY2U6czNjcmV0\r\n");
+    expect_quiet(with_auth("auth.type = api_key\nauth.key = k\n"));
+    expect_lines(0, "X-Api-Key: k\r\n");
+    expect_quiet(with_auth("auth.type = bearer\nauth.token = t\nauth.header = (not-looked-at)\n"));
+    expect_lines(0, "Authorization: Bearer t\r\n");
+    expect_quiet(with_auth("auth.type =\nauth.token =\n"));
+    expect_lines(0, "");
+    /* auth beats headers, whatever comes first */
+    expect_quiet(
+        with_auth("headers.authorization = h\nauth.type = bearer\nauth.token = e\nheaders.X-Last = ${OLLA_TEST_E}\n"));
+    expect_lines(0, "X-Last: \r\nAuthorization: Bearer e\r\n");
+    expect_quiet(with_auth("headers.Authorization = Bearer h\n"));
+    expect_lines(0, "Authorization: Bearer h\r\n");
+    expect_quiet(with_auth("headers.a.b!#$%&'*+-^_`|~9 = ${OLLA_TEST_U:-a; b}\n"));
+    expect_lines(0, "a.b!#$%&'*+-^_`|~9: a; b\r\n");
+    /* nothing else is expanded */
+    expect_quiet("[endpoint:${OLLA_TEST_A}]\nurl = http://${OLLA_TEST_A}\n");
+    assert_string_equal(conf.endpoint[0].name, "${OLLA_TEST_A}");
+    assert_string_equal(conf.endpoint[0].url.host, "${OLLA_TEST_A}");
+}
+
+static void test_auth_files(void **state)
+{
+    char text[400];
+
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(all_auth_files); i++) {
+        const char *name = all_auth_files[i];
+        const char *rest = i == 2 ? "auth.password = p\n" : i == 3 ? "auth.username = u\n" : "";
+        (void)snprintf(text, sizeof(text), "auth.type = %s\nauth.%s_file = %s\n%s",
+                       i == 0   ? "bearer"
+                       : i == 1 ? "api_key"
+                                : "basic",
+                       name, secret_file, rest);
+        write_secret("", 0);
+        assert_int_equal(load(with_auth(text)), OLLA_ERR);
+        assert_int_equal(message_count, 1);
+        assert_non_null(strstr(messages[0], "_file: the file is empty"));
+        write_secret("\n\t ${A} b\xc2\xa0\r\n\xe3\x80\x80\n", 16);
+        expect_quiet(with_auth(text));
+        static const char *const wanted[] = {"Authorization: Bearer ${A} b\r\n", "X-Api-Key: ${A} b\r\n",
+                                             "Authorization: Basic JHtBfSBiOnA=\r\n",
+                                             "Authorization: Basic dToke0F9IGI=\r\n"};
+        expect_lines(0, wanted[i]);
+        write_secret("a\nb", 3);
+        assert_int_equal(load(with_auth(text)), OLLA_ERR);
+        assert_non_null(strstr(messages[0], "_file: a control character (a line end, or NUL) in the value"));
+        write_secret("a\0b", 3);
+        assert_int_equal(load(with_auth(text)), OLLA_ERR);
+        assert_non_null(strstr(messages[0], "a control character"));
+    }
+    (void)remove(secret_file);
+    assert_int_equal(load(with_auth(text)), OLLA_ERR);
+    (void)snprintf(text, sizeof(text),
+                   ":4: endpoint:a.auth.password_file: cannot read %s: No such file or directory; "
+                   "allowed: a plain file that olla may read",
+                   secret_file);
+    assert_string_equal(messages[0], text);
+    expect_error(with_auth("auth.type = bearer\nauth.token_file = /\n"),
+                 ":4: endpoint:a.auth.token_file: cannot read /: Is a directory; "
+                 "allowed: a plain file that olla may read");
+    expect_error(with_auth("auth.type = bearer\nauth.token_file = /dev/zero\n"),
+                 ":4: endpoint:a.auth.token_file: cannot read /dev/zero: Invalid argument; "
+                 "allowed: a plain file that olla may read");
+    expect_error(with_auth("auth.type = bearer\nauth.token_file = ${HOME}/x\n"),
+                 ":4: endpoint:a.auth.token_file: cannot read ${HOME}/x: No such file or directory; "
+                 "allowed: a plain file that olla may read");
+}
+
+#define TYPES   "; allowed: bearer, api_key, basic"
+#define MISSING ": missing; this auth.type needs it, or the file with _file after its key"
+#define FOREIGN ": does not go with this auth.type; take it away"
+
+static void test_wrong_auth(void **state)
+{
+    static const struct {
+        const char *lines, *message;
+    } rows[] = {
+        {"auth.type = bearer\n", ":3: endpoint:a.auth.token" MISSING},
+        {"auth.type = bearer\nauth.token = \"\"\n", ":3: endpoint:a.auth.token" MISSING},
+        {"auth.type = api_key\n", ":3: endpoint:a.auth.key" MISSING},
+        {"auth.type = basic\nauth.username = u\n", ":3: endpoint:a.auth.password" MISSING},
+        {"auth.type = basic\nauth.password = u\n", ":3: endpoint:a.auth.username" MISSING},
+        {"auth.type = bearer\nauth.token = SECRET\nauth.token_file = /x\n",
+         ":5: endpoint:a.auth.token_file: given as a text too; one has to go, the other is in line 4"},
+        {"auth.type = api_key\nauth.key_file = /x\nauth.key = SECRET\n",
+         ":4: endpoint:a.auth.key_file: given as a text too; one has to go, the other is in line 5"},
+        {"auth.type = basic\nauth.password = SECRET\nauth.username = u\nauth.username_file = /x\n",
+         ":6: endpoint:a.auth.username_file: given as a text too; one has to go, the other is in line 5"},
+        {"auth.type = basic\nauth.password = SECRET\nauth.username = u\nauth.password_file = /x\n",
+         ":6: endpoint:a.auth.password_file: given as a text too; one has to go, the other is in line 4"},
+        {"auth.type = bearer\nauth.token = t\nauth.key = SECRET\n", ":5: endpoint:a.auth.key" FOREIGN},
+        {"auth.type = bearer\nauth.token = t\nauth.username = SECRET\n", ":5: endpoint:a.auth.username" FOREIGN},
+        {"auth.type = bearer\nauth.token = t\nauth.password_file = /x\n", ":5: endpoint:a.auth.password_file" FOREIGN},
+        {"auth.type = api_key\nauth.key = t\nauth.token = SECRET\n", ":5: endpoint:a.auth.token" FOREIGN},
+        {"auth.type = api_key\nauth.key = t\nauth.password = SECRET\n", ":5: endpoint:a.auth.password" FOREIGN},
+        {"auth.type = api_key\nauth.key = t\nauth.username_file = /x\n", ":5: endpoint:a.auth.username_file" FOREIGN},
+        {"auth.type = basic\nauth.username = u\nauth.password = p\nauth.token_file = /x\n",
+         ":6: endpoint:a.auth.token_file" FOREIGN},
+        {"auth.type = basic\nauth.username = u\nauth.password = p\nauth.key_file = /x\n",
+         ":6: endpoint:a.auth.key_file" FOREIGN},
+        {"auth.type = Bearer\nauth.token = SECRET\n", ":3: endpoint:a.auth.type: not known" TYPES},
+        {"auth.type = SECRET a\n",
+         ":3: endpoint:a.auth.type: blanks or control characters; allowed: bearer, api_key or basic"},
+        {"auth.type = oauth2 ; x\n", ":3: endpoint:a.auth.type: not known" TYPES},
+        {"auth.type = \"\"\n", ":1: endpoint:a.auth.type: missing" TYPES},
+        {"auth.token = SECRET\n", ":1: endpoint:a.auth.type: missing" TYPES},
+        {"auth.header = X-A\n", ":1: endpoint:a.auth.type: missing" TYPES},
+        {"auth.type = bearer\nauth.token = SECRET${OLLA_TEST_U}${OLLA_TEST_V}\n",
+         ":4: endpoint:a.auth.token: not set in the environment: OLLA_TEST_U, OLLA_TEST_V; "
+         "allowed: variables that are set, or ${NAME:-default}"},
+        {"headers.X-A = SECRET${OLLA_TEST_U}\n", ":3: endpoint:a.headers.X-A: not set in the environment: OLLA_TEST_U; "
+                                                 "allowed: variables that are set, or ${NAME:-default}"},
+        {"auth.type = bearer\nauth.token = ${OLLA_TEST_E}\n",
+         ":4: endpoint:a.auth.token: the value is empty; allowed: text that is not blank"},
+        {"auth.type = bearer\nauth.token = \"  \"\n",
+         ":4: endpoint:a.auth.token: the value is empty; allowed: text that is not blank"},
+        {"auth.type = basic\nauth.username = u:SECRET\nauth.password = p\n",
+         ":4: endpoint:a.auth.username: the name has a colon, which is where a password begins"},
+        {"auth.type = bearer\nauth.token = SECRET${OLLA_TEST_LF}\n",
+         ":4: endpoint:a.auth.token: a control character (a line end, or NUL) in the value; allowed: text in one line"},
+        {"headers.X-A = SECRET${OLLA_TEST_LF}\n", ":3: endpoint:a.headers.X-A: a control character (a line end, or "
+                                                  "NUL) in the value; allowed: text in one line"},
+        {"auth.type = bearer\nauth.token = SECRET\nauth.token = t\n",
+         ":5: endpoint:a.auth.token: set twice; one has to go, the first is in line 4"},
+        {"auth.type = bearer\nauth.token = ${OLLA_TEST_LONG}\n",
+         ":3: endpoint:a.auth.type: too long; the bytes of all header lines of an endpoint, credentials too, are "
+         "limited "
+         "to OLLA_MAX_ENDPOINT_HEADERS = 1024"},
+        {"headers.X-A = ${OLLA_TEST_LONG}\n",
+         ":3: endpoint:a.headers.X-A: too long; the bytes of all header lines of an endpoint, credentials too, are "
+         "limited to OLLA_MAX_ENDPOINT_HEADERS = 1024"},
+    };
+    static char many[OLLA_MAX_ENDPOINT_HEADERS + 1];
+
+    (void)state;
+    set_variables();
+    memset(many, 'l', sizeof(many) - 1);
+    (void)setenv("OLLA_TEST_LONG", many, 1);
+    (void)setenv("OLLA_TEST_LF", "a\r\nX-Evil: 1", 1);
+    for (size_t i = 0; i < OLLA_COUNT(rows) && OLLA_MAX_ENDPOINT_HEADERS == 1024; i++) {
+        expect_error(with_auth(rows[i].lines), rows[i].message);
+        assert_null(strstr(messages[0], "SECRET"));
+    }
+    /* all that is wrong is told at once */
+    assert_int_equal(load(
+                         with_auth("auth.type = basic\nauth.username = ${OLLA_TEST_U}\nauth.password = ${OLLA_TEST_V}\n"
+                                   "headers.X-A = ${OLLA_TEST_U}\n")),
+                     OLLA_ERR);
+    assert_int_equal(message_count, 3);
+    expect_warning(
+        with_auth("auth.type = bearer\nauth.token = SECRET ; x\n"),
+        ":4: endpoint:a.auth.token: all of the line belongs to this text, comments too; put the text in quotes");
+    expect_warning(
+        with_auth("headers.X-A = SECRET ; x\n"),
+        ":3: endpoint:a.headers.X-A: all of the line belongs to this text, comments too; put the text in quotes");
+    expect_warning(with_auth("auth.tokn = SECRET\n"), ":3: endpoint:a.auth.tokn: unknown key, ignored");
+    expect_warning("[server]\nheaders.X-A = SECRET\n", ":2: server.headers.X-A: unknown key, ignored");
+    (void)unsetenv("OLLA_TEST_LONG");
+    (void)unsetenv("OLLA_TEST_LF");
+}
+
+static void test_header_names(void **state)
+{
+    static const char *const reserved[] = {
+        "Host",    "content-length",   "Transfer-Encoding",   "Connection",     "Keep-Alive",        "TE", "Trailer",
+        "Upgrade", "Proxy-Connection", "Proxy-Authorization", "HTTP2-Settings", "Proxy-Authenticate"};
+    static const char *const wrong[] = {"X(A)", "X/A", "X\xc3\xa4", "", "X@A", "X,A"};
+    char text[200], wanted[300];
+
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(reserved); i++) {
+        (void)snprintf(text, sizeof(text), "headers.%s = 1\n", reserved[i]);
+        (void)
+            snprintf(wanted, sizeof(wanted),
+                     ":3: endpoint:a.headers.%s: this header belongs to the connection or the framing, which olla does "
+                     "itself; it cannot be configured",
+                     reserved[i]);
+        expect_error(with_auth(text), wanted);
+        (void)snprintf(text, sizeof(text), "auth.type = api_key\nauth.key = k\nauth.header = %s\n", reserved[i]);
+        assert_int_equal(load(with_auth(text)), OLLA_ERR);
+        assert_true(starts_with(messages[0], ":5: endpoint:a.auth.header: this header belongs to"));
+    }
+    for (size_t i = 0; i < OLLA_COUNT(wrong); i++) {
+        (void)snprintf(text, sizeof(text), "headers.%s = 1\n", wrong[i]);
+        (void)snprintf(wanted, sizeof(wanted),
+                       ":3: endpoint:a.headers.%s: not the name of a header; allowed: letters, digits and "
+                       "!#$%%&'*+-.^_`|~",
+                       wrong[i]);
+        expect_error(with_auth(text), wanted);
+    }
+    expect_error(with_auth("auth.type = api_key\nauth.key = k\nauth.header = X A\n"),
+                 ":5: endpoint:a.auth.header: blanks or control characters; allowed: the name of a header");
+    expect_error(with_auth("auth.type = api_key\nauth.key = k\nauth.header = X@A ; why\n"),
+                 ":5: endpoint:a.auth.header: not the name of a header; allowed: letters, digits and !#$%&'*+-.^_`|~");
+    expect_error(with_auth("headers.X-A = 1\nheaders.x-a = 2\n"),
+                 ":4: endpoint:a.headers.x-a: set twice; one has to go");
+    expect_error(with_auth("headers.X A = 1\n"), ":3: neither [section] nor key = value");
+}
+
+/* The last byte that fits, and one more. */
+static void test_header_bytes(void **state)
+{
+    static char many[OLLA_MAX_ENDPOINT_HEADERS + 1];
+
+    (void)state;
+    memset(many, 'l', sizeof(many) - 1);
+    many[OLLA_MAX_ENDPOINT_HEADERS - strlen("A: \r\nX-Api-Key: k\r\n")] = '\0';
+    (void)setenv("OLLA_TEST_LONG", many, 1);
+    expect_quiet(with_auth("auth.type = api_key\nauth.key = k\nheaders.A = ${OLLA_TEST_LONG}\n"));
+    assert_int_equal(conf.endpoint[0].headers_n, OLLA_MAX_ENDPOINT_HEADERS);
+    assert_int_equal(load(with_auth("auth.type = api_key\nauth.key = kk\nheaders.A = ${OLLA_TEST_LONG}\n")), OLLA_ERR);
+    assert_non_null(strstr(messages[0], ":3: endpoint:a.auth.type: too long"));
+    memset(many, 'f', sizeof(many) - 1);
+    write_secret(many, OLLA_MAX_ENDPOINT_HEADERS);
+    (void)snprintf(messages[MAX_MESSAGES - 1], sizeof(messages[0]), "auth.type = bearer\nauth.token_file = %s\n",
+                   secret_file);
+    assert_int_equal(load(with_auth(messages[MAX_MESSAGES - 1])), OLLA_ERR);
+    assert_non_null(strstr(messages[0], ":3: endpoint:a.auth.type: too long"));
+    (void)remove(secret_file);
+    (void)unsetenv("OLLA_TEST_LONG");
+}
+
 /* ---- finding the file --------------------------------------------------- */
 
 static void test_find(void **state)
@@ -1255,7 +1583,7 @@ static void test_find(void **state)
 
 /* ---- the shipped file --------------------------------------------------- */
 
-static char reference[32768];
+static char reference[40960];
 
 static void add_reference(const char *line)
 {
@@ -1343,6 +1671,7 @@ static int set_up(void **state)
         return -1;
     }
     (void)snprintf(file, sizeof(file), "%s/conf.ini", dir);
+    (void)snprintf(secret_file, sizeof(secret_file), "%s/secret", dir);
     return 0;
 }
 
@@ -1397,6 +1726,12 @@ int main(void)
         cmocka_unit_test(test_good_urls),
         cmocka_unit_test(test_bad_urls),
         cmocka_unit_test(test_secrets_are_not_shown),
+        cmocka_unit_test(test_expand),
+        cmocka_unit_test(test_auth_lines),
+        cmocka_unit_test(test_auth_files),
+        cmocka_unit_test(test_wrong_auth),
+        cmocka_unit_test(test_header_names),
+        cmocka_unit_test(test_header_bytes),
         cmocka_unit_test(test_find),
         cmocka_unit_test(test_reference),
         cmocka_unit_test(test_reference_uncommented),

@@ -1511,6 +1511,36 @@ static void test_retry_after_reverses_date(void **state)
     }
 }
 
+static void test_replace_fields(void **state)
+{
+    static const struct {
+        const char *head, *lines, *wanted;
+    } rows[] = {
+        {"A: 1\r\nB: 2\r\n", "", "A: 1\r\nB: 2\r\n"},
+        {"A: 1\r\nB: 2\r\n", "b: 3\r\n", "A: 1\r\nb: 3\r\n"},
+        {"A: 1\r\nB: 2\r\na:4\r\n", "A: \r\nC: 5\r\n", "B: 2\r\nA: \r\nC: 5\r\n"},
+        {"A: 1\r\n", "A: 2\r\nA-B: 3\r\n", "A: 2\r\nA-B: 3\r\n"},
+        {"AB: 1\r\n", "A: 2\r\n", "AB: 1\r\nA: 2\r\n"},
+        {"", "A: 2\r\n", "A: 2\r\n"},
+    };
+    char mem[64];
+
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(rows); i++) {
+        struct text t = text_in(mem, sizeof(mem));
+        text_addz(&t, "GET A: HTTP/1.1\r\n");
+        size_t from = t.n;
+        text_addz(&t, rows[i].head);
+        http_replace_fields(&t, from, str_of(rows[i].lines));
+        assert_string_equal(text_z(&t) + from, rows[i].wanted);
+        assert_memory_equal(mem, "GET A: HTTP/1.1\r\n", from);
+    }
+    struct text t = text_in(mem, 10);
+    text_addz(&t, "A: 1\r\n");
+    http_replace_fields(&t, 0, STR("B: 123\r\n"));
+    assert_true(t.full);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -1550,6 +1580,7 @@ int main(void)
         cmocka_unit_test(test_retry_after_seconds),
         cmocka_unit_test(test_retry_after_dates),
         cmocka_unit_test(test_retry_after_reverses_date),
+        cmocka_unit_test(test_replace_fields),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

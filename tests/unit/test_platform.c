@@ -17,6 +17,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -420,6 +421,30 @@ static void test_spool(void **state)
     assert_false(plat_readable("/no/such/file"));
 }
 
+static void test_file_read(void **state)
+{
+    char path[256], fifo[280], back[8];
+    (void)state;
+    (void)snprintf(path, sizeof(path), "%s/olla-file-%d", scratch_dir(), (int)getpid());
+    (void)snprintf(fifo, sizeof(fifo), "%s.fifo", path);
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(plat_file_read(path, back, sizeof(back)), 0);
+    assert_int_equal(write(fd, "0123456789", 10), 10);
+    close(fd);
+    assert_int_equal(plat_file_read(path, back, sizeof(back)), 8);
+    assert_memory_equal(back, "01234567", 8);
+    assert_int_equal(plat_file_read(path, back, 0), 0);
+    assert_int_equal(plat_file_read("/no/such/file", back, sizeof(back)), OLLA_ERR);
+    assert_string_equal(plat_error_text(), "No such file or directory");
+    assert_int_equal(plat_file_read(scratch_dir(), back, sizeof(back)), OLLA_ERR);
+    assert_int_equal(plat_file_read("/dev/zero", back, sizeof(back)), OLLA_ERR);
+    assert_int_equal(mkfifo(fifo, 0600), 0); /* nobody writes: it must not wait */
+    assert_int_equal(plat_file_read(fifo, back, sizeof(back)), OLLA_ERR);
+    (void)unlink(fifo);
+    (void)unlink(path);
+}
+
 static void test_spool_full(void **state)
 {
     static char block[8192];
@@ -585,6 +610,7 @@ int main(void)
         cmocka_unit_test(test_back_pressure),
         cmocka_unit_test(test_signals),
         cmocka_unit_test(test_poll_interrupted),
+        cmocka_unit_test(test_file_read),
         cmocka_unit_test(test_spool),
         cmocka_unit_test(test_spool_full),
         cmocka_unit_test(test_log_to_pipe),

@@ -691,6 +691,31 @@ static void test_numbers(void **state)
     check_number("0", add_i64, 0, 0);
 }
 
+/* RFC 4648, 10 */
+static void test_base64(void **state)
+{
+    static const char *const rows[][2] = {{"", ""},
+                                          {"f", "Zg=="},
+                                          {"fo", "Zm8="},
+                                          {"foo", "Zm9v"},
+                                          {"foob", "Zm9vYg=="},
+                                          {"fooba", "Zm9vYmE="},
+                                          {"foobar", "Zm9vYmFy"},
+                                          {"\xff\xfe\xfb\xef", "//777w=="},
+                                          {"alice:s3cret", "YWxpY2U6czNjcmV0"}};
+    char mem[32];
+
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(rows); i++) {
+        struct text t = text_in(mem, sizeof(mem));
+        text_base64(&t, str_of(rows[i][0]));
+        assert_string_equal(text_z(&t), rows[i][1]);
+    }
+    struct text t = text_in(mem, 7);
+    text_base64(&t, STR("foobar"));
+    assert_true(t.full);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -714,6 +739,7 @@ int main(void)
         cmocka_unit_test(test_overflow_at_every_size),
         cmocka_unit_test(test_full_stays),
         cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_base64),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
