@@ -143,6 +143,17 @@
 #define OLLA_MAX_PROFILES 8
 #endif
 
+/* Inbound API keys, [key:NAME]; each costs about 200 B in each of the two configurations and 80 B besides. Every
+ * request is compared with all of them. */
+#ifndef OLLA_MAX_KEYS
+#define OLLA_MAX_KEYS 32
+#endif
+
+/* Longest name of such a key, with its terminating NUL; every client costs as much. */
+#ifndef OLLA_KEY_NAME
+#define OLLA_KEY_NAME 32
+#endif
+
 /* Conversations whose endpoint is remembered; each costs 32 B. */
 #ifndef OLLA_MAX_SESSIONS
 #define OLLA_MAX_SESSIONS 1024
@@ -174,6 +185,12 @@
 #endif
 #if OLLA_RESERVED_BUFS < 2 || OLLA_MAX_BUFS < OLLA_RESERVED_BUFS + 2
 #error "OLLA_MAX_BUFS: at least 4 blocks, OLLA_RESERVED_BUFS at least 2 and 2 less than that"
+#endif
+#if OLLA_MAX_KEYS < 1 || OLLA_MAX_KEYS > 1024
+#error "OLLA_MAX_KEYS: set it to 1..1024"
+#endif
+#if OLLA_KEY_NAME < 2 || OLLA_KEY_NAME > 192
+#error "OLLA_KEY_NAME: set it to 2..192, a line of the configuration has no more"
 #endif
 #if OLLA_BODY_BLOCK < OLLA_BUF_SIZE
 #error "OLLA_BODY_BLOCK: must be at least OLLA_BUF_SIZE"
