@@ -143,7 +143,7 @@
 #define OLLA_MAX_PROFILES 8
 #endif
 
-/* Inbound API keys, [key:NAME]; each costs about 200 B in each of the two configurations and 80 B besides. Every
+/* Inbound API keys, [key:NAME]; each costs about 200 B in each of the two configurations and 130 B besides. Every
  * request is compared with all of them. */
 #ifndef OLLA_MAX_KEYS
 #define OLLA_MAX_KEYS 32
@@ -211,7 +211,7 @@ enum {
 enum {
     OLLA_EXIT_OK = 0,    /* clean shutdown, --version, --help, valid configuration */
     OLLA_EXIT_CONF = 1,  /* configuration or start-up failure */
-    OLLA_EXIT_USAGE = 2, /* bad option */
+    OLLA_EXIT_USAGE = 2, /* bad option, or nothing to hash */
     OLLA_EXIT_CUT = 3    /* shut down, but some requests were cut */
 };
 

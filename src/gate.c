@@ -164,6 +164,7 @@ enum gate_answer gate_enter(const struct http_request *req, bool upgrade, struct
     }
     pass->key = k->number;
     pass->class_ = k->conf->class_;
+    pass->narrow = k->conf->models.n > 0;
     str_copy(pass->name, sizeof(pass->name), str_of(k->conf->name));
     return GATE_OPEN;
 }
@@ -194,14 +195,14 @@ bool gate_take(const struct gate_pass *pass, uint64_t now_ms, uint64_t *wait_ms)
 
 /* ---- what for ------------------------------------------------------------------------ */
 
-/* What a pass allows: a list of patterns, NULL = everything. A key that is gone allows nothing more. */
+/* What a pass allows: a list of patterns, NULL = everything. A key that is gone with its list allows nothing more. */
 static const struct conf_list *models_of(const struct gate_pass *pass)
 {
     static const struct conf_list nothing = {.n = 1, .item = {""}};
     const struct key *k = pass->key > 0 ? key_of(pass) : NULL;
 
     if (pass->key > 0 && !k) {
-        return &nothing;
+        return pass->narrow ? &nothing : NULL;
     }
     return k && k->conf->models.n > 0 ? &k->conf->models : NULL;
 }

@@ -20,6 +20,7 @@
 /* With which key a request came in. Zero-filled: with none. */
 struct gate_pass {
     uint32_t key;             /* number, 0 = none */
+    bool narrow;              /* it was for certain models then */
     enum conf_class class_;   /* of that key */
     char name[OLLA_KEY_NAME]; /* a copy: the key may be gone when the request ends */
 };
