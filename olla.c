@@ -13,6 +13,7 @@
 #include "src/endpoint.h"
 #include "src/loop.h"
 #include "src/pool.h"
+#include "src/sha256.h"
 
 static struct conf confs[2];
 
@@ -23,6 +24,7 @@ static const char usage[] =
     "  -t, --validate-config  check the configuration and exit: 0 valid, 1 not\n"
     "  -m                     print the memory plan and exit\n"
     "      --print-settings   print the commented reference configuration and exit\n"
+    "      --hash-key         read a key from standard input and print it as secret_sha256 wants it\n"
     "      --version          print the version and exit\n"
     "  -h, --help             print this and exit\n"
     "Signals: TERM and INT finish the running requests and stop, a second one stops at once;\n"
@@ -42,6 +44,31 @@ static void say(bool error, const char *line)
 static void print_line(const char *line)
 {
     puts(line);
+}
+
+/* For secret_sha256. The key comes by standard input: arguments can be seen by everybody on the machine. */
+static int hash_key(void)
+{
+    static char line[1024];
+    unsigned char digest[SHA256_BYTES];
+    char mem[2 * SHA256_BYTES + 1];
+    struct text t = text_in(mem, sizeof(mem));
+    bool whole = fgets(line, sizeof(line), stdin) && strlen(line) < sizeof(line) - 1;
+    struct str key = str_trim(str_of(line));
+    const char *why = whole || line[0] == '\0' ? conf_key_fault(key) : "too long";
+
+    if (why) {
+        fprintf(stderr, "olla: --hash-key: the line with the key: %s\n", why);
+        return OLLA_EXIT_USAGE;
+    }
+    if (key.n < CONF_KEY_SHORT) {
+        fprintf(stderr, "olla: --hash-key: easy to guess; take at least %d characters\n", CONF_KEY_SHORT);
+    }
+    sha256_of(key, digest);
+    sha256_forget(line, sizeof(line));
+    sha256_to_hex(digest, &t);
+    puts(text_z(&t));
+    return OLLA_EXIT_OK;
 }
 
 /* ---- options ------------------------------------------------------------------------- */
@@ -84,6 +111,8 @@ static int read_options(int argc, char **argv, struct options *o)
             o->validate = true;
         } else if (is_option(arg, "-m")) {
             o->memory = true;
+        } else if (is_option(arg, "-hash-key")) {
+            return hash_key();
         } else if (is_option(arg, "-version")) {
             puts(OLLA_VERSION);
             return OLLA_EXIT_OK;

@@ -149,6 +149,17 @@
 #define OLLA_MAX_PROFILES 8
 #endif
 
+/* Inbound API keys, [key:NAME]; each costs about 200 B in each of the two configurations and 130 B besides. Every
+ * request is compared with all of them. */
+#ifndef OLLA_MAX_KEYS
+#define OLLA_MAX_KEYS 32
+#endif
+
+/* Longest name of such a key, with its terminating NUL; every client costs as much. */
+#ifndef OLLA_KEY_NAME
+#define OLLA_KEY_NAME 32
+#endif
+
 /* Conversations whose endpoint is remembered; each costs 32 B. */
 #ifndef OLLA_MAX_SESSIONS
 #define OLLA_MAX_SESSIONS 1024
@@ -183,8 +194,15 @@
 #endif
 #if OLLA_MAX_MESSAGES < 1 || OLLA_MAX_MESSAGES > 30000
 #error "OLLA_MAX_MESSAGES: set it to 1..30000"
+#endif
 #if OLLA_MAX_ENDPOINT_HEADERS < 128 || OLLA_MAX_ENDPOINT_HEADERS > OLLA_BUF_SIZE / 4
 #error "OLLA_MAX_ENDPOINT_HEADERS: set it to at least 128 and at most a quarter of OLLA_BUF_SIZE"
+#endif
+#if OLLA_MAX_KEYS < 1 || OLLA_MAX_KEYS > 1024
+#error "OLLA_MAX_KEYS: set it to 1..1024"
+#endif
+#if OLLA_KEY_NAME < 2 || OLLA_KEY_NAME > 192
+#error "OLLA_KEY_NAME: set it to 2..192, a line of the configuration has no more"
 #endif
 #if OLLA_BODY_BLOCK < OLLA_BUF_SIZE
 #error "OLLA_BODY_BLOCK: must be at least OLLA_BUF_SIZE"
@@ -205,7 +223,7 @@ enum {
 enum {
     OLLA_EXIT_OK = 0,    /* clean shutdown, --version, --help, valid configuration */
     OLLA_EXIT_CONF = 1,  /* configuration or start-up failure */
-    OLLA_EXIT_USAGE = 2, /* bad option */
+    OLLA_EXIT_USAGE = 2, /* bad option, or nothing to hash */
     OLLA_EXIT_CUT = 3    /* shut down, but some requests were cut */
 };
 

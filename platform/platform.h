@@ -60,6 +60,7 @@ struct plat_addr {
 int plat_addr_parse(const char *ip, uint16_t port, struct plat_addr *out);
 void plat_addr_set_port(struct plat_addr *a, uint16_t port);
 uint16_t plat_addr_port(const struct plat_addr *a);
+bool plat_addr_is_loopback(const struct plat_addr *a); /* 127.0.0.0/8, also v4-mapped, and ::1 */
 bool plat_addr_eq(const struct plat_addr *a, const struct plat_addr *b);
 /* The address without the port as text, NUL-terminated; a v4-mapped v6 address prints as v4. to[46] is enough. */
 void plat_addr_text(const struct plat_addr *a, char *to, size_t cap);

@@ -117,6 +117,21 @@ bool plat_addr_eq(const struct plat_addr *a, const struct plat_addr *b)
     return x.v6.sin6_scope_id == y.v6.sin6_scope_id && memcmp(&x.v6.sin6_addr, &y.v6.sin6_addr, 16) == 0;
 }
 
+bool plat_addr_is_loopback(const struct plat_addr *a)
+{
+    union name name;
+    unsigned char first;
+
+    name_get(a, &name);
+    if (name.sa.sa_family == AF_INET) {
+        memcpy(&first, &name.v4.sin_addr, 1);
+        return first == 127;
+    }
+    const unsigned char *b = name.v6.sin6_addr.s6_addr;
+    bool mapped = IN6_IS_ADDR_V4MAPPED(&name.v6.sin6_addr) && b[12] == 127;
+    return name.sa.sa_family == AF_INET6 && (mapped || IN6_IS_ADDR_LOOPBACK(&name.v6.sin6_addr));
+}
+
 void plat_addr_text(const struct plat_addr *a, char *to, size_t cap)
 {
     static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};

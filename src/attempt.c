@@ -83,7 +83,7 @@ static void reject(struct exchange *x, const struct route_choice *choice)
     } else if (choice->status == 404 && choice->reason) {
         char near[400];
         struct text names = text_in(near, sizeof(near));
-        if (model_near(str_of(x->scan.model), &names) > 0) {
+        if (!gate_narrow(&x->key) && model_near(str_of(x->scan.model), &names) > 0) {
             text_addz(&t, "; did you mean: ");
             text_add(&t, text_str(&names));
         }

@@ -152,6 +152,15 @@ int client_listen(const char *host, uint16_t port)
     return OLLA_OK;
 }
 
+bool client_exposed(void)
+{
+    bool exposed = false;
+    for (size_t i = 0; i < LISTENERS; i++) {
+        exposed = exposed || (net_is_open(&listeners[i].s) && !plat_addr_is_loopback(&listeners[i].addr));
+    }
+    return exposed;
+}
+
 void client_listen_close(void)
 {
     for (size_t i = 0; i < LISTENERS; i++) {

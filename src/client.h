@@ -14,6 +14,7 @@ void client_init(void);
 /* Opens listeners for host and port as configured; those already open on the same address stay. OLLA_ERR after a log line. */
 int client_listen(const char *host, uint16_t port);
 void client_listen_close(void);
+bool client_exposed(void); /* others than this machine can connect */
 
 /* The accept gate: call once a turn; listeners are watched only while a slot is free. Returns when to call again. */
 uint64_t client_gate(void);

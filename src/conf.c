@@ -278,9 +278,23 @@ static void end_item(struct conf_loader *ld)
         end_endpoint(ld);
     } else if (ld->kind == CONF_PROFILE) {
         end_profile(ld);
+    } else if (ld->kind == CONF_KEY) {
+        conf_end_key(ld);
     }
     ld->kind = CONF_SETTINGS;
 }
+
+static const struct {
+    const char *nameless, *too_many;
+    int most;
+} words[CONF_KINDS] = {
+    [CONF_ENDPOINT] = {"an endpoint section without a name; it looks like [endpoint:NAME]",
+                       "too many endpoints; this build is limited to OLLA_MAX_ENDPOINTS = ", OLLA_MAX_ENDPOINTS},
+    [CONF_PROFILE] = {"a profile section without a name; it looks like [profile:NAME]",
+                      "too many profiles; this build is limited to OLLA_MAX_PROFILES = ", OLLA_MAX_PROFILES},
+    [CONF_KEY] = {"a key section without a name; it looks like [key:NAME]",
+                  "too many keys; this build is limited to OLLA_MAX_KEYS = ", OLLA_MAX_KEYS},
+};
 
 /* A fresh item for the section; false: after a message there is none. */
 static bool take_item(struct conf_loader *ld, enum conf_kind kind)
@@ -303,13 +317,14 @@ static bool take_item(struct conf_loader *ld, enum conf_kind kind)
         ld->name = &p->name;
         return true;
     }
-    if (kind == CONF_ENDPOINT) {
-        CONF_SAY(ld, .what = "too many endpoints; this build is limited to OLLA_MAX_ENDPOINTS = ",
-                 .number = OLLA_MAX_ENDPOINTS);
-    } else {
-        CONF_SAY(ld, .what = "too many profiles; this build is limited to OLLA_MAX_PROFILES = ",
-                 .number = OLLA_MAX_PROFILES);
+    if (kind == CONF_KEY && c->keys < OLLA_MAX_KEYS) {
+        struct conf_key *k = &c->key[c->keys++];
+        k->line = ld->line;
+        ld->item = k;
+        ld->name = &k->name;
+        return true;
     }
+    CONF_SAY(ld, .what = words[kind].too_many, .number = words[kind].most);
     return false;
 }
 
@@ -317,8 +332,7 @@ static void begin_item(struct conf_loader *ld, enum conf_kind kind, struct str n
 {
     name = conf_unquote(str_trim(name));
     if (name.n == 0) {
-        CONF_SAY(ld, .what = kind == CONF_ENDPOINT ? "an endpoint section without a name; it looks like [endpoint:NAME]"
-                                                   : "a profile section without a name; it looks like [profile:NAME]");
+        CONF_SAY(ld, .what = words[kind].nameless);
     } else if (take_item(ld, kind)) {
         ld->kind = kind;
         ld->skip = false;

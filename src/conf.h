@@ -10,11 +10,14 @@
  * A struct conf owns its text (conf.text); slices and pointers in it live as
  * long as it does. Two are kept: the one in force and the spare for reload.
  *
- * May include: olla.h, str.h, platform.h; only conf_read.c includes ini.h.
+ * Of the keys that clients bring only digests are kept here, never a text.
+ *
+ * May include: olla.h, str.h, sha256.h, platform.h; only conf_read.c includes ini.h.
  */
 #ifndef OLLA_CONF_H
 #define OLLA_CONF_H
 
+#include "sha256.h"
 #include "str.h"
 
 enum conf_balancer { BALANCE_LEAST_CONNECTIONS = 0, BALANCE_ROUND_ROBIN, BALANCE_PRIORITY };
@@ -33,6 +36,8 @@ enum conf_kind_of_request {
 };
 enum conf_strategy { STRATEGY_STRICT = 0, STRATEGY_OPTIMISTIC, STRATEGY_DISCOVERY };
 enum conf_fallback { FALLBACK_COMPATIBLE_ONLY = 0, FALLBACK_NONE, FALLBACK_ALL };
+/* In the waiting line, the first goes first. */
+enum conf_class { CLASS_HIGH = 0, CLASS_NORMAL, CLASS_LOW };
 enum conf_log_level { LOG_LEVEL_DEBUG = 0, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
 enum conf_log_format { LOG_FORMAT_AUTO = 0, LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
 
@@ -106,6 +111,18 @@ struct conf_profile {
     const char *messages_path;
     int64_t idle_timeout; /* ms */
     int line;             /* of the section */
+};
+
+/* Who may come in, and what for. */
+struct conf_key {
+    const char *name;
+    unsigned char digest[SHA256_BYTES]; /* of the secret */
+    bool known;                         /* ... which was given and is well */
+    int given;                          /* how many times it was given, in whatever form */
+    struct conf_list models;            /* patterns; none = all */
+    enum conf_class class_;
+    int requests_per_minute; /* 0 = any number */
+    int line;                /* of the section */
 };
 
 struct conf {
@@ -206,6 +223,8 @@ struct conf {
     int endpoints;
     struct conf_profile profile[OLLA_MAX_PROFILES];
     int profiles;
+    struct conf_key key[OLLA_MAX_KEYS];
+    int keys;
 
     /* where it came from, and its text */
     const char *path; /* "" = built-in defaults */
@@ -243,6 +262,10 @@ void conf_tell(const struct conf *c, conf_message *say, int line, const char *se
 
 /* The alias of that name, any case, or NULL. */
 const struct conf_alias *conf_alias_find(const struct conf *c, struct str name);
+
+/* What keeps a text from being a key that clients can bring, or NULL. */
+const char *conf_key_fault(struct str secret);
+#define CONF_KEY_SHORT 8 /* shorter ones can be guessed */
 
 /* Writes the commented reference file (olla.ini) to a sink, one line without newline per call; for --print-settings. */
 void conf_print_reference(void (*line)(const char *text));

@@ -4,10 +4,11 @@
  *   conf_table.c  the rows, one per setting, and the reference file made from them
  *   conf_value.c  text to value, driven by a row; URLs
  *   conf_secret.c what may be secret: ${VAR}, files, the header lines of an endpoint
+ *   conf_key.c    secrets of [key:NAME], which leave nothing but a digest
  *   conf_read.c   the file, line by line, through libinih
  *   conf.c        puts them together: messages, defaults, file, environment, checks
  *
- * May include: conf.h, str.h.
+ * May include: conf.h, str.h, sha256.h.
  */
 #ifndef OLLA_CONF_INTERNAL_H
 #define OLLA_CONF_INTERNAL_H
@@ -29,6 +30,9 @@ enum conf_type {
     CONF_PATTERNS, /* struct conf_list of patterns */
     CONF_NAMES,    /* struct conf_list of any texts */
     CONF_HEADER,   /* a header line of an endpoint; its name is the rest of the key */
+    CONF_SECRET,   /* the three ways to give a key's secret: its text, */
+    CONF_FILE,     /* a file with it, */
+    CONF_DIGEST,   /* its SHA-256 in hex */
     CONF_NOTHING,  /* only the empty list is allowed */
     CONF_INERT     /* accepted and not looked at */
 };
@@ -41,13 +45,14 @@ enum {
 };
 
 struct conf_row {
-    const char *path; /* dotted; "endpoint.KEY" for the keys of an endpoint section, "profile.KEY" likewise */
+    const char
+        *path; /* dotted; "endpoint.KEY" for the keys of an endpoint section, likewise "profile.KEY" and "key.KEY" */
     enum conf_type type;
     unsigned flags;
     const char *def;     /* default, as it would be written; NULL = none */
     const char *allowed; /* for messages and the reference file */
     int64_t min, max;    /* of everything that ends as a number */
-    size_t offset, size; /* place in struct conf, conf_endpoint or conf_profile; size 0 = not kept */
+    size_t offset, size; /* place in struct conf, conf_endpoint, conf_profile or conf_key; size 0 = not kept */
     size_t second;       /* place of the int that counts a list, of the struct conf_url of a target */
     const char *env;
     const char *help; /* lines for the reference file; NULL = not shown there */
@@ -59,8 +64,8 @@ extern const struct conf_row conf_rows[CONF_ROWS_MAX];
 
 const struct conf_row *conf_row_find(struct str path); /* NULL = unknown */
 
-/* Sections of which there may be many, [endpoint:NAME] and [profile:NAME], and all the rest. */
-enum conf_kind { CONF_SETTINGS = 0, CONF_ENDPOINT, CONF_PROFILE, CONF_KINDS };
+/* Sections of which there may be many, as [endpoint:NAME], and all the rest. */
+enum conf_kind { CONF_SETTINGS = 0, CONF_ENDPOINT, CONF_PROFILE, CONF_KEY, CONF_KINDS };
 const char *conf_kind_name(enum conf_kind kind); /* "" for the rest */
 enum conf_kind conf_kind_of(const struct conf_row *row);
 
@@ -118,6 +123,10 @@ struct str conf_unquote(struct str s);
  * extended if its row was seen before. conf_store_raw takes the rest of a line, with quotes and comment.
  */
 void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str value);
+/* The same for a secret. Messages never show it. */
+void conf_store_secret(struct conf_loader *ld, const struct conf_row *row, struct str value);
+/* The section of a key is over. */
+void conf_end_key(struct conf_loader *ld);
 /* Adds the items of a list to out. Not more than fit: a message tells. */
 void conf_store_names(struct conf_loader *ld, const char *key, struct str list, struct conf_list *out, bool patterns);
 void conf_store_raw(struct conf_loader *ld, const struct conf_row *row, struct str raw);

@@ -4,7 +4,8 @@
  * libinih gets one clean line at a time: "[name]" or "key = value" without
  * blanks in front (it would take them for a continuation), nothing longer
  * than its buffer. The value itself stays here, because libinih may cut it at
- * a " ;". What it would drop without a word is refused with the line number.
+ * a " ;", and because it may be a secret, of which no copy must stay anywhere.
+ * What libinih would drop without a word is refused with the line number.
  *
  * stdio is fine: this runs at start and reload only.
  *
@@ -28,6 +29,7 @@ struct reader {
     size_t n;         /* length of the line, may be more than raw holds */
     struct str value; /* of the setting that libinih looks at, in raw */
     char raw[LONGEST_LINE];
+    char bytes[1024]; /* of the file */
 };
 
 static struct reader reader;
@@ -73,7 +75,7 @@ static struct str take_section(struct reader *r, struct str line)
     return (struct str){line.p, end + 1};
 }
 
-/* "key = value" or "key: value". */
+/* "key = value" or "key: value"; libinih sees an empty value. */
 static struct str take_setting(struct reader *r, struct str line)
 {
     size_t equals = str_find(line, '=');
@@ -87,7 +89,7 @@ static struct str take_setting(struct reader *r, struct str line)
         return STR("");
     }
     r->value = str_trim(str_skip(line, end + 1));
-    return line;
+    return (struct str){line.p, end + 1};
 }
 
 /* What libinih sees of the line in r->raw. */
@@ -137,7 +139,7 @@ static int on_setting(void *user, const char *section, const char *name, const c
 {
     struct reader *r = user;
 
-    (void)value; /* perhaps cut; ours is whole */
+    (void)value; /* ours is the one that counts */
     conf_on_setting(r->ld, str_trim(str_of(section)), str_of(name), r->value);
     return 1;
 }
@@ -153,6 +155,7 @@ void conf_read_file(struct conf_loader *ld, const char *path)
         CONF_SAY(ld, .what = strerror(errno));
         return;
     }
+    (void)setvbuf(r->f, r->bytes, _IOFBF, sizeof(r->bytes));
     rc = ini_parse_stream(read_line, r, on_setting, r);
     if (ferror(r->f)) {
         ld->line = 0;
@@ -163,4 +166,5 @@ void conf_read_file(struct conf_loader *ld, const char *path)
         CONF_SAY(ld, .what = "libinih could not read the file");
     }
     (void)fclose(r->f);
+    sha256_forget(r, sizeof(*r)); /* secrets stood in it */
 }

@@ -17,6 +17,7 @@
 #define LIMIT(field)    .path = "server.request_limits." #field, AT(conf, server.field)
 #define KEY(field)      .path = "endpoint." #field, AT(conf_endpoint, field)
 #define TYPE(field)     .path = "profile." #field, AT(conf_profile, field)
+#define ENTRY(field)    .path = "key." #field, AT(conf_key, field)
 
 #define BOOL(value) .type = CONF_BOOL, .def = value, .max = 1, .allowed = "true or false"
 #define INT(value, low, high) \
@@ -263,6 +264,29 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
      .help = "How long an idle connection to such a server is used again; less than the server keeps it.\n"
              "Nothing = 4s."},
 
+    {.path = "key.secret",
+     .type = CONF_SECRET,
+     .allowed = "visible ASCII characters without blanks",
+     .help = "What a client has to bring, as Authorization: Bearer SECRET or as x-api-key: SECRET. Exactly one\n"
+             "of these three has to be there."},
+    {.path = "key.secret_file",
+     .type = CONF_FILE,
+     .allowed = "a file with the secret in its only line",
+     .help = "A file that holds it; read at start and with each reload."},
+    {.path = "key.secret_sha256",
+     .type = CONF_DIGEST,
+     .allowed = "64 hex digits",
+     .help = "Its SHA-256, so that it is written nowhere here: olla --hash-key makes that."},
+    {ENTRY(models), .type = CONF_PATTERNS, .allowed = "a list of patterns",
+     .help = "Only models that are asked for by a name that matches one of these; nothing else is listed, and\n"
+             "requests without a model are refused. Nothing = all."},
+    {.path = "key.class",
+     AT(conf_key, class_),
+     ENUM("normal", "high, normal, low"),
+     .help = "In the waiting line (see proxy.queue). The header X-Olla-Priority can only lower it."},
+    {ENTRY(requests_per_minute), INT("0", 0, 1000000),
+     .help = "More are answered with 429. What was not used in a minute can be used at once. 0 = no limit."},
+
     /* Names that occur in configurations of the reference and change nothing, there or here. */
     {.path = "proxy.max_retries", .type = CONF_INERT},
     {.path = "proxy.retry_backoff", .type = CONF_INERT},
@@ -291,7 +315,7 @@ const struct conf_row *conf_row_find(struct str path)
 
 const char *conf_kind_name(enum conf_kind kind)
 {
-    static const char *const names[CONF_KINDS] = {"", "endpoint", "profile"};
+    static const char *const names[CONF_KINDS] = {"", "endpoint", "profile", "key"};
     return names[kind];
 }
 
@@ -342,6 +366,12 @@ static const char profile_head[] =
     "; built-in type changes that type; keys that are not given keep its values.\n"
     "; The keys of a profile section:\n";
 
+static const char key_head[] =
+    "\n\n; ---- keys ----\n"
+    "; Without any such section everybody who can reach olla may use it. With one, every request\n"
+    "; needs a key, but for /internal/health, and for /internal/ and /version from this machine.\n"
+    "; NAME stands in the log. The keys of a key section:\n";
+
 #define EXAMPLE(name, url, type, models, health, interval, timeout)                              \
     "\n[endpoint:" name "]\nurl = " url "\ntype = " type "\npriority = 100\nmodel_url = " models \
     "\nhealth_check_url = " health "\ncheck_interval = " interval "\ncheck_timeout = " timeout
@@ -376,7 +406,7 @@ void conf_print_reference(void (*line)(const char *text))
 
     print(line, "", STR(head), "", "");
     for (const struct conf_row *row = conf_rows; row->path; row++) {
-        static const char *const heads[CONF_KINDS] = {"\n", endpoint_head, profile_head};
+        static const char *const heads[CONF_KINDS] = {"\n", endpoint_head, profile_head, key_head};
         enum conf_kind kind = conf_kind_of(row);
         const char *dot = kind != CONF_SETTINGS ? strchr(row->path, '.') : strrchr(row->path, '.');
         struct str mine = {row->path, (size_t)(dot - row->path)};

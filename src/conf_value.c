@@ -359,6 +359,11 @@ void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str v
     case CONF_TARGET:
         why = parse_url(ld, value, place(ld, row, row->second), place(ld, row, row->offset));
         break;
+    case CONF_SECRET:
+    case CONF_FILE:
+    case CONF_DIGEST:
+        conf_store_secret(ld, row, value);
+        break;
     case CONF_STATUSES:
         store_statuses(ld, row, value);
         break;

@@ -10,6 +10,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "admit.h"
 #include "gather.h"
 #include "heartbeat.h"
 #include "inspector.h"
@@ -193,7 +194,9 @@ bool exchange_start(struct client *c, const struct http_request *req, size_t hea
         return true;
     }
     if (str_eq(x->req.path, STR("*"))) {
-        reply_empty(x); /* OPTIONS *: about the server itself, there is nothing to tell */
+        if (admit_head(x)) {
+            reply_empty(x); /* OPTIONS *: about the server itself, there is nothing to tell */
+        }
         return true;
     }
     x->route = route_find(x->req.path, conf_now->server.root_api);
@@ -209,7 +212,9 @@ bool exchange_start(struct client *c, const struct http_request *req, size_t hea
     if (x->upgrade) {
         tunnel_take_model(x);
     }
-    dispatch(x);
+    if (admit_head(x)) {
+        dispatch(x);
+    }
     return true;
 }
 
@@ -558,6 +563,9 @@ static void access_line(const struct exchange *x, uint64_t ms)
     log_z("path", x->path);
     log_u64("status", (uint64_t)(x->status > 0 ? x->status : 499));
     log_str("end", (struct str){end, 2});
+    if (x->key.key > 0) {
+        log_z("key", x->key.name);
+    }
     if (x->e) {
         log_z("endpoint", x->e->name);
     }

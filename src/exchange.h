@@ -23,6 +23,7 @@
 #define OLLA_EXCHANGE_H
 
 #include "body.h"
+#include "gate.h"
 #include "http.h"
 #include "json.h"
 #include "multipart.h"
@@ -134,7 +135,8 @@ struct exchange {
     bool translated;               /* ... told to its endpoint, and back, in OpenAI's words */
     struct multipart_scan form;    /* mark_n > 0: the body is one, its model goes to scan */
     struct route route;
-    bool counts; /* a machine works on it: max_concurrent and sessions apply */
+    struct gate_pass key; /* that the client brought, if it had to */
+    bool counts;          /* a machine works on it: max_concurrent and sessions apply */
     struct {
         uint64_t key;       /* of the conversation, 0 = none */
         const char *source; /* static text */

@@ -76,20 +76,31 @@ void formats_string(struct text *t, struct str s, bool first)
     json_text(t, s);
 }
 
+/* An element of an array of names, if who asks may know it. true: it is one of them. */
+static bool add_name(struct text *t, const struct shown *s, const char *name, bool first)
+{
+    bool allowed = !s->pass || gate_allows(s->pass, str_of(name));
+    if (allowed) {
+        formats_string(t, str_of(name), first);
+    }
+    return allowed;
+}
+
 void formats_aliases(struct text *t, const struct shown *s)
 {
     const struct model *last = NULL;
     int n = 0;
 
     if (s->alias) {
-        formats_string(t, str_of(s->alias), n++ == 0);
+        n += add_name(t, s, s->alias, n == 0);
     }
-    formats_string(t, str_of(s->m->head->facts.name), n++ == 0);
+    n += add_name(t, s, s->m->head->facts.name, n == 0);
+    bool first = n == 0;
     for (const struct model *m = s->m->head->members; m && n < ALIASES_MAX; m = m->next) {
         bool again = strcmp(m->facts.name, s->m->head->facts.name) == 0 ||
                      (last && strcmp(m->facts.name, last->facts.name) == 0);
         if (!again && m->now.serves) {
-            formats_string(t, str_of(m->facts.name), false);
+            first = !add_name(t, s, m->facts.name, first) && first;
             last = m;
         }
     }

@@ -8,15 +8,17 @@
 #define OLLA_FORMATS_H
 
 #include "catalogue.h"
+#include "gate.h"
 #include "route.h"
 
 /* What is to be written: the facts of all that belong together, under one name. */
 struct shown {
-    const char *name;         /* as it is listed: a spelling, an alias, or an entry's id */
-    const struct model *m;    /* that it stands for */
-    endpoint_set scope;       /* endpoints whose word counts */
-    struct model_facts facts; /* of m, and where it says nothing, of the others */
-    const char *alias;        /* the configured alias that it is listed under, or NULL */
+    const char *name;             /* as it is listed: a spelling, an alias, or an entry's id */
+    const struct model *m;        /* that it stands for */
+    endpoint_set scope;           /* endpoints whose word counts */
+    struct model_facts facts;     /* of m, and where it says nothing, of the others */
+    const char *alias;            /* the configured alias that it is listed under, or NULL */
+    const struct gate_pass *pass; /* whose names are shown; NULL = all */
 };
 
 /* Fills s for a model and all that belong to it. */

@@ -97,6 +97,22 @@ static void request_target(struct exchange *x, struct text *t)
     }
 }
 
+/* Of the subprotocols that the client offers those that are no keys. */
+static void protocols(struct text *t, struct str list)
+{
+    bool any = false;
+
+    while (list.p) {
+        struct str item = str_split(&list, ',');
+        if (item.n > 0 && !gate_key_protocol(item).p) {
+            text_addz(t, any ? ", " : "Sec-WebSocket-Protocol: ");
+            text_add(t, item);
+            any = true;
+        }
+    }
+    text_addz(t, any ? "\r\n" : "");
+}
+
 /* The query, with the endpoint's spelling of the model if it stands there. */
 static void request_query(const struct exchange *x, struct text *t)
 {
@@ -138,7 +154,7 @@ bool forward_request_head(struct exchange *x, struct text *t)
     struct str rest = x->req.fields, fields = rest, model = str_of(x->scan.model);
     struct str peer = str_of(x->c->peer_text), forwarded = http_get(fields, STR("X-Forwarded-For"));
     struct http_field f;
-    bool real_ip = false, proto = false, host = false;
+    bool real_ip = false, proto = false, host = false, keys = x->key.key > 0 || gate_closed();
 
     text_add(t, x->req.method);
     text_char(t, ' ');
@@ -158,7 +174,11 @@ bool forward_request_head(struct exchange *x, struct text *t)
         real_ip = real_ip || str_ieq(f.name, STR("X-Real-IP"));
         proto = proto || str_ieq(f.name, STR("X-Forwarded-Proto"));
         host = host || str_ieq(f.name, STR("X-Forwarded-Host"));
-        text_add(t, f.line);
+        if (keys && str_ieq(f.name, STR("Sec-WebSocket-Protocol"))) {
+            protocols(t, f.value);
+        } else {
+            text_add(t, f.line);
+        }
     }
     if (x->translated) {
         text_addz(t, "Content-Type: application/json\r\nAccept-Encoding: identity\r\n");

@@ -23,6 +23,20 @@ static void add(struct exchange *x, struct str s)
     }
 }
 
+/* The model of an element may be one that the client's key is not for. */
+static bool is_allowed(const struct probe *p)
+{
+    const struct exchange *x = p->owner;
+    char name[OLLA_MODEL_NAME] = "";
+
+    if (!gate_narrow(&x->key)) {
+        return true;
+    }
+    struct json_slice s = json_open((struct str){p->list.out, p->list.n});
+    return json_string(&s, json_get(&s, json_root(&s), "name"), name, sizeof(name)) &&
+           gate_allows(&x->key, str_of(name));
+}
+
 /* {"name":... becomes {"endpoint":"NAME","name":... */
 static void add_element(struct probe *p)
 {
@@ -32,6 +46,9 @@ static void add_element(struct probe *p)
     struct str rest = str_skip((struct str){p->list.out, p->list.n}, 1);
     bool empty = str_starts(str_trim(rest), STR("}"));
 
+    if (!is_allowed(p)) {
+        return;
+    }
     t.n = RECORD_HEAD;
     text_addz(&t, "{\"endpoint\":");
     json_text(&t, str_of(e->name));

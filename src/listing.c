@@ -166,8 +166,8 @@ static const struct model *alias_after(uint32_t *at, endpoint_set usable)
     return NULL;
 }
 
-/* The next thing to show behind where the list is; moves there. false: that was all. */
-static bool next(struct exchange *x, const struct fleet *fleet, struct shown *s, char *id, size_t cap)
+/* The next thing behind where the list is; moves there. false: that was all. */
+static bool advance(struct exchange *x, const struct fleet *fleet, struct shown *s, char *id, size_t cap)
 {
     bool entries = x->route.listing == LISTING_UNIFIED;
     const struct model *m = NULL;
@@ -203,6 +203,18 @@ static bool next(struct exchange *x, const struct fleet *fleet, struct shown *s,
         x->place.alias = UINT32_MAX;
     }
     return m != NULL;
+}
+
+/* ... of those that the client's key lets it use. An entry's id may be longer than its name. */
+static bool next(struct exchange *x, const struct fleet *fleet, struct shown *s, char *id, size_t cap)
+{
+    while (advance(x, fleet, s, id, cap)) {
+        if (gate_allows(&x->key, str_of(s->alias ? s->alias : s->m->facts.name))) {
+            s->pass = &x->key;
+            return true;
+        }
+    }
+    return false;
 }
 
 static void rewind_list(struct exchange *x)
@@ -369,7 +381,7 @@ static const struct model *one_model(const struct exchange *x, const char **alia
         m = m ? m : named_by_path(x->route.target, usable);
         m = m ? catalogue_shown(m, route_listed(x->route.only, API_OPENAI, false)) : NULL; /* as the list spells it */
     }
-    return m;
+    return m && gate_allows(&x->key, str_of(*alias ? *alias : m->facts.name)) ? m : NULL;
 }
 
 bool listing_one_check(struct exchange *x, struct reply_error *err)
@@ -402,7 +414,7 @@ static const struct model *one_entry(const struct exchange *x, const char **alia
 
     *alias = m ? a->name : NULL;
     m = m ? catalogue_find(str_of(m->facts.name)) : catalogue_find(x->route.target);
-    return m;
+    return m && gate_allows(&x->key, str_of(*alias ? *alias : m->facts.name)) ? m : NULL;
 }
 
 bool listing_entry_check(struct exchange *x, struct reply_error *err)
@@ -428,6 +440,7 @@ bool listing_entry_page(struct exchange *x, struct text *t, uint32_t i)
         catalogue_id(m, &name);
         formats_show(&shown, m, alias ? alias : text_z(&name), ~(endpoint_set)0);
         shown.alias = alias;
+        shown.pass = &x->key;
         formats_write_entry(t, &shown);
     }
     return m != NULL;

@@ -10,6 +10,7 @@
 #include "admin.h"
 #include "client.h"
 #include "discover.h"
+#include "gate.h"
 #include "load.h"
 #include "queue.h"
 #include "health.h"
@@ -74,6 +75,21 @@ static void setup_log(const struct conf *c)
     log_setup((enum log_level)c->logging.level, json);
 }
 
+/* That anybody can use it must be somebody's wish: said once, and again when a reload makes it so. */
+static void warn_if_open(void)
+{
+    static bool open;
+    bool was = open;
+
+    open = client_exposed() && !gate_closed();
+    if (open && !was) {
+        log_line(LOG_WARN, "anybody on the network can use this olla and all its servers", "remedy",
+                 STR("give keys to those who may ([key:NAME] sections), or listen on this machine only "
+                     "(server.host = localhost)"),
+                 NULL, STR(""));
+    }
+}
+
 /* ---- reload ---------------------------------------------------------------------------- */
 
 static void log_message(bool error, const char *line)
@@ -114,11 +130,13 @@ static void reload(void)
     spare_conf = old;
     conf_now = current;
     setup_log(current);
+    gate_apply(current);
     /* An endpoint that is gone keeps its slot until its requests end, so its models must go first. */
     endpoint_apply(current);
     model_touch();
     settle_endpoints();
     log_line(LOG_INFO, "configuration reloaded", "file", str_of(current->path), NULL, STR(""));
+    warn_if_open();
     inspector_announce();
 }
 
@@ -267,6 +285,8 @@ int loop_run(struct conf *first, struct conf *spare, int resolver, int signals)
         resolve_close();
         return OLLA_EXIT_CONF;
     }
+    gate_apply(first);
+    warn_if_open();
     inspector_announce();
     endpoint_apply(first);
     while (!stopping || (client_count() > 0 && net_now() < stop_at && !now_or_never)) {

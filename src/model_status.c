@@ -41,10 +41,11 @@ static endpoint_set served(size_t i)
     return set;
 }
 
-/* Each name once, at its first entry. */
-static bool is_name(size_t i)
+/* Each name once, at its first entry, and only those that who asks may use. */
+static bool is_name(const struct exchange *x, size_t i)
 {
-    return model_at(i) && (i == 0 || !same_name(model_at(i), model_at(i - 1))) && served(i) != 0;
+    return model_at(i) && (i == 0 || !same_name(model_at(i), model_at(i - 1))) && served(i) != 0 &&
+           gate_allows(&x->key, str_of(model_at(i)->facts.name));
 }
 
 static const char *family_shown(const char *family)
@@ -53,23 +54,23 @@ static const char *family_shown(const char *family)
 }
 
 /* The first name at or behind `from` in a family, or model_count(). */
-static size_t next_of_family(unsigned family, size_t from)
+static size_t next_of_family(const struct exchange *x, unsigned family, size_t from)
 {
-    while (from < model_count() && !(model_at(from)->family_no == family && is_name(from))) {
+    while (from < model_count() && !(model_at(from)->family_no == family && is_name(x, from))) {
         from++;
     }
     return from;
 }
 
 /* The name that comes at `place` among the newest, or NULL: later seen first, then by name. */
-static const struct model *recent_at(uint32_t place, size_t *at)
+static const struct model *recent_at(const struct exchange *x, uint32_t place, size_t *at)
 {
     size_t best[RECENT_MAX];
     uint64_t seen[RECENT_MAX];
     uint32_t n = 0;
 
     for (size_t i = 0; i < model_count(); i++) {
-        if (!is_name(i)) {
+        if (!is_name(x, i)) {
             continue;
         }
         uint64_t when = admin_last_seen(served(i));
@@ -132,11 +133,11 @@ static void write_endpoints(struct text *t, endpoint_set set, bool ids)
     text_char(t, ']');
 }
 
-static void write_aliases(struct text *t, const struct model *m)
+static void write_aliases(const struct exchange *x, struct text *t, const struct model *m)
 {
     int n = 0;
     for (const struct model *other = m->head->members; other && n < ALIASES_MAX; other = other->next) {
-        if (!same_name(other, m) && other->now.serves) {
+        if (!same_name(other, m) && other->now.serves && gate_allows(&x->key, str_of(other->facts.name))) {
             text_addz(t, n++ == 0 ? ",\"aliases\":[" : ",");
             json_text(t, str_of(other->facts.name));
         }
@@ -172,7 +173,7 @@ static void write_abilities(struct text *t, const struct model_facts *f)
     text_addz(t, first ? "" : "]");
 }
 
-static void write_model(struct text *t, const struct model *m, endpoint_set set)
+static void write_model(const struct exchange *x, struct text *t, const struct model *m, endpoint_set set)
 {
     const struct model_facts *f = &m->facts;
     uint64_t seen = admin_last_seen(set);
@@ -198,24 +199,25 @@ static void write_model(struct text *t, const struct model *m, endpoint_set set)
     }
     write_endpoints(t, set, false);
     write_endpoints(t, set, true);
-    write_aliases(t, m);
+    write_aliases(x, t, m);
     write_abilities(t, f);
     text_char(t, '}');
 }
 
 /* ---- sections: false when there is no further element --------------------------------- */
 
-static void write_head(struct text *t)
+static void write_head(const struct exchange *x, struct text *t)
 {
     uint64_t names = 0, families = 0, endpoints = 0;
+    bool narrow = gate_narrow(&x->key);
     struct endpoint *e;
     unsigned no;
 
     for (size_t i = 0; i < model_count(); i++) {
-        names += is_name(i);
+        names += is_name(x, i);
     }
-    while (catalogue_family((unsigned)families, &no)) {
-        families++;
+    for (unsigned place = 0; catalogue_family(place, &no); place++) {
+        families += !narrow || next_of_family(x, no, 0) < model_count();
     }
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
         endpoints += e->models > 0;
@@ -238,16 +240,16 @@ static bool family_name(struct exchange *x, struct text *t)
         text_addz(t, "},\"recent_models\":[");
         return false;
     }
-    size_t at = next_of_family(no, p->index);
+    size_t at = next_of_family(x, no, p->index);
     if (at == model_count()) {
-        text_char(t, ']');
+        text_addz(t, p->listed ? "]" : ""); /* a family may have nothing for a key */
         p->family++;
         p->index = 0;
         p->listed = false;
         return true;
     }
     if (!p->listed) {
-        text_addz(t, p->family > 0 ? "," : "");
+        text_addz(t, p->passed++ > 0 ? "," : "");
         json_text(t, str_of(family_shown(family)));
         text_addz(t, ":[");
     }
@@ -268,13 +270,13 @@ static bool wants_groups(const struct exchange *x)
 static bool recent_model(struct exchange *x, struct text *t)
 {
     size_t at;
-    const struct model *m = recent_at(x->place.index, &at);
+    const struct model *m = recent_at(x, x->place.index, &at);
     if (!m) {
         text_addz(t, wants_groups(x) ? "],\"model_groups\":[" : "]");
         return false;
     }
     text_addz(t, x->place.index > 0 ? "," : "");
-    write_model(t, m, served(at));
+    write_model(x, t, m, served(at));
     x->place.index++;
     return true;
 }
@@ -288,11 +290,16 @@ static bool group_model(struct exchange *x, struct text *t)
         text_addz(t, wants_groups(x) ? "]" : "");
         return false;
     }
-    size_t at = next_of_family(no, p->index);
+    size_t at = next_of_family(x, no, p->index);
+    if (at == model_count() && !p->listed) {
+        p->family++;
+        p->index = 0;
+        return true;
+    }
     if (at == model_count()) {
         endpoint_set all = 0;
         uint64_t n = 0;
-        for (size_t i = next_of_family(no, 0); i < model_count(); i = next_of_family(no, i + 1)) {
+        for (size_t i = next_of_family(x, no, 0); i < model_count(); i = next_of_family(x, no, i + 1)) {
             all |= served(i);
             n++;
         }
@@ -306,12 +313,12 @@ static bool group_model(struct exchange *x, struct text *t)
         return true;
     }
     if (!p->listed) {
-        text_addz(t, p->family > 0 ? ",{\"family\":" : "{\"family\":");
+        text_addz(t, p->passed++ > 0 ? ",{\"family\":" : "{\"family\":");
         json_text(t, str_of(family_shown(family)));
         text_addz(t, ",\"models\":[");
     }
     text_addz(t, p->listed ? "," : "");
-    write_model(t, model_at(at), served(at));
+    write_model(x, t, model_at(at), served(at));
     p->listed = true;
     p->index = (uint32_t)at + 1;
     return true;
@@ -325,10 +332,10 @@ static void next_phase(struct page_place *p, enum phase phase)
     p->version = version;
 }
 
-/* The store counts its changes; the rest is when each endpoint told its list. */
+/* The store counts its changes; the rest is when each endpoint told its list, and what who asks may see. */
 uint64_t model_status_state(const struct exchange *x)
 {
-    uint64_t h = model_version() * 2 + wants_groups(x);
+    uint64_t h = (model_version() * 2 + wants_groups(x)) ^ (uint64_t)gate_mark(&x->key) << 32;
     struct endpoint *e;
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
         h = (h ^ str_hash(str_of(e->name))) * UINT64_C(1099511628211);
@@ -355,7 +362,7 @@ bool model_status_page(struct exchange *x, struct text *t, uint32_t i)
     }
     switch ((enum phase)p->phase) {
     case HEAD:
-        write_head(t);
+        write_head(x, t);
         next_phase(p, BY_FAMILY);
         break;
     case BY_FAMILY:

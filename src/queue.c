@@ -19,11 +19,6 @@ static uint32_t seen_news;
 static bool dirty;
 static uint64_t look_at; /* limits and open times end by themselves, and ages change the order */
 
-static unsigned class_of(struct str word)
-{
-    return str_ieq(word, STR("high")) ? 0 : str_ieq(word, STR("low")) ? 2 : 1;
-}
-
 bool queue_enter(struct exchange *x, endpoint_set full)
 {
     x->queue.wanted = full;
@@ -37,7 +32,7 @@ bool queue_enter(struct exchange *x, endpoint_set full)
     }
     x->queue.in_line = true;
     x->queue.since = net_now();
-    x->queue.class_ = (uint8_t)class_of(http_get(x->req.fields, STR("X-Olla-Priority")));
+    x->queue.class_ = (uint8_t)gate_class(&x->key, http_get(x->req.fields, STR("X-Olla-Priority")));
     line[queue_stats.waiting++] = x;
     queue_stats.max = queue_stats.waiting > queue_stats.max ? queue_stats.waiting : queue_stats.max;
     dirty = true;

@@ -2,7 +2,7 @@
  * queue.h - level 6: the waiting line, for requests whose endpoints are all
  * at their max_concurrent.
  *
- * First come, first served inside three classes (X-Olla-Priority); waiting
+ * First come, first served inside three classes (of the key, X-Olla-Priority); waiting
  * lifts a request by one class from time to time, so that nobody starves. A
  * waiting exchange stays in X_CONNECT without an endpoint; it holds its slot
  * and its body where that is (buffer, block or spool).

@@ -168,6 +168,9 @@ void reply_error(struct exchange *x, const struct reply_error *err)
     if (plain) {
         text_addz(&t, "X-Content-Type-Options: nosniff\r\n");
     }
+    if (err->status == 401) {
+        text_addz(&t, "WWW-Authenticate: Bearer realm=\"olla\"\r\n");
+    }
     if (err->should_retry) {
         text_addz(&t, err->should_retry == 't' ? "x-should-retry: true\r\n" : "x-should-retry: false\r\n");
     }

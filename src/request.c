@@ -6,6 +6,7 @@
  */
 #include <string.h>
 
+#include "admit.h"
 #include "exchange.h"
 #include "heartbeat.h"
 #include "messages.h"
@@ -239,7 +240,7 @@ bool request_body_step(struct exchange *x)
         reply_refuse(x, 400, "ambiguous_model", "the request body names \"model\" twice: remove one of them");
     } else if (x->scan.model_too_long) {
         reply_refuse(x, 404, "model_not_found", "the model name is longer than any model here");
-    } else if (!x->messages || messages_accept(x)) {
+    } else if (admit_model(x) && (!x->messages || messages_accept(x))) {
         x->reusable = conf_now->proxy.engine == ENGINE_OLLA;
         x->counts = x->route.inference >= 0 && str_eq(str_of(x->method), STR("POST"));
         x->deadline = 0;

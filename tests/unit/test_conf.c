@@ -62,6 +62,18 @@ static int load(const char *text)
     return load_bytes(text, strlen(text));
 }
 
+/* What secret_file names: relative to the working directory, which the tests do not leave for long. */
+#define SECRET_FILE "build/test/olla-test-secret"
+
+static void write_secret(const char *text)
+{
+    FILE *f = fopen(SECRET_FILE, "wb");
+
+    assert_non_null(f);
+    assert_int_equal(fwrite(text, 1, strlen(text), f), strlen(text));
+    assert_int_equal(fclose(f), 0);
+}
+
 static void show_messages(void)
 {
     for (int i = 0; i < message_count; i++) {
@@ -247,7 +259,11 @@ static const char all_settings[] =
     "read_timeout = 28s\n"
     "[profile:house]\nprefixes = house, \"mansion\"\nprefixes = hut ; x\nhealth_check_path = /alive?x=1\n"
     "model_discovery_path = /list\nresponse_format = LM-Studio\nopenai_compatible = no\nopenai_base = /api\n"
-    "messages_path = /x/v1/messages\nidle_timeout = 1m30s\n";
+    "messages_path = /x/v1/messages\nidle_timeout = 1m30s\n"
+    "[key:alice]\nsecret = \"sk-alice#;1\" ; x\nmodels = fast, llama*\nmodels = *coder*\n"
+    "class = low\nrequests_per_minute = 29\n"
+    "[key:bob]\nsecret_sha256 = BA7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n"
+    "[key:carol]\nclass = high\nsecret_file = " SECRET_FILE "\n";
 
 /* These exclude one another, and so have endpoints of their own. */
 static const char all_auth[] =
@@ -351,6 +367,34 @@ static void check_all_profile_keys(void)
     assert_int_equal(p->line, 102);
 }
 
+static void expect_digest(const struct conf_key *k, const char *secret)
+{
+    unsigned char digest[SHA256_BYTES];
+
+    sha256_of(str_of(secret), digest);
+    assert_true(k->known);
+    assert_memory_equal(k->digest, digest, SHA256_BYTES);
+}
+
+static void check_all_key_keys(void)
+{
+    const struct conf_key *k = &conf.key[0];
+
+    assert_int_equal(conf.keys, 3);
+    assert_string_equal(k->name, "alice");
+    expect_digest(k, "sk-alice#;1");
+    assert_int_equal(k->models.n, 3);
+    assert_string_equal(k->models.item[2], "*coder*");
+    assert_int_equal(k->class_, CLASS_LOW);
+    assert_int_equal(k->requests_per_minute, 29);
+    expect_digest(&conf.key[1], "abc");
+    assert_int_equal(conf.key[1].class_, CLASS_NORMAL);
+    assert_int_equal(conf.key[1].models.n, 0);
+    assert_int_equal(conf.key[1].requests_per_minute, 0);
+    expect_digest(&conf.key[2], "in-a-file-0123");
+    assert_int_equal(conf.key[2].class_, CLASS_HIGH);
+}
+
 static void check_aliases(void)
 {
     const struct conf_alias *fast = conf_alias_find(&conf, STR("FAST")), *colon = conf_alias_find(&conf, STR("x:y"));
@@ -373,6 +417,7 @@ static void check_aliases(void)
 static void test_every_setting(void **state)
 {
     (void)state;
+    write_secret("in-a-file-0123");
     expect_quiet(all_settings);
     assert_string_equal(conf.server.host, "192.0.2.7");
     assert_int_equal(conf.server.port, 8080);
@@ -408,6 +453,7 @@ static void test_every_setting(void **state)
     check_load_settings();
     check_all_endpoint_keys();
     check_all_profile_keys();
+    check_all_key_keys();
     check_aliases();
 }
 
@@ -1151,6 +1197,145 @@ static void test_too_many_profiles(void **state)
     assert_int_equal(conf.profiles, OLLA_MAX_PROFILES);
 }
 
+/* ---- keys ---------------------------------------------------------------- */
+
+#define ABC_HEX "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+#define WAYS    "; allowed: exactly one of secret, secret_file and secret_sha256"
+
+static void test_key_secrets(void **state)
+{
+    static const char *const bad[] = {"sk-a b-c-d-e-f", "\"sk-tab\tx\"", "sk-\xc3\xa4-01234567"};
+    char text[120];
+
+    (void)state;
+    expect_error("[key:a]\n[server]\n", ":1: key:a: no secret" WAYS);
+    expect_error("[key:a]\nsecret =\nmodels = x\n", ":1: key:a: no secret" WAYS);
+    expect_error("[key:a]\nsecret = \"\"\n",
+                 ":2: key:a.secret: empty; allowed: visible ASCII characters without blanks");
+    expect_error("[key:a]\nsecret = sk-0123456\nsecret_sha256 = " ABC_HEX "\n",
+                 ":3: key:a.secret_sha256: a second secret" WAYS);
+    expect_error("[key:a]\nsecret_file = /nonexistent\n",
+                 ":2: key:a.secret_file: No such file or directory: \"/nonexistent\"; "
+                 "allowed: a file with the secret in its only line");
+    expect_error("[key:a]\nsecret = sk-0123456\nsecret = sk-01234567\n",
+                 ":3: key:a.secret: set twice; one has to go, the first is in line 2");
+    for (size_t i = 0; i < OLLA_COUNT(bad); i++) {
+        (void)snprintf(text, sizeof(text), "[key:a]\nsecret = %s\n", bad[i]);
+        expect_error(text, ":2: key:a.secret: a key cannot hold blanks, line ends, control characters or other than "
+                           "ASCII; allowed: visible ASCII characters without blanks");
+    }
+    expect_warning("[key:a]\nsecret = 1234567\n",
+                   ":2: key:a.secret: easy to guess; take at least so many characters: 8");
+    expect_quiet("[key:a]\nsecret = 12345678 ; comment\n");
+    expect_digest(&conf.key[0], "12345678");
+    expect_error("[key:a]\nsecret_sha256 = " ABC_HEX "0\n",
+                 ":2: key:a.secret_sha256: not a SHA-256 in hex; allowed: 64 hex digits");
+    expect_error("[key:a]\nsecret_sha256 = sk-not-a-digest\n",
+                 ":2: key:a.secret_sha256: not a SHA-256 in hex; allowed: 64 hex digits");
+}
+
+static void test_key_files(void **state)
+{
+    static char large[2000];
+
+    (void)state;
+    write_secret("\r\n  in-a-file-0123 \t\n\n");
+    expect_quiet("[key:a]\nsecret_file = " SECRET_FILE " ; here\n");
+    expect_digest(&conf.key[0], "in-a-file-0123");
+    write_secret("two-lines-0123\nsecond\n");
+    expect_error("[key:a]\nsecret_file = " SECRET_FILE "\n",
+                 ":2: key:a.secret_file: a key cannot hold blanks, line ends, control characters or other than ASCII; "
+                 "allowed: a file with the secret in its only line");
+    write_secret(" \n");
+    expect_error("[key:a]\nsecret_file = " SECRET_FILE "\n",
+                 ":2: key:a.secret_file: empty; allowed: a file with the secret in its only line");
+    write_secret("short");
+    expect_warning("[key:a]\nsecret_file = " SECRET_FILE "\n",
+                   ":2: key:a.secret_file: easy to guess; take at least so many characters: 8");
+    memset(large, 'x', sizeof(large) - 1);
+    write_secret(large);
+    expect_error("[key:a]\nsecret_file = " SECRET_FILE "\n",
+                 ":2: key:a.secret_file: the file is too long: \"" SECRET_FILE
+                 "\"; allowed: a file with the secret in its only line");
+    expect_error("[key:a]\nsecret_file = /\n", ":2: key:a.secret_file: Is a directory: \"/\"; "
+                                               "allowed: a file with the secret in its only line");
+    assert_int_equal(remove(SECRET_FILE), 0);
+}
+
+static void test_key_names(void **state)
+{
+    char text[200], message[120], name[OLLA_KEY_NAME + 1];
+
+    (void)state;
+    expect_error("[key:a]\nsecret = sk-0123456\n[key:A]\nsecret = sk-01234567\n",
+                 ":3: key:A: this name is taken by the key in line 1");
+    expect_error("[key:a]\nsecret = sk-0123456\n\n[key:b]\nsecret = sk-0123456\n",
+                 ":4: key:b: the same secret as that of the key in line 1; allowed: a secret of its own");
+    expect_error("[key:a]\nsecret_sha256 = BA7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n"
+                 "[key:b]\nsecret_sha256 = " ABC_HEX "\n",
+                 ":3: key:b: the same secret as that of the key in line 1; allowed: a secret of its own");
+    expect_error("[key]\nsecret = x\n", ":1: a key section without a name; it looks like [key:NAME]");
+    expect_warning("[keys:a]\nsecret = x\n", ":1: unknown section, ignored with all its keys: \"keys:a\"");
+    expect_warning("[key:a]\nsecret = sk-0123456\nsecrets = sk-01234567\n", ":3: key:a.secrets: unknown key, ignored");
+    memset(name, 'n', sizeof(name));
+    name[OLLA_KEY_NAME - 1] = '\0';
+    (void)snprintf(text, sizeof(text), "[key:%s]\nsecret = sk-0123456\n", name);
+    expect_quiet(text);
+    name[OLLA_KEY_NAME - 1] = 'n';
+    name[OLLA_KEY_NAME] = '\0';
+    (void)snprintf(text, sizeof(text), "[key:%s]\nsecret = sk-0123456\n", name);
+    (void)snprintf(message, sizeof(message), ":1: key:%s: this name is too long; the most bytes are %d", name,
+                   OLLA_KEY_NAME - 1);
+    expect_error(text, message);
+}
+
+static void test_key_values(void **state)
+{
+    (void)state;
+    expect_error("[key:a]\nsecret = sk-0123456\nclass = urgent\n",
+                 ":3: key:a.class: wrong value: \"urgent\"; allowed: high, normal, low");
+    expect_error("[key:a]\nsecret = sk-0123456\nrequests_per_minute = -1\n",
+                 ":3: key:a.requests_per_minute: wrong value: \"-1\"; allowed: a whole number from 0 to 1000000");
+    expect_error("[key:a]\nsecret = sk-0123456\nmodels = a*b\n",
+                 ":3: key:a.models: not a pattern: \"a*b\"; allowed: text with * at its start, its end or both");
+    expect_quiet("[key:a]\nsecret = sk-0123456\nclass = HIGH\nmodels =\n");
+    assert_int_equal(conf.key[0].class_, CLASS_HIGH);
+    expect_quiet("");
+    assert_int_equal(conf.keys, 0);
+}
+
+static void test_too_many_keys(void **state)
+{
+    static char text[(OLLA_MAX_KEYS + 1) * 64];
+    char message[120];
+
+    (void)state;
+    text[0] = '\0';
+    for (int i = 0; i < OLLA_MAX_KEYS; i++) {
+        (void)snprintf(text + strlen(text), 64, "[key:%d]\nsecret = sk-0123456-%d\n", i, i);
+    }
+    expect_quiet(text);
+    assert_int_equal(conf.keys, OLLA_MAX_KEYS);
+    add(text, "[key:m]\nsecret = sk-0123456\n");
+    (void)snprintf(message, sizeof(message), ":%d: too many keys; this build is limited to OLLA_MAX_KEYS = %d",
+                   2 * OLLA_MAX_KEYS + 1, OLLA_MAX_KEYS);
+    expect_error(text, message);
+}
+
+/* Neither the configuration nor anything that reading leaves behind holds the text of a secret. */
+static void test_secrets_do_not_stay(void **state)
+{
+    const char *all = (const char *)&conf;
+
+    (void)state;
+    write_secret("sk-filed-0123456789");
+    expect_quiet("[key:a]\nsecret = sk-plain-0123456789\n[key:b]\nsecret_file = " SECRET_FILE "\n");
+    for (size_t i = 0; i + 8 < sizeof(conf); i++) {
+        assert_false(memcmp(all + i, "sk-plain", 8) == 0 || memcmp(all + i, "sk-filed", 8) == 0);
+    }
+    assert_int_equal(remove(SECRET_FILE), 0);
+}
+
 /* ---- URLs --------------------------------------------------------------- */
 
 static void check_url(const char *text, const char *host, uint16_t port, const char *authority, const char *path)
@@ -1638,8 +1823,11 @@ static void test_reference_uncommented(void **state)
     assert_non_null(to);
     memcpy(to, "\n      \n", 7);
     assert_int_equal(load(reference), OLLA_ERR);
-    assert_int_equal(message_count, 1);
+    assert_int_equal(message_count, 2);
     assert_non_null(strstr(messages[0], "endpoint:NAME.url: missing"));
+    assert_non_null(strstr(messages[1], "key:NAME: no secret"));
+    assert_int_equal(conf.keys, 1);
+    assert_int_equal(conf.key[0].class_, CLASS_NORMAL);
     check_default_settings();
     assert_int_equal(conf.profiles, 1);
     assert_string_equal(conf.profile[0].name, "NAME");
@@ -1723,6 +1911,12 @@ int main(void)
         cmocka_unit_test(test_profile_values),
         cmocka_unit_test(test_profile_lists),
         cmocka_unit_test(test_too_many_profiles),
+        cmocka_unit_test(test_key_secrets),
+        cmocka_unit_test(test_key_files),
+        cmocka_unit_test(test_key_names),
+        cmocka_unit_test(test_key_values),
+        cmocka_unit_test(test_too_many_keys),
+        cmocka_unit_test(test_secrets_do_not_stay),
         cmocka_unit_test(test_good_urls),
         cmocka_unit_test(test_bad_urls),
         cmocka_unit_test(test_secrets_are_not_shown),

@@ -116,6 +116,36 @@ static void test_time_of(void **state)
     }
 }
 
+static void test_loopback(void **state)
+{
+    static const struct {
+        const char *ip;
+        bool is;
+    } rows[] = {
+        {"127.0.0.1", true},
+        {"127.9.8.7", true},
+        {"128.0.0.1", false},
+        {"10.0.0.127", false},
+        {"0.0.0.0", false},
+        {"::1", true},
+        {"::", false},
+        {"::2", false},
+        {"::ffff:127.0.0.1", true},
+        {"::ffff:126.0.0.1", false},
+        {"fe80::7f00:1", false},
+        {"7f00::1", false},
+    };
+    struct plat_addr a;
+
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(rows); i++) {
+        assert_int_equal(plat_addr_parse(rows[i].ip, 80, &a), OLLA_OK);
+        assert_int_equal(plat_addr_is_loopback(&a), rows[i].is);
+    }
+    memset(&a, 0, sizeof(a));
+    assert_false(plat_addr_is_loopback(&a));
+}
+
 static void test_addr(void **state)
 {
     static const char *const good[][2] = {
@@ -599,6 +629,7 @@ static void test_out_of_descriptors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_loopback),
         cmocka_unit_test(test_clock),
         cmocka_unit_test(test_time_of),
         cmocka_unit_test(test_addr),

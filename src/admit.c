@@ -1,0 +1,71 @@
+/*
+ * admit.c - level 6: see admit.h.
+ *
+ * May include: olla.h, levels 1 to 5, exchange.h, admit.h.
+ */
+#include "admit.h"
+
+/* Who asks if olla is alive need not be known; and who is on this machine may see how it is. */
+static bool is_open_to_all(const struct exchange *x)
+{
+    const struct route *r = &x->route;
+    bool looks = str_eq(x->req.method, STR("GET")) || x->is_head;
+    bool health = r->kind == ROUTE_LOCAL && r->page == LOCAL_HEALTH && looks;
+    bool own = str_starts(x->req.path, STR("/internal/")) || str_eq(x->req.path, STR("/version"));
+
+    return health || (own && plat_addr_is_loopback(&x->c->peer));
+}
+
+static bool take_rate(struct exchange *x)
+{
+    struct reply_error err = {.status = 429,
+                              .code = "rate_limit_exceeded",
+                              .message = "this API key may send no more requests in this minute (requests_per_minute)"};
+    uint64_t wait_ms;
+
+    if (gate_take(&x->key, net_now(), &wait_ms)) {
+        return true;
+    }
+    err.retry_after = (unsigned)((wait_ms + 999) / 1000);
+    x->who = END_PROXY;
+    x->phase = PHASE_REQUEST;
+    reply_error(x, &err);
+    return false;
+}
+
+bool admit_head(struct exchange *x)
+{
+    static const char *const why[] = {
+        [GATE_NO_KEY] = "an API key is needed: send it as \"Authorization: Bearer KEY\" or as \"x-api-key: KEY\"",
+        [GATE_WRONG_KEY] = "this API key is not known here",
+        [GATE_SEVERAL_KEYS] = "more than one API key in the same kind of header: send one",
+    };
+
+    if (!gate_closed() || is_open_to_all(x)) {
+        return true;
+    }
+    enum gate_answer answer = gate_enter(&x->req, x->upgrade, &x->key);
+    if (answer != GATE_OPEN) {
+        reply_refuse(x, 401, "invalid_api_key", why[answer]);
+        return false;
+    }
+    return x->route.kind != ROUTE_PROXY || take_rate(x);
+}
+
+bool admit_model(struct exchange *x)
+{
+    static char mem[OLLA_MODEL_NAME + OLLA_KEY_NAME + 80];
+    struct text t = text_in(mem, sizeof(mem));
+    struct str model = str_of(x->scan.model);
+
+    if (x->key.key == 0 || gate_allows(&x->key, model)) {
+        return true;
+    }
+    text_addz(&t, "the API key \"");
+    text_addz(&t, x->key.name);
+    text_addz(&t, model.n > 0 ? "\" may not use the model \"" : "\" is for certain models, and the request names none");
+    text_add(&t, model);
+    text_addz(&t, model.n > 0 ? "\"" : "");
+    reply_refuse(x, 403, "model_not_allowed", text_z(&t));
+    return false;
+}

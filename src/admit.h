@@ -1,0 +1,17 @@
+/*
+ * admit.h - level 6: an exchange at the gate: what gate.h says, told to the client.
+ *
+ * May include: olla.h, levels 1 to 5, exchange.h.
+ */
+#ifndef OLLA_ADMIT_H
+#define OLLA_ADMIT_H
+
+#include "exchange.h"
+
+/* The head is known and the route is found; nothing of the body has been looked at. false: answered. */
+bool admit_head(struct exchange *x);
+
+/* All of the body is here, and the model that it names. false: answered. */
+bool admit_model(struct exchange *x);
+
+#endif
