@@ -194,7 +194,9 @@ void conf_on_setting(struct conf_loader *ld, struct str section, struct str key,
     ld->key = text_z(&path);
     row = find_row(ld, text_str(&path));
     if (!row || conf_kind_of(row) != ld->kind) {
-        CONF_SAY(ld, .key = ld->key, .what = "unknown key, ignored", .warning = true);
+        /* A word that was meant to narrow a key must not leave it wide open. */
+        bool warning = ld->kind != CONF_KEY;
+        CONF_SAY(ld, .key = ld->key, .what = warning ? "unknown key, ignored" : "unknown key", .warning = warning);
     } else if (row->type == CONF_INERT) {
         return;
     } else if (ld->seen[row - conf_rows] != 0 && !may_repeat(row)) {

@@ -3,17 +3,15 @@
  *
  * It is hashed where it is met: in the line of the file, or in what was read
  * from secret_file. No text of it comes into conf.text, into a message, or
- * stays in memory of ours. stdio is fine: this runs at start and reload only.
+ * stays in memory of ours.
  *
  * May include: conf.h, str.h, sha256.h.
  */
-#include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "conf_internal.h"
 
-/* Bytes in secret_file, with its line end. */
+/* Bytes of a secret. */
 #define LONGEST 1024
 
 #define WAYS "exactly one of secret, secret_file and secret_sha256"
@@ -48,31 +46,22 @@ static void take_secret(struct conf_loader *ld, const struct conf_row *row, stru
     k->known = true;
 }
 
-static void read_secret(struct conf_loader *ld, const struct conf_row *row, struct str path)
+/* From the line of the file, with its variables, or from a file of its own. */
+static void read_secret(struct conf_loader *ld, const struct conf_row *row, struct str value)
 {
-    char bytes[LONGEST + 1];
-    char name[256];
-    FILE *f;
+    char text[256], bytes[LONGEST];
+    struct text out = text_in(bytes, sizeof(bytes));
+    bool file = row->type == CONF_FILE, fits = str_copy(text, sizeof(text), value);
+    struct conf_secret s = {row->path, row->path, file ? NULL : text, file ? text : NULL};
 
-    if (!str_copy(name, sizeof(name), path)) {
-        CONF_SAY(ld, .key = row->path, .what = "the path is too long", .value = path);
-        return;
+    *conf_seen(ld, row->path) = ld->line; /* where messages point to */
+    if (fits && conf_take_secret(ld, &s, &out) && !out.full) {
+        take_secret(ld, row, text_str(&out));
+    } else if (!fits || out.full) {
+        CONF_SAY(ld, .key = row->path, .what = file ? "the path or the file is too long" : "too long",
+                 .allowed = row->allowed);
     }
-    f = fopen(name, "rb");
-    if (!f) {
-        CONF_SAY(ld, .key = row->path, .what = strerror(errno), .value = path, .allowed = row->allowed);
-        return;
-    }
-    (void)setvbuf(f, NULL, _IONBF, 0); /* no copy of it */
-    size_t n = fread(bytes, 1, sizeof(bytes), f);
-    if (ferror(f)) {
-        CONF_SAY(ld, .key = row->path, .what = strerror(errno), .value = path, .allowed = row->allowed);
-    } else if (n == sizeof(bytes)) {
-        CONF_SAY(ld, .key = row->path, .what = "the file is too long", .value = path, .allowed = row->allowed);
-    } else {
-        take_secret(ld, row, str_trim((struct str){bytes, n}));
-    }
-    (void)fclose(f);
+    sha256_forget(text, sizeof(text));
     sha256_forget(bytes, sizeof(bytes));
 }
 
@@ -82,9 +71,7 @@ void conf_store_secret(struct conf_loader *ld, const struct conf_row *row, struc
 
     if (k->given++ > 0) {
         CONF_SAY(ld, .key = row->path, .what = "a second secret", .allowed = WAYS);
-    } else if (row->type == CONF_SECRET) {
-        take_secret(ld, row, value);
-    } else if (row->type == CONF_FILE) {
+    } else if (row->type != CONF_DIGEST) {
         read_secret(ld, row, value);
     } else if (sha256_from_hex(value, k->digest) == OLLA_OK) {
         k->known = true;

@@ -153,6 +153,7 @@ static bool read_file(struct conf_loader *ld, const char *key, const char *path,
     }
     text_add(out, trim_file((struct str){bytes, (size_t)n}));
     out->full = out->full || (size_t)n == sizeof(bytes);
+    sha256_forget(bytes, sizeof(bytes));
     return true;
 }
 

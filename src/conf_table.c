@@ -268,7 +268,7 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
      .type = CONF_SECRET,
      .allowed = "visible ASCII characters without blanks",
      .help = "What a client has to bring, as Authorization: Bearer SECRET or as x-api-key: SECRET. Exactly one\n"
-             "of these three has to be there."},
+             "of these three has to be there. ${NAME} is a variable of the environment."},
     {.path = "key.secret_file",
      .type = CONF_FILE,
      .allowed = "a file with the secret in its only line",

@@ -1210,13 +1210,12 @@ static void test_key_secrets(void **state)
     (void)state;
     expect_error("[key:a]\n[server]\n", ":1: key:a: no secret" WAYS);
     expect_error("[key:a]\nsecret =\nmodels = x\n", ":1: key:a: no secret" WAYS);
-    expect_error("[key:a]\nsecret = \"\"\n",
-                 ":2: key:a.secret: empty; allowed: visible ASCII characters without blanks");
+    expect_error("[key:a]\nsecret = \"\"\n", ":2: key:a.secret: the value is empty; allowed: text that is not blank");
     expect_error("[key:a]\nsecret = sk-0123456\nsecret_sha256 = " ABC_HEX "\n",
                  ":3: key:a.secret_sha256: a second secret" WAYS);
     expect_error("[key:a]\nsecret_file = /nonexistent\n",
-                 ":2: key:a.secret_file: No such file or directory: \"/nonexistent\"; "
-                 "allowed: a file with the secret in its only line");
+                 ":2: key:a.secret_file: cannot read /nonexistent: No such file or directory; "
+                 "allowed: a plain file that olla may read");
     expect_error("[key:a]\nsecret = sk-0123456\nsecret = sk-01234567\n",
                  ":3: key:a.secret: set twice; one has to go, the first is in line 2");
     for (size_t i = 0; i < OLLA_COUNT(bad); i++) {
@@ -1228,6 +1227,13 @@ static void test_key_secrets(void **state)
                    ":2: key:a.secret: easy to guess; take at least so many characters: 8");
     expect_quiet("[key:a]\nsecret = 12345678 ; comment\n");
     expect_digest(&conf.key[0], "12345678");
+    assert_int_equal(setenv("OLLA_TEST_KEY", "from-outside", 1), 0);
+    expect_quiet("[key:a]\nsecret = sk-${OLLA_TEST_KEY}-${OLLA_NO_SUCH:-x}\n");
+    expect_digest(&conf.key[0], "sk-from-outside-x");
+    assert_int_equal(unsetenv("OLLA_TEST_KEY"), 0);
+    expect_error("[key:a]\nsecret = sk-${OLLA_TEST_KEY}\n",
+                 ":2: key:a.secret: not set in the environment: OLLA_TEST_KEY; "
+                 "allowed: variables that are set, or ${NAME:-default}");
     expect_error("[key:a]\nsecret_sha256 = " ABC_HEX "0\n",
                  ":2: key:a.secret_sha256: not a SHA-256 in hex; allowed: 64 hex digits");
     expect_error("[key:a]\nsecret_sha256 = sk-not-a-digest\n",
@@ -1244,21 +1250,24 @@ static void test_key_files(void **state)
     expect_digest(&conf.key[0], "in-a-file-0123");
     write_secret("two-lines-0123\nsecond\n");
     expect_error("[key:a]\nsecret_file = " SECRET_FILE "\n",
+                 ":2: key:a.secret_file: a control character (a line end, or NUL) in the value; "
+                 "allowed: text in one line");
+    write_secret("two words-0123");
+    expect_error("[key:a]\nsecret_file = " SECRET_FILE "\n",
                  ":2: key:a.secret_file: a key cannot hold blanks, line ends, control characters or other than ASCII; "
                  "allowed: a file with the secret in its only line");
     write_secret(" \n");
     expect_error("[key:a]\nsecret_file = " SECRET_FILE "\n",
-                 ":2: key:a.secret_file: empty; allowed: a file with the secret in its only line");
+                 ":2: key:a.secret_file: the file is empty; allowed: text that is not blank");
     write_secret("short");
     expect_warning("[key:a]\nsecret_file = " SECRET_FILE "\n",
                    ":2: key:a.secret_file: easy to guess; take at least so many characters: 8");
     memset(large, 'x', sizeof(large) - 1);
     write_secret(large);
-    expect_error("[key:a]\nsecret_file = " SECRET_FILE "\n",
-                 ":2: key:a.secret_file: the file is too long: \"" SECRET_FILE
-                 "\"; allowed: a file with the secret in its only line");
-    expect_error("[key:a]\nsecret_file = /\n", ":2: key:a.secret_file: Is a directory: \"/\"; "
-                                               "allowed: a file with the secret in its only line");
+    expect_error("[key:a]\nsecret_file = " SECRET_FILE "\n", ":2: key:a.secret_file: the path or the file is too long; "
+                                                             "allowed: a file with the secret in its only line");
+    expect_error("[key:a]\nsecret_file = /\n", ":2: key:a.secret_file: cannot read /: Is a directory; "
+                                               "allowed: a plain file that olla may read");
     assert_int_equal(remove(SECRET_FILE), 0);
 }
 
@@ -1276,7 +1285,7 @@ static void test_key_names(void **state)
                  ":3: key:b: the same secret as that of the key in line 1; allowed: a secret of its own");
     expect_error("[key]\nsecret = x\n", ":1: a key section without a name; it looks like [key:NAME]");
     expect_warning("[keys:a]\nsecret = x\n", ":1: unknown section, ignored with all its keys: \"keys:a\"");
-    expect_warning("[key:a]\nsecret = sk-0123456\nsecrets = sk-01234567\n", ":3: key:a.secrets: unknown key, ignored");
+    expect_error("[key:a]\nsecret = sk-0123456\nmodel = x\n", ":3: key:a.model: unknown key");
     memset(name, 'n', sizeof(name));
     name[OLLA_KEY_NAME - 1] = '\0';
     (void)snprintf(text, sizeof(text), "[key:%s]\nsecret = sk-0123456\n", name);
@@ -1423,7 +1432,7 @@ static void test_secrets_are_not_shown(void **state)
 
 static char secret_file[80];
 
-static void write_secret(const void *bytes, size_t n)
+static void write_credential(const void *bytes, size_t n)
 {
     FILE *f = fopen(secret_file, "wb");
 
@@ -1543,20 +1552,20 @@ static void test_auth_files(void **state)
                        : i == 1 ? "api_key"
                                 : "basic",
                        name, secret_file, rest);
-        write_secret("", 0);
+        write_credential("", 0);
         assert_int_equal(load(with_auth(text)), OLLA_ERR);
         assert_int_equal(message_count, 1);
         assert_non_null(strstr(messages[0], "_file: the file is empty"));
-        write_secret("\n\t ${A} b\xc2\xa0\r\n\xe3\x80\x80\n", 16);
+        write_credential("\n\t ${A} b\xc2\xa0\r\n\xe3\x80\x80\n", 16);
         expect_quiet(with_auth(text));
         static const char *const wanted[] = {"Authorization: Bearer ${A} b\r\n", "X-Api-Key: ${A} b\r\n",
                                              "Authorization: Basic JHtBfSBiOnA=\r\n",
                                              "Authorization: Basic dToke0F9IGI=\r\n"};
         expect_lines(0, wanted[i]);
-        write_secret("a\nb", 3);
+        write_credential("a\nb", 3);
         assert_int_equal(load(with_auth(text)), OLLA_ERR);
         assert_non_null(strstr(messages[0], "_file: a control character (a line end, or NUL) in the value"));
-        write_secret("a\0b", 3);
+        write_credential("a\0b", 3);
         assert_int_equal(load(with_auth(text)), OLLA_ERR);
         assert_non_null(strstr(messages[0], "a control character"));
     }
@@ -1723,7 +1732,7 @@ static void test_header_bytes(void **state)
     assert_int_equal(load(with_auth("auth.type = api_key\nauth.key = kk\nheaders.A = ${OLLA_TEST_LONG}\n")), OLLA_ERR);
     assert_non_null(strstr(messages[0], ":3: endpoint:a.auth.type: too long"));
     memset(many, 'f', sizeof(many) - 1);
-    write_secret(many, OLLA_MAX_ENDPOINT_HEADERS);
+    write_credential(many, OLLA_MAX_ENDPOINT_HEADERS);
     (void)snprintf(messages[MAX_MESSAGES - 1], sizeof(messages[0]), "auth.type = bearer\nauth.token_file = %s\n",
                    secret_file);
     assert_int_equal(load(with_auth(messages[MAX_MESSAGES - 1])), OLLA_ERR);
