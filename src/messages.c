@@ -20,6 +20,8 @@
 /* Work in one turn: steps between two looks at the clock, and how long all of it may take. */
 #define STEPS   64
 #define TURN_MS 3
+/* No longer is an answer that says that there is no such path. */
+#define NO_PATH_MAX 4096
 /* Less room than this is not worth writing into. */
 #define ROOM_MIN 128
 
@@ -321,13 +323,19 @@ static bool is_about_model(struct str body)
     return false;
 }
 
-bool messages_fall_back(struct exchange *x, const struct http_response *r, struct str body)
+int messages_fall_back(struct exchange *x, const struct http_response *r, struct str body)
 {
     bool no_path = r->status == 404 || r->status == 405 || r->status == 501;
-    bool whole = r->framing == HTTP_LENGTH && r->length <= body.n;
-    if (!x->messages || x->translated || x->messages->to_count || !no_path || !whole || is_about_model(body) ||
+    bool small = r->framing == HTTP_LENGTH && r->length <= NO_PATH_MAX;
+    if (!x->messages || x->translated || x->messages->to_count || !no_path || !small ||
         x->use.generation != x->e->generation || !(x->e->profile->apis & API_OPENAI)) {
-        return false;
+        return 0;
+    }
+    if (body.n < r->length) {
+        return buf_room(&x->u->in) > 0 || x->u->in.off > 0 ? OLLA_AGAIN : 0;
+    }
+    if (is_about_model(body)) {
+        return 0;
     }
     attempt_drop_upstream(x);
     x->messages->fell_back = true;
@@ -335,7 +343,7 @@ bool messages_fall_back(struct exchange *x, const struct http_response *r, struc
     x->sent = 0;
     x->deadline = 0;
     x->state = X_CONNECT;
-    return true;
+    return 1;
 }
 
 /* ---- the end -------------------------------------------------------------------------------------------- */

@@ -51,10 +51,11 @@ void messages_rewind(struct exchange *x);
 void messages_fill(struct exchange *x);
 
 /*
- * A reply to a request that went up as it was, and the part of its body that is there: true if it says that the server
- * has no such path. Then the same server gets it in the other words: X_CONNECT follows.
+ * A reply to a request that went up as it was, and the part of its body that is there: 1 if it says that the server
+ * has no such path. Then the same server gets it in the other words: X_CONNECT follows. 0: it says something else;
+ * OLLA_AGAIN: the rest of the body is needed to tell.
  */
-bool messages_fall_back(struct exchange *x, const struct http_response *r, struct str body);
+int messages_fall_back(struct exchange *x, const struct http_response *r, struct str body);
 
 /* A reply's head has come: it is to be told. */
 void messages_take_head(struct exchange *x, const struct http_response *r);

@@ -143,7 +143,7 @@ static bool one_head(struct exchange *x)
         }
         return true;
     }
-    if (messages_fall_back(x, &r, str_skip(in, (size_t)n))) {
+    if (messages_fall_back(x, &r, str_skip(in, (size_t)n)) != 0) {
         return false;
     }
     x->head_at = net_now();
