@@ -4,6 +4,7 @@
  *
  * May include: olla.h, levels 1 to 5, exchange.h.
  */
+#include "cors.h"
 #include "exchange.h"
 
 #define AGENT "olla/" OLLA_VERSION
@@ -297,12 +298,14 @@ bool forward_response_head(struct exchange *x, const struct http_response *r, st
     text_addz(t, "\r\n");
     forward_own_headers(x, t);
     forward_reply_headers(x, t);
+    cors_write_reply(&x->req, t);
     if (x->route.dialect == DIALECT_ANTHROPIC && !http_get(rest, STR("request-id")).p) {
         field(t, "request-id", str_of(x->id));
     }
     while (http_next_field(&rest, &f)) {
         if (in_list(f.name, response_drop, OLLA_COUNT(response_drop)) || str_istarts(f.name, STR("X-Olla-")) ||
-            http_hop_by_hop(r->hop_fields, f.name) || http_get(endpoint_headers(x->e), f.name).p) {
+            http_hop_by_hop(r->hop_fields, f.name) || http_get(endpoint_headers(x->e), f.name).p ||
+            cors_replaces(f.name)) {
             continue;
         }
         date = date || str_ieq(f.name, STR("Date"));
