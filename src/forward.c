@@ -114,6 +114,22 @@ static void protocols(struct text *t, struct str list)
     text_addz(t, any ? "\r\n" : "");
 }
 
+/* Bytes that are not ASCII are escaped: some servers read 0x85 and 0xa0 as blanks, which end a target. */
+static void ascii(struct text *t, struct str s)
+{
+    for (size_t i = 0, from = 0; i <= s.n; i++) {
+        if (i < s.n && (unsigned char)s.p[i] < 0x80) {
+            continue;
+        }
+        text_add(t, (struct str){s.p + from, i - from});
+        if (i < s.n) {
+            text_char(t, '%');
+            text_hex(t, (unsigned char)s.p[i], 2);
+        }
+        from = i + 1;
+    }
+}
+
 /* The query, with the endpoint's spelling of the model if it stands there. */
 static void request_query(const struct exchange *x, struct text *t)
 {
@@ -123,10 +139,10 @@ static void request_query(const struct exchange *x, struct text *t)
         return; /* it is about the other API */
     }
     if (model.n == 0 || !x->spelling[0]) {
-        text_add(t, query.n > 1 ? query : STR(""));
+        ascii(t, query.n > 1 ? query : STR(""));
         return;
     }
-    text_add(t, (struct str){query.p, (size_t)(model.p - query.p)});
+    ascii(t, (struct str){query.p, (size_t)(model.p - query.p)});
     for (const char *c = x->spelling; *c; c++) {
         char low = str_lower(*c);
         if ((low >= 'a' && low <= 'z') || (*c >= '0' && *c <= '9') || *c == '-' || *c == '_' || *c == '.') {
@@ -136,7 +152,7 @@ static void request_query(const struct exchange *x, struct text *t)
             text_hex(t, (unsigned char)*c, 2);
         }
     }
-    text_add(t, str_skip(query, (size_t)(model.p - query.p) + model.n));
+    ascii(t, str_skip(query, (size_t)(model.p - query.p) + model.n));
 }
 
 /* What a proxy adds itself to. */
