@@ -175,7 +175,7 @@ static const struct conf_row *find_row(const struct conf_loader *ld, struct str 
 static bool may_repeat(const struct conf_row *row)
 {
     return row->type == CONF_STATUSES || row->type == CONF_CHOICES || row->type == CONF_PATTERNS ||
-           row->type == CONF_NAMES || row->type == CONF_HEADER;
+           row->type == CONF_NAMES || row->type == CONF_WORDS || row->type == CONF_HEADER;
 }
 
 void conf_on_setting(struct conf_loader *ld, struct str section, struct str key, struct str raw)
@@ -465,6 +465,58 @@ static void check_inspector(struct conf_loader *ld)
     }
 }
 
+/* Lists of names of headers or methods. */
+static void check_tokens(struct conf_loader *ld, const char *path, const struct conf_list *list)
+{
+    size_t bytes = 0;
+
+    for (int i = 0; i < list->n; i++) {
+        struct str one = str_of(list->item[i]);
+        bytes += one.n + 2;
+        if (!conf_is_token(one)) {
+            ld->line = *conf_seen(ld, path);
+            CONF_SAY(ld, .key = path, .what = "not a name", .value = one,
+                     .allowed = "letters, digits and !#$%&'*+-.^_`|~");
+        }
+    }
+    if (bytes > CONF_EXPOSED_MAX) {
+        ld->line = *conf_seen(ld, path);
+        CONF_SAY(ld, .key = path, .what = "too long; it goes into every reply, and all of it may have so many bytes: ",
+                 .number = CONF_EXPOSED_MAX);
+    }
+}
+
+/* Nothing of it matters while it is off. */
+static void check_cors(struct conf_loader *ld)
+{
+    static const char origins[] = "server.cors.allowed_origins", credentials[] = "server.cors.allow_credentials";
+    const struct conf_list *list = &ld->c->server.cors.allowed_origins;
+
+    if (!ld->c->server.cors.enabled) {
+        return;
+    }
+    ld->line = *conf_seen(ld, origins);
+    if (list->n == 0 && ld->errors == 0) { /* else a wrong one was reported where it stands */
+        CONF_SAY(ld, .key = origins, .what = "empty while server.cors.enabled = true",
+                 .allowed = "a list of origins like https://chat.example.com, or *");
+    }
+    for (int i = 0; i < list->n; i++) {
+        struct str one = str_of(list->item[i]), rest = str_skip(one, str_find(one, '*') + 1);
+        if (str_find(rest, '*') < rest.n) {
+            CONF_SAY(ld, .key = origins, .what = "more than one *", .value = one, .allowed = "one * in each origin");
+        }
+        if (ld->c->server.cors.allow_credentials && str_eq(one, STR("*"))) {
+            ld->line = *conf_seen(ld, credentials);
+            CONF_SAY(ld, .key = credentials,
+                     .what = "not together with the origin *: any page could act for its reader",
+                     .allowed = "the origins that are meant, in server.cors.allowed_origins");
+        }
+    }
+    check_tokens(ld, "server.cors.allowed_methods", &ld->c->server.cors.allowed_methods);
+    check_tokens(ld, "server.cors.allowed_headers", &ld->c->server.cors.allowed_headers);
+    check_tokens(ld, "server.cors.exposed_headers", &ld->c->server.cors.exposed_headers);
+}
+
 static void settle_server(struct conf *c)
 {
     struct str host = str_of(c->server.host);
@@ -560,6 +612,7 @@ int conf_load(struct conf *c, const char *path, conf_message *say)
     }
     check_aliases(ld);
     check_inspector(ld);
+    check_cors(ld);
     settle_server(c);
     return ld->errors > 0 ? OLLA_ERR : OLLA_OK;
 }

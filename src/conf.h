@@ -139,6 +139,15 @@ struct conf {
         int64_t shutdown_timeout;
         uint64_t max_body_size;   /* bytes, 0 = unlimited */
         uint64_t max_header_size; /* bytes, at most OLLA_MAX_HEAD */
+        struct {
+            bool enabled;
+            bool allow_credentials;
+            int max_age;                      /* s, 0 = not told */
+            struct conf_list allowed_origins; /* with at most one '*' each */
+            struct conf_list allowed_methods; /* empty = GET, POST, HEAD */
+            struct conf_list allowed_headers; /* empty = the simplest */
+            struct conf_list exposed_headers; /* empty = those of olla; together at most CONF_EXPOSED_MAX bytes */
+        } cors;
     } server;
     struct {
         enum conf_engine engine;
@@ -262,6 +271,8 @@ void conf_tell(const struct conf *c, conf_message *say, int line, const char *se
 
 /* The alias of that name, any case, or NULL. */
 const struct conf_alias *conf_alias_find(const struct conf *c, struct str name);
+
+#define CONF_EXPOSED_MAX 512
 
 /* What keeps a text from being a key that clients can bring, or NULL. */
 const char *conf_key_fault(struct str secret);

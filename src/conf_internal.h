@@ -29,6 +29,7 @@ enum conf_type {
     CONF_CHOICES,  /* list of words of `allowed`, as bytes in the order given, with its count */
     CONF_PATTERNS, /* struct conf_list of patterns */
     CONF_NAMES,    /* struct conf_list of any texts */
+    CONF_WORDS,    /* struct conf_list of texts without blanks; an empty list is a list */
     CONF_HEADER,   /* a header line of an endpoint; its name is the rest of the key */
     CONF_SECRET,   /* the three ways to give a key's secret: its text, */
     CONF_FILE,     /* a file with it, */

@@ -14,6 +14,7 @@
 
 #define AT(type, field) .offset = offsetof(struct type, field), .size = sizeof(((struct type *)0)->field)
 #define SET(field)      .path = #field, AT(conf, field)
+#define CORS(field)     .path = "server.cors." #field, AT(conf, server.cors.field)
 #define LIMIT(field)    .path = "server.request_limits." #field, AT(conf, server.field)
 #define KEY(field)      .path = "endpoint." #field, AT(conf_endpoint, field)
 #define TYPE(field)     .path = "profile." #field, AT(conf_profile, field)
@@ -25,10 +26,11 @@
 #define ENUM(value, words) .type = CONF_ENUM, .def = value, .max = INT64_MAX, .allowed = words
 #define SIZE(value, low, high, text) \
     .type = CONF_SIZE, .def = value, .min = low, .max = high, .allowed = text " (bytes, or like 64KB, 100MB)"
-#define WORD(value) .type = CONF_WORD, .def = value, .allowed = "text without blanks"
-#define FREE(value) .type = CONF_FREE, .def = value, .allowed = "text"
-#define SECRET      .type = CONF_FREE, .allowed = "text, with ${VAR} or ${VAR:-default}"
-#define SECRET_FILE .type = CONF_FREE, .allowed = "the path of a plain file"
+#define WORD(value)       .type = CONF_WORD, .def = value, .allowed = "text without blanks"
+#define FREE(value)       .type = CONF_FREE, .def = value, .allowed = "text"
+#define SECRET            .type = CONF_FREE, .allowed = "text, with ${VAR} or ${VAR:-default}"
+#define SECRET_FILE       .type = CONF_FREE, .allowed = "the path of a plain file"
+#define LIST(value, what) .type = CONF_WORDS, .def = value, .allowed = what
 #define TARGET(host)                                                               \
     .type = CONF_TARGET, .def = "", .allowed = "/path or http://host[:port]/path", \
     .second = offsetof(struct conf_endpoint, host)
@@ -58,6 +60,23 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
      .help = "Running requests may take so long to finish when olla is stopped."},
     {SET(server.request_logging), BOOL("true"), .help = "One log line per request."},
     {SET(server.root_api), BOOL("true"), .help = "Serve the APIs at /v1/ and /api/ too, not only below /olla/."},
+
+    {CORS(enabled), BOOL("false"), .env = "OLLA_SERVER_CORS_ENABLED",
+     .help = "Let pages of other origins read replies in a browser. Needed for chats that run in one."},
+    {CORS(allowed_origins), LIST("*", "a list of origins like https://chat.example.com, or *"),
+     .env = "OLLA_SERVER_CORS_ALLOWED_ORIGINS",
+     .help = "Those pages: https://chat.example.com, http://localhost:3000. One * in each stands for a part of\n"
+             "the host or the port; * alone = all pages. It keeps nobody out who has no browser: keys do."},
+    {CORS(allowed_methods), LIST("GET, POST, OPTIONS", "a list of methods"), .env = "OLLA_SERVER_CORS_ALLOWED_METHODS",
+     .help = "Methods that they may use; OPTIONS always. An empty list = GET, POST, HEAD."},
+    {CORS(allowed_headers), LIST("*", "a list of names of headers, or *"), .env = "OLLA_SERVER_CORS_ALLOWED_HEADERS",
+     .help = "Headers that they may send. An empty list = Accept, Content-Type, X-Requested-With."},
+    {CORS(exposed_headers), LIST("", "a list of names of headers"), .env = "OLLA_SERVER_CORS_EXPOSED_HEADERS",
+     .help = "Headers of replies that they may read. An empty list = those of olla (X-Olla-...)."},
+    {CORS(allow_credentials), BOOL("false"), .env = "OLLA_SERVER_CORS_ALLOW_CREDENTIALS",
+     .help = "They may send cookies and what a browser keeps for olla; not together with the origin *."},
+    {CORS(max_age), INT("300", 0, 2000000000), .env = "OLLA_SERVER_CORS_MAX_AGE",
+     .help = "So many seconds a browser may remember what is allowed. 0 = it is not told."},
 
     {LIMIT(max_body_size), SIZE("100MB", 0, INT64_MAX, "a size of 0 or more"), .env = "OLLA_SERVER_MAX_BODY_SIZE",
      .help = "Largest request body; a larger one is answered with 413. 0 = no limit."},

@@ -47,7 +47,8 @@ void conf_store_raw(struct conf_loader *ld, const struct conf_row *row, struct s
                  .what = "all of the line belongs to this text, comments too; put the text in quotes");
     }
     /* Nothing at all stands for the default, but an empty list is a list, and a URL has none. */
-    if (value.n > 0 || quoted || row->type == CONF_STATUSES || row->type == CONF_CHOICES || row->type == CONF_URL) {
+    if (value.n > 0 || quoted || row->type == CONF_STATUSES || row->type == CONF_CHOICES || row->type == CONF_WORDS ||
+        row->type == CONF_URL) {
         conf_store(ld, row, value);
     }
 }
@@ -331,6 +332,26 @@ void conf_store_names(struct conf_loader *ld, const char *key, struct str list, 
     }
 }
 
+/* In the place of what the default or, for the environment, the file said. They go into headers, so they are visible. */
+static void store_words(struct conf_loader *ld, const struct conf_row *row, struct str s)
+{
+    struct conf_list *list = place(ld, row, row->offset);
+
+    list->n = ld->seen[row - conf_rows] && !ld->env ? list->n : 0;
+    while (s.p) {
+        struct str one = next_item(&s);
+        bool visible = true;
+        for (size_t i = 0; i < one.n; i++) {
+            visible = visible && (unsigned char)one.p[i] > ' ' && (unsigned char)one.p[i] < 0x7f;
+        }
+        if (visible) {
+            conf_store_names(ld, row->path, one, list, false);
+        } else {
+            say_wrong(ld, row, "not visible ASCII characters without blanks", one);
+        }
+    }
+}
+
 static void store_text(struct conf_loader *ld, const struct conf_row *row, struct str s)
 {
     const char **to = place(ld, row, row->offset);
@@ -373,6 +394,9 @@ void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str v
     case CONF_PATTERNS:
     case CONF_NAMES:
         conf_store_names(ld, row->path, value, place(ld, row, row->offset), row->type == CONF_PATTERNS);
+        break;
+    case CONF_WORDS:
+        store_words(ld, row, value);
         break;
     case CONF_HEADER:
         conf_store_header(ld, value);

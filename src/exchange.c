@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "admit.h"
+#include "cors.h"
 #include "gather.h"
 #include "heartbeat.h"
 #include "inspector.h"
@@ -191,6 +192,10 @@ bool exchange_start(struct client *c, const struct http_request *req, size_t hea
         exchange_totals.size_limited++;
         x->keep = false;
         reply_refuse(x, 431, "headers_too_large", "Request headers too large");
+        return true;
+    }
+    if (cors_is_preflight(req)) {
+        reply_preflight(x); /* before the key: browsers send none with it */
         return true;
     }
     if (str_eq(x->req.path, STR("*"))) {

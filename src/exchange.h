@@ -274,6 +274,7 @@ void reply_error_body(struct text *t, const struct exchange *x, const struct rep
 /* The short form, for what olla refuses by itself: end code PR. */
 void reply_refuse(struct exchange *x, int status, const char *code, const char *message);
 void reply_redirect(struct exchange *x, struct str location);
+void reply_preflight(struct exchange *x);                                /* 204, what a browser may do */
 void reply_empty(struct exchange *x);                                    /* 200 without a body */
 void reply_local(struct exchange *x, const struct exchange_local *page); /* first part; goes on in X_LOCAL */
 void reply_more(struct exchange *x, const struct exchange_local *page);  /* one piece, if there is room */

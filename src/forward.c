@@ -4,6 +4,7 @@
  *
  * May include: olla.h, levels 1 to 5, exchange.h.
  */
+#include "cors.h"
 #include "exchange.h"
 
 #define AGENT "olla/" OLLA_VERSION
@@ -113,6 +114,22 @@ static void protocols(struct text *t, struct str list)
     text_addz(t, any ? "\r\n" : "");
 }
 
+/* Bytes that are not ASCII are escaped: some servers read 0x85 and 0xa0 as blanks, which end a target. */
+static void ascii(struct text *t, struct str s)
+{
+    for (size_t i = 0, from = 0; i <= s.n; i++) {
+        if (i < s.n && (unsigned char)s.p[i] < 0x80) {
+            continue;
+        }
+        text_add(t, (struct str){s.p + from, i - from});
+        if (i < s.n) {
+            text_char(t, '%');
+            text_hex(t, (unsigned char)s.p[i], 2);
+        }
+        from = i + 1;
+    }
+}
+
 /* The query, with the endpoint's spelling of the model if it stands there. */
 static void request_query(const struct exchange *x, struct text *t)
 {
@@ -122,10 +139,10 @@ static void request_query(const struct exchange *x, struct text *t)
         return; /* it is about the other API */
     }
     if (model.n == 0 || !x->spelling[0]) {
-        text_add(t, query.n > 1 ? query : STR(""));
+        ascii(t, query.n > 1 ? query : STR(""));
         return;
     }
-    text_add(t, (struct str){query.p, (size_t)(model.p - query.p)});
+    ascii(t, (struct str){query.p, (size_t)(model.p - query.p)});
     for (const char *c = x->spelling; *c; c++) {
         char low = str_lower(*c);
         if ((low >= 'a' && low <= 'z') || (*c >= '0' && *c <= '9') || *c == '-' || *c == '_' || *c == '.') {
@@ -135,7 +152,7 @@ static void request_query(const struct exchange *x, struct text *t)
             text_hex(t, (unsigned char)*c, 2);
         }
     }
-    text_add(t, str_skip(query, (size_t)(model.p - query.p) + model.n));
+    ascii(t, str_skip(query, (size_t)(model.p - query.p) + model.n));
 }
 
 /* What a proxy adds itself to. */
@@ -297,12 +314,14 @@ bool forward_response_head(struct exchange *x, const struct http_response *r, st
     text_addz(t, "\r\n");
     forward_own_headers(x, t);
     forward_reply_headers(x, t);
+    cors_write_reply(&x->req, t);
     if (x->route.dialect == DIALECT_ANTHROPIC && !http_get(rest, STR("request-id")).p) {
         field(t, "request-id", str_of(x->id));
     }
     while (http_next_field(&rest, &f)) {
         if (in_list(f.name, response_drop, OLLA_COUNT(response_drop)) || str_istarts(f.name, STR("X-Olla-")) ||
-            http_hop_by_hop(r->hop_fields, f.name) || http_get(endpoint_headers(x->e), f.name).p) {
+            http_hop_by_hop(r->hop_fields, f.name) || http_get(endpoint_headers(x->e), f.name).p ||
+            cors_replaces(f.name)) {
             continue;
         }
         date = date || str_ieq(f.name, STR("Date"));

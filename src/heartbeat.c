@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "cors.h"
 #include "inspector.h"
 
 /* Without a free block the next try comes after this. */
@@ -136,6 +137,7 @@ static void commit(struct exchange *x)
         text_addz(&t, x->id);
     }
     text_addz(&t, x->chunked_out ? "\r\nTransfer-Encoding: chunked\r\n" : "\r\n");
+    cors_write_reply(&x->req, &t);
     text_addz(&t, x->keep ? "\r\n" : "Connection: close\r\n\r\n");
     buf_text_done(&x->c->out, &t);
 }

@@ -316,6 +316,23 @@ static bool always_hop_by_hop(struct str name)
 
 /* ---- all header lines -------------------------------------------------------- */
 
+/* Servers that make variables of names (CGI, WSGI) take '_' for '-': for them these would frame the body. */
+static bool is_disguised(struct str name)
+{
+    static const struct {
+        struct str before, after;
+    } parts[] = {{NAME("content"), NAME("length")}, {NAME("transfer"), NAME("encoding")}};
+
+    for (size_t i = 0; i < OLLA_COUNT(parts); i++) {
+        size_t n = parts[i].before.n;
+        if (name.n == n + 1 + parts[i].after.n && name.p[n] == '_' && str_istarts(name, parts[i].before) &&
+            str_ieq(str_skip(name, n + 1), parts[i].after)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static int check_field(struct facts *f, struct str line)
 {
     size_t n = token_length(line);
@@ -324,6 +341,9 @@ static int check_field(struct facts *f, struct str line)
     }
     if (n == 0 || n == line.n || line.p[n] != ':') {
         return refuse(f->err, 400, "invalid header name");
+    }
+    if (!f->response && is_disguised((struct str){line.p, n})) {
+        return refuse(f->err, 400, "a header that frames the body, written with an underscore");
     }
     /* Before trimming: the check must see every byte up to the CRLF. */
     struct str value = str_skip(line, n + 1);

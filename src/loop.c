@@ -9,6 +9,7 @@
 
 #include "admin.h"
 #include "client.h"
+#include "cors.h"
 #include "discover.h"
 #include "gate.h"
 #include "load.h"
@@ -137,6 +138,7 @@ static void reload(void)
     settle_endpoints();
     log_line(LOG_INFO, "configuration reloaded", "file", str_of(current->path), NULL, STR(""));
     warn_if_open();
+    cors_log();
     inspector_announce();
 }
 
@@ -287,6 +289,7 @@ int loop_run(struct conf *first, struct conf *spare, int resolver, int signals)
     }
     gate_apply(first);
     warn_if_open();
+    cors_log();
     inspector_announce();
     endpoint_apply(first);
     while (!stopping || (client_count() > 0 && net_now() < stop_at && !now_or_never)) {

@@ -6,6 +6,7 @@
  */
 #include <string.h>
 
+#include "cors.h"
 #include "exchange.h"
 #include "heartbeat.h"
 #include "inspector.h"
@@ -94,6 +95,9 @@ static void head(struct exchange *x, struct text *t, int status, const char *con
     text_addz(t, "\r\n");
     if (x->id[0]) {
         forward_own_headers(x, t);
+    }
+    if (!cors_is_preflight(&x->req)) {
+        cors_write_reply(&x->req, t);
     }
     if (x->id[0] && x->route.dialect == DIALECT_ANTHROPIC) {
         text_addz(t, "request-id: ");
@@ -199,6 +203,21 @@ void reply_empty(struct exchange *x)
     struct text t = buf_text(&x->c->out);
     head(x, &t, 200, "text/plain; charset=utf-8");
     send_whole(x, &t, STR(""));
+}
+
+void reply_preflight(struct exchange *x)
+{
+    if (!buf_hold(&x->c->out, BUF_CLIENT)) {
+        give_up(x);
+        return;
+    }
+    struct text t = buf_text(&x->c->out);
+    head(x, &t, 204, NULL);
+    cors_write_preflight(&x->req, &t);
+    end_head(x, &t, false, UINT64_MAX);
+    buf_text_done(&x->c->out, &t);
+    x->began = true;
+    x->state = X_FLUSH;
 }
 
 void reply_redirect(struct exchange *x, struct str location)

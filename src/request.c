@@ -26,8 +26,9 @@ bool request_clean_path(struct exchange *x)
     bool escaped = str_find(*path, '%') < path->n;
     bool unclean = false;
 
-    for (size_t i = 0; i + 1 < path->n && !unclean; i++) {
-        unclean = path->p[i] == '/' && (path->p[i + 1] == '/' || path->p[i + 1] == '.');
+    for (size_t i = 0; i < path->n && !unclean; i++) {
+        bool dots = path->p[i] == '/' && i + 1 < path->n && (path->p[i + 1] == '/' || path->p[i + 1] == '.');
+        unclean = dots || (unsigned char)path->p[i] >= 0x80; /* goes on escaped: some read 0xa0 as a blank */
     }
     if (!escaped && !unclean) {
         return true;

@@ -137,6 +137,20 @@ static void check_load_defaults(void)
     assert_int_equal(conf.proxy.sticky_sessions.load_slack, 2);
 }
 
+static void check_cors_defaults(void)
+{
+    assert_false(conf.server.cors.enabled);
+    assert_int_equal(conf.server.cors.allowed_origins.n, 1);
+    assert_string_equal(conf.server.cors.allowed_origins.item[0], "*");
+    assert_int_equal(conf.server.cors.allowed_methods.n, 3);
+    assert_string_equal(conf.server.cors.allowed_methods.item[2], "OPTIONS");
+    assert_int_equal(conf.server.cors.allowed_headers.n, 1);
+    assert_string_equal(conf.server.cors.allowed_headers.item[0], "*");
+    assert_int_equal(conf.server.cors.exposed_headers.n, 0);
+    assert_false(conf.server.cors.allow_credentials);
+    assert_int_equal(conf.server.cors.max_age, 300);
+}
+
 static void check_default_settings(void)
 {
     static const uint16_t statuses[] = {429, 502, 503, 504, 529};
@@ -177,6 +191,7 @@ static void check_default_settings(void)
     assert_int_equal(conf.logging.level, LOG_LEVEL_INFO);
     assert_int_equal(conf.logging.format, LOG_FORMAT_AUTO);
     check_load_defaults();
+    check_cors_defaults();
 }
 
 static void check_builtin_endpoint(void)
@@ -231,6 +246,9 @@ static void test_empty_file(void **state)
 static const char all_settings[] =
     "[server]\nhost = 192.0.2.7\nport = 8080\nread_timeout = 1s\nread_header_timeout = 2s\nwrite_timeout = 3s\n"
     "idle_timeout = 4s\nshutdown_timeout = 5s\nrequest_logging = false\nroot_api = off\n"
+    "[server.cors]\nenabled = true\nallowed_origins = https://a.test, 'http://*.b.test' ; x\nallowed_origins = c:*\n"
+    "allowed_methods = GET\nallowed_headers = X-A, authorization\nexposed_headers = [\"X-B\", X-C]\n"
+    "allow_credentials = true\nmax_age = 30\n"
     "[server.request_limits]\nmax_body_size = 2 MiB\nmax_header_size = 2048\n"
     "[proxy]\nengine = sherpa\nload_balancer = priority\nconnection_timeout = 6s\nconnection_keep_alive = 7s\n"
     "response_header_timeout = 8s\nread_timeout = 9s\nspool_dir = /var/spool/olla\nprofile = standard\n"
@@ -312,7 +330,7 @@ static void check_all_endpoint_keys(void)
     assert_int_equal(e->connection_timeout, 26000);
     assert_int_equal(e->first_byte_timeout, 27000);
     assert_int_equal(e->read_timeout, 28000);
-    assert_int_equal(e->line, 79);
+    assert_int_equal(e->line, 88);
 }
 
 static void check_load_settings(void)
@@ -335,6 +353,23 @@ static void check_load_settings(void)
     assert_int_equal(conf.proxy.sticky_sessions.key_sources[1], KEY_SESSION_HEADER);
     assert_int_equal(conf.proxy.sticky_sessions.prefix_hash_bytes, 21);
     assert_int_equal(conf.proxy.sticky_sessions.load_slack, 22);
+}
+
+static void check_cors_settings(void)
+{
+    assert_true(conf.server.cors.enabled);
+    assert_int_equal(conf.server.cors.allowed_origins.n, 3);
+    assert_string_equal(conf.server.cors.allowed_origins.item[0], "https://a.test");
+    assert_string_equal(conf.server.cors.allowed_origins.item[1], "http://*.b.test");
+    assert_string_equal(conf.server.cors.allowed_origins.item[2], "c:*");
+    assert_int_equal(conf.server.cors.allowed_methods.n, 1);
+    assert_string_equal(conf.server.cors.allowed_methods.item[0], "GET");
+    assert_int_equal(conf.server.cors.allowed_headers.n, 2);
+    assert_string_equal(conf.server.cors.allowed_headers.item[1], "authorization");
+    assert_int_equal(conf.server.cors.exposed_headers.n, 2);
+    assert_string_equal(conf.server.cors.exposed_headers.item[0], "X-B");
+    assert_true(conf.server.cors.allow_credentials);
+    assert_int_equal(conf.server.cors.max_age, 30);
 }
 
 static void check_translator_settings(void)
@@ -364,7 +399,7 @@ static void check_all_profile_keys(void)
     assert_string_equal(p->openai_base, "/api");
     assert_string_equal(p->messages_path, "/x/v1/messages");
     assert_int_equal(p->idle_timeout, 90000);
-    assert_int_equal(p->line, 102);
+    assert_int_equal(p->line, 111);
 }
 
 static void expect_digest(const struct conf_key *k, const char *secret)
@@ -451,6 +486,7 @@ static void test_every_setting(void **state)
     assert_int_equal(conf.logging.format, LOG_FORMAT_JSON);
     check_translator_settings();
     check_load_settings();
+    check_cors_settings();
     check_all_endpoint_keys();
     check_all_profile_keys();
     check_all_key_keys();
@@ -507,6 +543,13 @@ static const struct {
     {"OLLA_SERVER_READ_TIMEOUT", "1m"},
     {"OLLA_SERVER_READ_HEADER_TIMEOUT", "2m"},
     {"OLLA_SERVER_WRITE_TIMEOUT", "3m"},
+    {"OLLA_SERVER_CORS_ENABLED", "true"},
+    {"OLLA_SERVER_CORS_ALLOWED_ORIGINS", "http://a, http://b"},
+    {"OLLA_SERVER_CORS_ALLOWED_METHODS", "PUT"},
+    {"OLLA_SERVER_CORS_ALLOWED_HEADERS", "X-A"},
+    {"OLLA_SERVER_CORS_EXPOSED_HEADERS", "X-B,X-C"},
+    {"OLLA_SERVER_CORS_ALLOW_CREDENTIALS", "yes"},
+    {"OLLA_SERVER_CORS_MAX_AGE", "7"},
     {"OLLA_SERVER_MAX_BODY_SIZE", "1KB"},
     {"OLLA_SERVER_MAX_HEADER_SIZE", "2KB"},
     {"OLLA_PROXY_ENGINE", "sherpa"},
@@ -530,6 +573,20 @@ static void unset_all(void)
     }
 }
 
+/* A list of the environment takes the place of the file's. */
+static void check_cors_environment(void)
+{
+    assert_true(conf.server.cors.enabled);
+    assert_int_equal(conf.server.cors.allowed_origins.n, 2);
+    assert_string_equal(conf.server.cors.allowed_origins.item[1], "http://b");
+    assert_int_equal(conf.server.cors.allowed_methods.n, 1);
+    assert_string_equal(conf.server.cors.allowed_methods.item[0], "PUT");
+    assert_int_equal(conf.server.cors.allowed_headers.n, 1);
+    assert_int_equal(conf.server.cors.exposed_headers.n, 2);
+    assert_true(conf.server.cors.allow_credentials);
+    assert_int_equal(conf.server.cors.max_age, 7);
+}
+
 static void test_environment(void **state)
 {
     size_t in_table = 0;
@@ -538,13 +595,15 @@ static void test_environment(void **state)
     for (size_t i = 0; i < OLLA_COUNT(variables); i++) {
         (void)setenv(variables[i].name, variables[i].good, 1);
     }
-    expect_quiet("[server]\nport = 9\nhost = elsewhere\n[logging]\nformat = json\nlevel = error\n");
+    expect_quiet("[server]\nport = 9\nhost = elsewhere\n[server.cors]\nallowed_origins = http://c\n[logging]\nformat = "
+                 "json\nlevel = error\n");
     unset_all();
     assert_string_equal(conf.server.host, "10.0.0.1");
     assert_int_equal(conf.server.port, 81);
     assert_int_equal(conf.server.read_timeout, 60000);
     assert_int_equal(conf.server.read_header_timeout, 120000);
     assert_int_equal(conf.server.write_timeout, 180000);
+    check_cors_environment();
     assert_int_equal(conf.server.max_body_size, 1024);
     assert_int_equal(conf.server.max_header_size, 2048);
     assert_int_equal(conf.proxy.engine, ENGINE_SHERPA);
@@ -695,6 +754,51 @@ static void test_lists_of_words(void **state)
                  "allowed: chat, embeddings, audio, images, rerank");
 }
 
+#define ON "[server.cors]\nenabled = true\n"
+
+static void test_cors(void **state)
+{
+    static char text[2000] = ON "exposed_headers = ";
+
+    (void)state;
+    expect_quiet("[server.cors]\nallowed_origins =\nallow_credentials = true\n"); /* it is off */
+    expect_quiet(ON "allowed_methods =\nallowed_headers = \"\"\nallowed_origins = *, http://x\n");
+    assert_int_equal(conf.server.cors.allowed_methods.n, 0);
+    assert_int_equal(conf.server.cors.allowed_headers.n, 0);
+    assert_int_equal(conf.server.cors.allowed_origins.n, 2);
+    expect_error(ON "allowed_origins =\n", ":3: server.cors.allowed_origins: empty while server.cors.enabled = true; "
+                                           "allowed: a list of origins like https://chat.example.com, or *");
+    expect_error(ON "allowed_origins = http://*.*\n", ":3: server.cors.allowed_origins: more than one *: "
+                                                      "\"http://*.*\"; allowed: one * in each origin");
+    expect_error(ON "allowed_origins = http://a b\n",
+                 ":3: server.cors.allowed_origins: not visible ASCII characters without blanks: \"http://a b\"; "
+                 "allowed: a list of origins like https://chat.example.com, or *");
+    expect_error(
+        ON "allow_credentials = true\n",
+        ":3: server.cors.allow_credentials: not together with the origin *: any page could act for its reader; "
+        "allowed: the origins that are meant, in server.cors.allowed_origins");
+    expect_error(
+        ON "allow_credentials = true\nallowed_origins = http://a, *\n",
+        ":3: server.cors.allow_credentials: not together with the origin *: any page could act for its reader; "
+        "allowed: the origins that are meant, in server.cors.allowed_origins");
+    expect_error(ON "exposed_headers = X:Y\n", ":3: server.cors.exposed_headers: not a name: \"X:Y\"; "
+                                               "allowed: letters, digits and !#$%&'*+-.^_`|~");
+    expect_error(ON "allowed_methods = GE/T\n", ":3: server.cors.allowed_methods: not a name: \"GE/T\"; "
+                                                "allowed: letters, digits and !#$%&'*+-.^_`|~");
+    expect_error(ON "max_age = -1\n", ":3: server.cors.max_age: wrong value: \"-1\"; "
+                                      "allowed: a whole number from 0 to 2000000000");
+    for (int i = 0; i < 4; i++) {
+        char more[200] = "exposed_headers = ";
+        memset(more + strlen(more), 'x', 150);
+        (void)snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s\n", i == 0 ? "X" : more);
+    }
+    expect_quiet(text);
+    (void)snprintf(text + strlen(text), sizeof(text) - strlen(text), "exposed_headers = %s\n",
+                   "X-Forty-Bytes-And-More-Of-Something-Else-That-Is-Long");
+    expect_error(text, ":7: server.cors.exposed_headers: too long; it goes into every reply, and all of it may have so "
+                       "many bytes: 512");
+}
+
 static void test_layout_of_lines(void **state)
 {
     static const char text[] = "\xef\xbb\xbf[server]\r\n  host = h\r\n\tport = 81\r\n\r\n"
@@ -761,8 +865,8 @@ static void test_unknown_names(void **state)
 {
     (void)state;
     expect_warning("[server]\nprot = 1\n", ":2: server.prot: unknown key, ignored");
-    expect_warning("[server.cors]\nenabled = 1\nmax_age = 2\n",
-                   ":1: unknown section, ignored with all its keys: \"server.cors\"");
+    expect_warning("[server.rate]\nenabled = 1\nmax_age = 2\n",
+                   ":1: unknown section, ignored with all its keys: \"server.rate\"");
     expect_warning("[endpoints]\nx = 1\n[server]\nport = 5\n",
                    ":1: unknown section, ignored with all its keys: \"endpoints\"");
     assert_int_equal(conf.server.port, 5);
@@ -1894,6 +1998,7 @@ int main(void)
         cmocka_unit_test(test_empty_values),
         cmocka_unit_test(test_lists),
         cmocka_unit_test(test_lists_of_words),
+        cmocka_unit_test(test_cors),
         cmocka_unit_test(test_layout_of_lines),
         cmocka_unit_test(test_wrong_values),
         cmocka_unit_test(test_set_twice),

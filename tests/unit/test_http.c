@@ -437,6 +437,12 @@ static void test_why_missing_and_malformed_host(void **state)
     assert_string_equal(err.why, "malformed Host header");
     assert_int_equal(http_parse_request(STR(GET11 "A : b\r\n\r\n"), &r, &err), OLLA_ERR);
     assert_string_equal(err.why, "invalid header name");
+    assert_int_equal(http_parse_request(STR("GET / HTTP/1.0\r\ncontent_LENGTH: 1\r\n\r\n"), &r, &err), OLLA_ERR);
+    assert_int_equal(http_parse_request(STR("GET / HTTP/1.0\r\nTransfer_Encoding:\r\n\r\n"), &r, &err), OLLA_ERR);
+    assert_string_equal(err.why, "a header that frames the body, written with an underscore");
+    assert_int_equal(http_parse_request(STR("GET / HTTP/1.0\r\nContent_Lengths: 1\r\nContent_Type: a\r\n\r\n"), &r,
+                                        &err),
+                     OLLA_OK);
     assert_int_equal(http_parse_request(STR("GET / HTTP/3.0\r\n\r\n"), &r, &err), OLLA_ERR);
     assert_string_equal(err.why, "unsupported protocol version");
     assert_int_equal(http_parse_request(STR("CONNECT a:1 HTTP/1.1\r\n\r\n"), &r, &err), OLLA_ERR);
