@@ -263,6 +263,15 @@ def test_heads_that_are_too_large(world):
     allowed(reply)
 
 
+def test_head_that_is_refused(on):
+    """Nothing of it was understood, an origin neither."""
+    with on.proxy.client() as client:
+        client.send(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nOrigin: https://chat.example.com\r\nbad name: y\r\n\r\n")
+        reply = client.read_response()
+    assert reply.status == 400
+    unseen(reply)
+
+
 def test_backend_that_is_gone(world):
     a = world.backend(Compatible, "a", ["m1"])
     proxy = world.olla({"a": endpoint(a, health="passive")}, dict(ON, **{"proxy.heartbeat.interval": "0s"}))
