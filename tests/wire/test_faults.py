@@ -454,7 +454,7 @@ def test_break_behind_heartbeats(world):
     a, b = world.backend(Server, "a", ["m1"]), world.backend(Server, "b", ["m1"])
     relay = world.keep(Relay(a))
     proxy = world.olla({"a": endpoint(relay, health="passive", priority=200), "b": b}, dict(COUNTS, **{"proxy.heartbeat.interval": "150ms"}))
-    for phase in PHASES[1:8]:
+    for n, phase in enumerate(PHASES[1:8], 1):
         mark = new_id("f")
         relay.arm(marked(mark), phase.fault("stall", SSE))
         client = world.client(proxy)
@@ -464,6 +464,7 @@ def test_break_behind_heartbeats(world):
             reply.read_at_least(1)
         else:
             eventually(lambda: (reply.read_piece(), b": olla\n" in reply.body)[1], "a sign of life in %s" % phase)
+        eventually(lambda: len(relay.struck("stall")) == n, "the stall in %s" % phase)  # what it let through may be here before
         relay.struck("stall")[-1].reset()
         reply.read_rest()
         assert reply.complete == (not phase.begun), phase
