@@ -12,11 +12,12 @@
  *
  * Of the keys that clients bring only digests are kept here, never a text.
  *
- * May include: olla.h, str.h, sha256.h, platform.h; only conf_read.c includes ini.h.
+ * May include: olla.h, str.h, cidr.h, sha256.h, platform.h; only conf_read.c includes ini.h.
  */
 #ifndef OLLA_CONF_H
 #define OLLA_CONF_H
 
+#include "cidr.h"
 #include "sha256.h"
 #include "str.h"
 
@@ -47,6 +48,11 @@ enum conf_list_format { LIST_OPENAI = 0, LIST_OLLAMA, LIST_LM_STUDIO, LIST_LLAMA
 struct conf_list {
     int n;
     const char *item[OLLA_MAX_LIST_ITEMS];
+};
+
+struct conf_cidrs {
+    int n;
+    struct cidr item[OLLA_MAX_LIST_ITEMS];
 };
 
 /* One name for whatever a server calls the model: the first of `models` that it has. */
@@ -139,6 +145,17 @@ struct conf {
         int64_t shutdown_timeout;
         uint64_t max_body_size;   /* bytes, 0 = unlimited */
         uint64_t max_header_size; /* bytes, at most OLLA_MAX_HEAD */
+        struct {
+            int global_requests_per_minute; /* 0 = any number */
+            int per_ip_requests_per_minute; /* 0 = no limits at all, the one above neither */
+            int burst_size;
+            bool trust_proxy_headers;
+            struct conf_cidrs trusted_proxy_cidrs;
+        } rate_limits;
+        struct {
+            struct conf_cidrs allowed_cidrs; /* none = all */
+            int max_connections_per_client;  /* 0 = any number */
+        } access;
     } server;
     struct {
         enum conf_engine engine;
