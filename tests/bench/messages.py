@@ -23,6 +23,7 @@ OLLA = """
 [server]
 host = 127.0.0.1
 port = {port}
+rate_limits.per_ip_requests_per_minute = 0
 
 [logging]
 level = warn

@@ -188,7 +188,7 @@ class House:
 
     def write_ini(self, port):
         # Round-robin, so that a test sees both servers of a model take turns.
-        text = f"[server]\nhost = 127.0.0.1\nport = {port}\n\n[proxy]\nload_balancer = round-robin\n"
+        text = f"[server]\nhost = 127.0.0.1\nport = {port}\nrate_limits.per_ip_requests_per_minute = 0\n\n[proxy]\nload_balancer = round-robin\n"
         for one in ENDPOINTS:
             text += (f"\n[endpoint:{one.name}]\nurl = {self.machines[one.name].url}\ntype = {one.type}\n"
                      "check_interval = 1s\ncheck_timeout = 900ms\n")

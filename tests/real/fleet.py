@@ -70,7 +70,8 @@ class Fleet:
 
     def write_ini(self, name, port):
         # Failures are what these servers are for: no reason to leave them alone.
-        text = (f"[server]\nhost = 127.0.0.1\nport = {port}\n\n[proxy.breaker]\nopen_time = 1ms\nmax_open_time = 1ms\n")
+        text = (f"[server]\nhost = 127.0.0.1\nport = {port}\nrate_limits.per_ip_requests_per_minute = 0\n"
+                "\n[proxy.breaker]\nopen_time = 1ms\nmax_open_time = 1ms\n")
         if name == "own":
             text += "\n[translators.anthropic]\npassthrough_enabled = false\n"
         for one, server in self.servers.items():

@@ -73,13 +73,22 @@ def rarely_probed(backend, **keys):
     return endpoint(backend, **dict({"check_interval": "120s"}, **keys))
 
 
+# The limits of server.rate_limits are on by default, and tests send more than a person does. None = the default.
+UNLIMITED = {"server.rate_limits.per_ip_requests_per_minute": 0, "server.rate_limits.global_requests_per_minute": 0}
+
+
 def build_config(port, endpoints, settings):
     sections = {"server": {"host": "127.0.0.1", "port": port}}
     for path, value in (settings or {}).items():
         section, _, key = path.rpartition(".")
-        sections.setdefault(section, {})[key] = value
+        if value is not None:
+            sections.setdefault(section, {})[key] = value
     for name, spec in endpoints.items():
         sections["endpoint:" + name] = spec if isinstance(spec, dict) else endpoint(spec)
+    for path, value in UNLIMITED.items():
+        if path not in (settings or {}):
+            section, _, key = path.rpartition(".")
+            sections.setdefault(section, {})[key] = value
     return ini(sections)
 
 
