@@ -21,7 +21,7 @@
 
 /* ---- connections -------------------------------------------------------- */
 
-/* Client connections at one time; each costs about 2.6 KB with its exchange.
+/* Client connections at one time; each costs about 3.1 KB with its exchange.
  * When all are taken the listener is not polled and the kernel queues. */
 #ifndef OLLA_MAX_CLIENTS
 #define OLLA_MAX_CLIENTS 512
@@ -165,6 +165,12 @@
 #define OLLA_MAX_SESSIONS 1024
 #endif
 
+/* Addresses whose requests are counted for server.rate_limits (an IPv6 network counts as one); each costs 68 B.
+ * Beyond it the one that was idle longest is forgotten. */
+#ifndef OLLA_MAX_RATE_CLIENTS
+#define OLLA_MAX_RATE_CLIENTS 1024
+#endif
+
 /* Items in one list setting. */
 #ifndef OLLA_MAX_LIST_ITEMS
 #define OLLA_MAX_LIST_ITEMS 16
@@ -200,6 +206,9 @@
 #endif
 #if OLLA_MAX_KEYS < 1 || OLLA_MAX_KEYS > 1024
 #error "OLLA_MAX_KEYS: set it to 1..1024"
+#endif
+#if OLLA_MAX_RATE_CLIENTS < 1 || OLLA_MAX_RATE_CLIENTS > 30000
+#error "OLLA_MAX_RATE_CLIENTS: set it to 1..30000"
 #endif
 #if OLLA_KEY_NAME < 2 || OLLA_KEY_NAME > 192
 #error "OLLA_KEY_NAME: set it to 2..192, a line of the configuration has no more"

@@ -64,6 +64,9 @@ bool plat_addr_is_loopback(const struct plat_addr *a); /* 127.0.0.0/8, also v4-m
 bool plat_addr_eq(const struct plat_addr *a, const struct plat_addr *b);
 /* The address without the port as text, NUL-terminated; a v4-mapped v6 address prints as v4. to[46] is enough. */
 void plat_addr_text(const struct plat_addr *a, char *to, size_t cap);
+/* The 16 bytes of its IPv6 form, an IPv4 address as a v4-mapped one; and such bytes as text, as above. */
+void plat_addr_bytes(const struct plat_addr *a, unsigned char to[16]);
+void plat_bytes_text(const unsigned char bytes[16], char *to, size_t cap);
 
 /* Start-up only (blocks): addresses of host for listening; host "" = all interfaces. Count or OLLA_ERR. */
 int plat_listen_addrs(const char *host, uint16_t port, struct plat_addr *out, int max);

@@ -132,22 +132,38 @@ bool plat_addr_is_loopback(const struct plat_addr *a)
     return name.sa.sa_family == AF_INET6 && (mapped || IN6_IS_ADDR_LOOPBACK(&name.v6.sin6_addr));
 }
 
-void plat_addr_text(const struct plat_addr *a, char *to, size_t cap)
+static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+
+void plat_addr_bytes(const struct plat_addr *a, unsigned char to[16])
 {
-    static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
     union name name;
 
     name_get(a, &name);
-    const unsigned char *bytes = name.v6.sin6_addr.s6_addr;
-    int family = name.sa.sa_family;
-    if (family == AF_INET) {
-        bytes = (const unsigned char *)&name.v4.sin_addr;
-    } else if (memcmp(bytes, mapped, sizeof(mapped)) == 0) {
-        bytes += sizeof(mapped);
-        family = AF_INET;
+    if (name.sa.sa_family == AF_INET) {
+        memcpy(to, mapped, sizeof(mapped));
+        memcpy(to + sizeof(mapped), &name.v4.sin_addr, 4);
+    } else {
+        memcpy(to, name.v6.sin6_addr.s6_addr, 16);
     }
-    if (!inet_ntop(family, bytes, to, (socklen_t)cap)) {
+}
+
+void plat_bytes_text(const unsigned char bytes[16], char *to, size_t cap)
+{
+    bool v4 = memcmp(bytes, mapped, sizeof(mapped)) == 0;
+
+    if (!inet_ntop(v4 ? AF_INET : AF_INET6, bytes + (v4 ? sizeof(mapped) : 0), to, (socklen_t)cap)) {
         to[0] = '\0';
+    }
+}
+
+void plat_addr_text(const struct plat_addr *a, char *to, size_t cap)
+{
+    unsigned char bytes[16];
+
+    to[0] = '\0';
+    if (a->len > 0) {
+        plat_addr_bytes(a, bytes);
+        plat_bytes_text(bytes, to, cap);
     }
 }
 

@@ -431,6 +431,24 @@ static const char *system_status(unsigned up, unsigned all, uint64_t served, uin
     return up * 5 < all * 4 || rate < 95 ? "degraded" : "healthy";
 }
 
+/* The last two are of connections, which the reference does not limit. */
+static void status_security(struct text *t)
+{
+    const struct limits_totals *l = &limits_totals;
+    uint64_t sizes = exchange_totals.size_limited;
+    unsigned limited = limits_limited(net_now());
+
+    text_addz(t, "\"security\":{\"status\":");
+    json_text(t, str_of(sizes + l->requests > 100 || limited > 10 ? "elevated" : "normal"));
+    json_member_u64(t, "blocked_ips", limited);
+    text_addz(t, ",\"violations\":{\"rate_limits\":");
+    text_u64(t, l->requests);
+    json_member_u64(t, "size_limits", sizes);
+    json_member_u64(t, "refused_peers", l->peers);
+    json_member_u64(t, "refused_connections", l->connections);
+    text_addz(t, "}}");
+}
+
 static void status_system(struct text *t, bool hashing)
 {
     const struct exchange_totals *n = &exchange_totals;
@@ -442,11 +460,9 @@ static void status_system(struct text *t, bool hashing)
         all++;
         up += e->state == ENDPOINT_HEALTHY;
     }
-    text_addz(t, "],\"security\":{\"status\":");
-    json_text(t, str_of(n->size_limited > 100 ? "elevated" : "normal"));
-    text_addz(t, ",\"blocked_ips\":0,\"violations\":{\"rate_limits\":0,\"size_limits\":");
-    text_u64(t, n->size_limited);
-    text_addz(t, "}},\"system\":{\"status\":");
+    text_addz(t, "],");
+    status_security(t);
+    text_addz(t, ",\"system\":{\"status\":");
     json_text(t, str_of(system_status(up, all, served, n->requests)));
     text_addz(t, ",\"endpoints_up\":\"");
     text_u64(t, up);
@@ -468,7 +484,7 @@ static void status_system(struct text *t, bool hashing)
     json_member(t, "version", STR(OLLA_VERSION));
     json_member(t, "commit", STR("none"));
     json_member_u64(t, "active_connections", n->active);
-    json_member_u64(t, "security_violations", n->size_limited);
+    json_member_u64(t, "security_violations", n->size_limited + limits_totals.requests);
     json_member_u64(t, "total_requests", n->requests);
     json_member_u64(t, "total_failures", n->failed);
     text_addz(t, n->requests > 0 ? ",\"has_traffic\":true}" : ",\"has_traffic\":false}");

@@ -13,7 +13,8 @@ static bool is_open_to_all(const struct exchange *x)
     bool health = r->kind == ROUTE_LOCAL && r->page == LOCAL_HEALTH && looks;
     bool own = str_starts(x->req.path, STR("/internal/")) || str_eq(x->req.path, STR("/version"));
 
-    return health || (own && plat_addr_is_loopback(&x->c->peer));
+    /* What a proxy on this machine brings comes from elsewhere, whatever address it tells. */
+    return health || (own && plat_addr_is_loopback(&x->c->peer) && !x->from_text[0]);
 }
 
 static bool take_rate(struct exchange *x)
@@ -33,6 +34,41 @@ static bool take_rate(struct exchange *x)
     return false;
 }
 
+void admit_client(struct exchange *x)
+{
+    struct cidr_addr told;
+
+    if (limits_trusts(&x->from) && limits_client(x->req.fields, &told, x->from_text, sizeof(x->from_text))) {
+        x->from = told;
+    }
+}
+
+/* By address, before the key is looked at: who tries keys shall not try many. */
+static bool take_limit(struct exchange *x)
+{
+    struct reply_error err = {.status = 429, .code = "rate_limit_exceeded"};
+    uint64_t wait_ms;
+
+    switch (limits_take(&x->from, net_now(), &x->rate, &wait_ms)) {
+    case LIMITS_NONE:
+    case LIMITS_PASS:
+        return true;
+    case LIMITS_CLIENT:
+        err.message = "Too Many Requests: this address may send no more for now "
+                      "(server.rate_limits.per_ip_requests_per_minute)";
+        break;
+    case LIMITS_ALL:
+        err.message = "Too Many Requests: all clients together may send no more for now "
+                      "(server.rate_limits.global_requests_per_minute)";
+        break;
+    }
+    err.retry_after = (unsigned)(wait_ms / 1000 + 1);
+    x->who = END_PROXY;
+    x->phase = PHASE_REQUEST;
+    reply_error(x, &err);
+    return false;
+}
+
 bool admit_head(struct exchange *x)
 {
     static const char *const why[] = {
@@ -41,6 +77,9 @@ bool admit_head(struct exchange *x)
         [GATE_SEVERAL_KEYS] = "more than one API key in the same kind of header: send one",
     };
 
+    if (x->route.kind == ROUTE_PROXY && !take_limit(x)) {
+        return false;
+    }
     if (!gate_closed() || is_open_to_all(x)) {
         return true;
     }

@@ -8,6 +8,9 @@
 
 #include "exchange.h"
 
+/* Finds out which address a request comes from: the peer's, or what a trusted proxy says. */
+void admit_client(struct exchange *x);
+
 /* The head is known and the route is found; nothing of the body has been looked at. false: answered. */
 bool admit_head(struct exchange *x);
 

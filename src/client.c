@@ -191,6 +191,23 @@ uint64_t client_gate(void)
     return again;
 }
 
+/* Whether the peer may have one more connection. */
+static bool may_connect(const struct plat_addr *peer)
+{
+    struct cidr_addr addr = limits_addr(peer);
+    unsigned same = 0;
+    char text[48];
+
+    plat_addr_text(peer, text, sizeof(text));
+    if (!limits_admits(&addr, text, net_now())) {
+        return false;
+    }
+    for (size_t i = 0; conf_now->server.access.max_connections_per_client > 0 && i < OLLA_MAX_CLIENTS; i++) {
+        same += clients[i] && limits_same_client(&clients[i]->peer_addr, &addr);
+    }
+    return limits_admits_more(same, text, net_now());
+}
+
 static void listener_ready(struct stream *s, short events)
 {
     static uint64_t warned;
@@ -210,7 +227,7 @@ static void listener_ready(struct stream *s, short events)
             }
             return;
         }
-        struct client *c = pool_get(POOL_CLIENT);
+        struct client *c = may_connect(&peer) ? pool_get(POOL_CLIENT) : NULL;
         if (!c) {
             plat_close(fd);
             return;
@@ -218,6 +235,7 @@ static void listener_ready(struct stream *s, short events)
         clients[pool_index(POOL_CLIENT, c)] = c;
         count++;
         c->peer = peer;
+        c->peer_addr = limits_addr(&peer);
         plat_addr_text(&peer, c->peer_text, sizeof(c->peer_text));
         c->run = client_run;
         c->since = net_now();

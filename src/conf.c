@@ -175,7 +175,7 @@ static const struct conf_row *find_row(const struct conf_loader *ld, struct str 
 static bool may_repeat(const struct conf_row *row)
 {
     return row->type == CONF_STATUSES || row->type == CONF_CHOICES || row->type == CONF_PATTERNS ||
-           row->type == CONF_NAMES || row->type == CONF_WORDS || row->type == CONF_HEADER;
+           row->type == CONF_NAMES || row->type == CONF_WORDS || row->type == CONF_CIDRS || row->type == CONF_HEADER;
 }
 
 void conf_on_setting(struct conf_loader *ld, struct str section, struct str key, struct str raw)
@@ -517,6 +517,19 @@ static void check_cors(struct conf_loader *ld)
     check_tokens(ld, "server.cors.exposed_headers", &ld->c->server.cors.exposed_headers);
 }
 
+/* It means something else than it seems to: the reference has it so, and says nothing. */
+static void check_rate_limits(struct conf_loader *ld)
+{
+    const char *burst = "server.rate_limits.burst_size";
+    bool on = ld->c->server.rate_limits.per_ip_requests_per_minute > 0 ||
+              ld->c->server.rate_limits.global_requests_per_minute > 0;
+
+    if (on && ld->c->server.rate_limits.burst_size == 0) {
+        ld->line = *conf_seen(ld, burst);
+        CONF_SAY(ld, .key = burst, .warning = true, .what = "0: every proxied request is answered with 429");
+    }
+}
+
 static void settle_server(struct conf *c)
 {
     struct str host = str_of(c->server.host);
@@ -613,6 +626,7 @@ int conf_load(struct conf *c, const char *path, conf_message *say)
     check_aliases(ld);
     check_inspector(ld);
     check_cors(ld);
+    check_rate_limits(ld);
     settle_server(c);
     return ld->errors > 0 ? OLLA_ERR : OLLA_OK;
 }

@@ -12,11 +12,12 @@
  *
  * Of the keys that clients bring only digests are kept here, never a text.
  *
- * May include: olla.h, str.h, sha256.h, platform.h; only conf_read.c includes ini.h.
+ * May include: olla.h, str.h, cidr.h, sha256.h, platform.h; only conf_read.c includes ini.h.
  */
 #ifndef OLLA_CONF_H
 #define OLLA_CONF_H
 
+#include "cidr.h"
 #include "sha256.h"
 #include "str.h"
 
@@ -47,6 +48,11 @@ enum conf_list_format { LIST_OPENAI = 0, LIST_OLLAMA, LIST_LM_STUDIO, LIST_LLAMA
 struct conf_list {
     int n;
     const char *item[OLLA_MAX_LIST_ITEMS];
+};
+
+struct conf_cidrs {
+    int n;
+    struct cidr item[OLLA_MAX_LIST_ITEMS];
 };
 
 /* One name for whatever a server calls the model: the first of `models` that it has. */
@@ -148,6 +154,17 @@ struct conf {
             struct conf_list allowed_headers; /* empty = the simplest */
             struct conf_list exposed_headers; /* empty = those of olla; together at most CONF_EXPOSED_MAX bytes */
         } cors;
+        struct {
+            int global_requests_per_minute; /* 0 = any number */
+            int per_ip_requests_per_minute; /* 0 = any number */
+            int burst_size;
+            bool trust_proxy_headers;
+            struct conf_cidrs trusted_proxy_cidrs;
+        } rate_limits;
+        struct {
+            struct conf_cidrs allowed_cidrs; /* none = all */
+            int max_connections_per_client;  /* 0 = any number */
+        } access;
     } server;
     struct {
         enum conf_engine engine;

@@ -8,7 +8,7 @@
  *   conf_read.c   the file, line by line, through libinih
  *   conf.c        puts them together: messages, defaults, file, environment, checks
  *
- * May include: conf.h, str.h, sha256.h.
+ * May include: conf.h, str.h, cidr.h, sha256.h.
  */
 #ifndef OLLA_CONF_INTERNAL_H
 #define OLLA_CONF_INTERNAL_H
@@ -30,6 +30,7 @@ enum conf_type {
     CONF_PATTERNS, /* struct conf_list of patterns */
     CONF_NAMES,    /* struct conf_list of any texts */
     CONF_WORDS,    /* struct conf_list of texts without blanks; an empty list is a list */
+    CONF_CIDRS,    /* struct conf_cidrs */
     CONF_HEADER,   /* a header line of an endpoint; its name is the rest of the key */
     CONF_SECRET,   /* the three ways to give a key's secret: its text, */
     CONF_FILE,     /* a file with it, */
@@ -60,7 +61,7 @@ struct conf_row {
 };
 
 /* Ends with a row without a path. */
-#define CONF_ROWS_MAX 128
+#define CONF_ROWS_MAX 144
 extern const struct conf_row conf_rows[CONF_ROWS_MAX];
 
 const struct conf_row *conf_row_find(struct str path); /* NULL = unknown */

@@ -16,6 +16,8 @@
 #define SET(field)      .path = #field, AT(conf, field)
 #define CORS(field)     .path = "server.cors." #field, AT(conf, server.cors.field)
 #define LIMIT(field)    .path = "server.request_limits." #field, AT(conf, server.field)
+#define RATE(field)     .path = "server.rate_limits." #field, AT(conf, server.rate_limits.field)
+#define ACCESS(field)   .path = "server.access." #field, AT(conf, server.access.field)
 #define KEY(field)      .path = "endpoint." #field, AT(conf_endpoint, field)
 #define TYPE(field)     .path = "profile." #field, AT(conf_profile, field)
 #define ENTRY(field)    .path = "key." #field, AT(conf_key, field)
@@ -26,6 +28,8 @@
 #define ENUM(value, words) .type = CONF_ENUM, .def = value, .max = INT64_MAX, .allowed = words
 #define SIZE(value, low, high, text) \
     .type = CONF_SIZE, .def = value, .min = low, .max = high, .allowed = text " (bytes, or like 64KB, 100MB)"
+#define CIDRS(value) \
+    .type = CONF_CIDRS, .def = value, .allowed = "a list of ranges like 10.0.0.0/8, 192.0.2.7/32, fd00::/8"
 #define WORD(value)       .type = CONF_WORD, .def = value, .allowed = "text without blanks"
 #define FREE(value)       .type = CONF_FREE, .def = value, .allowed = "text"
 #define SECRET            .type = CONF_FREE, .allowed = "text, with ${VAR} or ${VAR:-default}"
@@ -84,6 +88,28 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
      SIZE("0", 1024, OLLA_MAX_HEAD, "a size from 1024 to the most this build can take, or 0 for that"),
      .help = "Largest request head; a larger one is answered with 431.\n"
              "0 = the most this build can take; a larger value is cut to that."},
+
+    {RATE(global_requests_per_minute), INT("0", 0, 1000000), .env = "OLLA_SERVER_GLOBAL_RATE_LIMIT",
+     .help = "Requests to servers that all clients together may send; more are answered with 429. 0 = no limit."},
+    {RATE(per_ip_requests_per_minute), INT("0", 0, 1000000), .env = "OLLA_SERVER_PER_IP_RATE_LIMIT",
+     .help = "... and those of one address (of IPv6: of one /64 network). 0 = no limit.\n"
+             "Lists of models and pages of olla itself do not count."},
+    {RATE(burst_size), INT("50", 0, 1000000), .env = "OLLA_SERVER_RATE_BURST_SIZE",
+     .help = "So many may come at once, in either case; they come back at the rate above."},
+    {RATE(trust_proxy_headers), BOOL("false"), .env = "OLLA_SERVER_TRUST_PROXY_HEADERS",
+     .help = "Believe X-Forwarded-For and X-Real-IP, if they come from one of the proxies below: limits,\n"
+             "the log and sticky sessions by address are then about the client before the proxy."},
+    {RATE(trusted_proxy_cidrs), CIDRS("127.0.0.0/8, 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16"),
+     .env = "OLLA_SERVER_TRUSTED_PROXY_CIDRS",
+     .help = "Addresses of proxies. Best are those of your proxies and no others: whoever is in here can\n"
+             "say that he is somebody else. Nothing = nobody."},
+
+    {ACCESS(allowed_cidrs), CIDRS(""),
+     .help = "Who may connect at all; the connections of others are closed at once. Nothing = everybody.\n"
+             "Whom you leave out here cannot even ask for /internal/health; 127.0.0.0/8 is this machine."},
+    {ACCESS(max_connections_per_client), INT("0", 0, 30000),
+     .help = "Connections that one address (of IPv6: one /64 network) may have; more are closed at once.\n"
+             "0 = any number. A proxy in front is one address."},
 
     {SET(proxy.engine), ENUM("olla", "olla, sherpa"), .env = "OLLA_PROXY_ENGINE",
      .help = "olla = connections to backends are kept and used again;\n"
@@ -318,6 +344,7 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
     {.path = "discovery.model_discovery.retry_backoff", .type = CONF_INERT},
     {.path = "discovery.health_check.initial_delay", .type = CONF_INERT},
     {.path = "server.rate_limits.health_requests_per_minute", .type = CONF_INERT},
+    {.path = "server.rate_limits.cleanup_interval", .type = CONF_INERT}, /* the table of clients has one size */
     {.path = "server.rate_limits.per_endpoint.default_requests_per_minute", .type = CONF_INERT},
     {.path = "dashboard.gate_internal_api", .type = CONF_INERT},
 };

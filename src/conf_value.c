@@ -48,7 +48,7 @@ void conf_store_raw(struct conf_loader *ld, const struct conf_row *row, struct s
     }
     /* Nothing at all stands for the default, but an empty list is a list, and a URL has none. */
     if (value.n > 0 || quoted || row->type == CONF_STATUSES || row->type == CONF_CHOICES || row->type == CONF_WORDS ||
-        row->type == CONF_URL) {
+        row->type == CONF_CIDRS || row->type == CONF_URL) {
         conf_store(ld, row, value);
     }
 }
@@ -352,6 +352,28 @@ static void store_words(struct conf_loader *ld, const struct conf_row *row, stru
     }
 }
 
+static void store_cidrs(struct conf_loader *ld, const struct conf_row *row, struct str s)
+{
+    struct conf_cidrs *list = place(ld, row, row->offset);
+
+    list->n = ld->seen[row - conf_rows] && !ld->env ? list->n : 0;
+    while (s.p) {
+        struct str one = next_item(&s);
+        struct cidr range;
+
+        if (one.n == 0) {
+            continue;
+        }
+        if (cidr_parse(one, &range) != OLLA_OK) {
+            say_wrong(ld, row, "not a range of addresses", one);
+        } else if (list->n == OLLA_MAX_LIST_ITEMS) {
+            say_wrong(ld, row, too_many, one);
+        } else {
+            list->item[list->n++] = range;
+        }
+    }
+}
+
 static void store_text(struct conf_loader *ld, const struct conf_row *row, struct str s)
 {
     const char **to = place(ld, row, row->offset);
@@ -390,6 +412,9 @@ void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str v
         break;
     case CONF_CHOICES:
         store_choices(ld, row, value);
+        break;
+    case CONF_CIDRS:
+        store_cidrs(ld, row, value);
         break;
     case CONF_PATTERNS:
     case CONF_NAMES:

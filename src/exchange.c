@@ -92,6 +92,7 @@ static struct exchange *new_exchange(struct client *c)
         x->who = END_NOBODY;
         x->phase = PHASE_DONE;
         x->started = c->since;
+        x->from = c->peer_addr;
         exchange_totals.active++;
     }
     return x;
@@ -184,6 +185,7 @@ bool exchange_start(struct client *c, const struct http_request *req, size_t hea
     copy_cut(x->method, sizeof(x->method), req->method);
     copy_cut(x->path, sizeof(x->path), req->path);
     make_id(x, http_get(req->fields, STR("X-Request-ID")));
+    admit_client(x);
     if (!request_clean_path(x)) {
         reply_refuse(x, 400, "bad_request", "400 Bad Request: malformed percent-encoding in the path");
         return true;
@@ -556,6 +558,11 @@ void exchange_kill(struct exchange *x)
 
 /* ---- end ------------------------------------------------------------------------------------- */
 
+const char *exchange_client(const struct exchange *x)
+{
+    return x->from_text[0] ? x->from_text : x->c->peer_text;
+}
+
 static void access_line(const struct exchange *x, uint64_t ms)
 {
     char end[2] = {(char)x->who, (char)x->phase};
@@ -563,7 +570,7 @@ static void access_line(const struct exchange *x, uint64_t ms)
         return;
     }
     log_str("request_id", str_of(x->id));
-    log_z("client", x->c->peer_text);
+    log_z("client", exchange_client(x));
     log_z("method", x->method);
     log_z("path", x->path);
     log_u64("status", (uint64_t)(x->status > 0 ? x->status : 499));

@@ -26,6 +26,7 @@
 #include "gate.h"
 #include "http.h"
 #include "json.h"
+#include "limits.h"
 #include "multipart.h"
 #include "net.h"
 #include "route.h"
@@ -68,6 +69,7 @@ enum client_state {
 struct client {
     struct stream s;
     struct plat_addr peer;
+    struct cidr_addr peer_addr;
     char peer_text[48];
     struct buf in;  /* head, inline body, read-ahead */
     struct buf out; /* reply bytes not yet taken by the socket */
@@ -136,7 +138,10 @@ struct exchange {
     struct multipart_scan form;    /* mark_n > 0: the body is one, its model goes to scan */
     struct route route;
     struct gate_pass key; /* that the client brought, if it had to */
-    bool counts;          /* a machine works on it: max_concurrent and sessions apply */
+    struct cidr_addr from;
+    char from_text[48];         /* the client's address if a trusted proxy told another than the peer's, else "" */
+    struct limits_figures rate; /* for X-RateLimit-* */
+    bool counts;                /* a machine works on it: max_concurrent and sessions apply */
     struct {
         uint64_t key;       /* of the conversation, 0 = none */
         const char *source; /* static text */
@@ -305,6 +310,9 @@ bool request_clean_path(struct exchange *x); /* decodes and cleans it in place; 
 void request_begin_body(struct exchange *x); /* chooses where the body will live; X_BODY follows */
 bool request_body_step(struct exchange *x);  /* X_BODY; true: the state has changed */
 void request_too_large(struct exchange *x);  /* 413 */
+
+/* The address that the request comes from, as far as it is known. */
+const char *exchange_client(const struct exchange *x);
 
 /* session.c: fills x->session from a request that is complete. */
 void session_find(struct exchange *x);

@@ -18,6 +18,13 @@ static const struct str request_drop[] = {
     STR("Via"),    STR("X-Model"),        STR("X-Proxied-By"), STR("X-Olla-Endpoint"),
 };
 
+/* Reply headers of a backend that would contradict ours. */
+static const struct str rate_headers[] = {
+    STR("X-RateLimit-Limit"),
+    STR("X-RateLimit-Remaining"),
+    STR("X-RateLimit-Reset"),
+};
+
 /* Reply headers that stay here. Content-Length is written from the framing. */
 static const struct str response_drop[] = {
     STR("Content-Length"), STR("Authorization"), STR("Proxy-Authorization"),
@@ -155,21 +162,33 @@ static void request_query(const struct exchange *x, struct text *t)
     ascii(t, str_skip(query, (size_t)(model.p - query.p) + model.n));
 }
 
-/* What a proxy adds itself to. */
-static void proxy_headers(struct text *t, struct str fields, struct str peer)
+/* Without trust_proxy_headers backends hear whatever is told, as from the reference; with it, what is true. */
+static bool judges(void)
 {
+    return conf_now->server.rate_limits.trust_proxy_headers;
+}
+
+/* What a proxy adds itself to. real_ip: the client's own is there already. */
+static void proxy_headers(const struct exchange *x, struct text *t, bool real_ip)
+{
+    struct str fields = x->req.fields, peer = str_of(x->c->peer_text);
+    struct str told = http_get(fields, STR("X-Forwarded-For")), first = str_split(&told, ',');
+    bool believed = !judges() || limits_trusts(&x->c->peer_addr);
+
     text_addz(t, "X-Proxied-By: Olla/" OLLA_VERSION "\r\nVia: ");
     text_addz(t, joined(t, fields, STR("Via")) ? ", 1.1 " AGENT "\r\n" : "1.1 " AGENT "\r\n");
     text_addz(t, "X-Forwarded-For: ");
-    text_addz(t, joined(t, fields, STR("X-Forwarded-For")) ? ", " : "");
+    text_addz(t, believed && joined(t, fields, STR("X-Forwarded-For")) ? ", " : "");
     text_add(t, peer);
     text_addz(t, "\r\n");
+    if (!real_ip) {
+        field(t, "X-Real-IP", judges() ? str_of(exchange_client(x)) : first.n > 0 ? first : peer);
+    }
 }
 
 bool forward_request_head(struct exchange *x, struct text *t)
 {
-    struct str rest = x->req.fields, fields = rest, model = str_of(x->scan.model);
-    struct str peer = str_of(x->c->peer_text), forwarded = http_get(fields, STR("X-Forwarded-For"));
+    struct str rest = x->req.fields, model = str_of(x->scan.model);
     struct http_field f;
     bool real_ip = false, proto = false, host = false, keys = x->key.key > 0 || gate_closed();
 
@@ -184,7 +203,8 @@ bool forward_request_head(struct exchange *x, struct text *t)
         /* Signs of life cannot be put into a compressed stream. */
         bool coding = (x->beat != BEAT_NONE || x->translated) && str_ieq(f.name, STR("Accept-Encoding"));
         bool other = x->translated && (str_istarts(f.name, STR("anthropic-")) || str_ieq(f.name, STR("Content-Type")));
-        if (coding || other || in_list(f.name, request_drop, OLLA_COUNT(request_drop)) ||
+        bool spoofed = judges() && str_ieq(f.name, STR("X-Real-IP"));
+        if (coding || other || spoofed || in_list(f.name, request_drop, OLLA_COUNT(request_drop)) ||
             http_hop_by_hop(x->req.hop_fields, f.name) || (x->e->profile->drop_origin && browser_origin(f.name))) {
             continue;
         }
@@ -205,11 +225,7 @@ bool forward_request_head(struct exchange *x, struct text *t)
         text_u64(t, exchange_wire_length(x));
         text_addz(t, "\r\n");
     }
-    proxy_headers(t, fields, peer);
-    if (!real_ip) {
-        struct str first = str_split(&forwarded, ',');
-        field(t, "X-Real-IP", first.n > 0 ? first : peer);
-    }
+    proxy_headers(x, t, real_ip);
     if (!proto) {
         field(t, "X-Forwarded-Proto", STR("http"));
     }
@@ -229,9 +245,24 @@ bool forward_request_head(struct exchange *x, struct text *t)
     return !t->full;
 }
 
+#define RESET_S 60 /* what X-RateLimit-Remaining is about is over by then */
+
+static void number_field(struct text *t, struct str name, uint64_t v)
+{
+    text_add(t, name);
+    text_addz(t, ": ");
+    text_u64(t, v);
+    text_addz(t, "\r\n");
+}
+
 void forward_own_headers(struct exchange *x, struct text *t)
 {
     field(t, "X-Olla-Request-ID", str_of(x->id));
+    if (x->rate.limit > 0) {
+        number_field(t, rate_headers[0], x->rate.limit);
+        number_field(t, rate_headers[1], x->rate.remaining);
+        number_field(t, rate_headers[2], (uint64_t)plat_wall_ms() / 1000 + RESET_S);
+    }
     if (x->e) {
         field(t, "X-Olla-Endpoint", str_of(x->e->name));
         field(t, "X-Olla-Backend-Type", str_of(x->e->type));
@@ -321,7 +352,7 @@ bool forward_response_head(struct exchange *x, const struct http_response *r, st
     while (http_next_field(&rest, &f)) {
         if (in_list(f.name, response_drop, OLLA_COUNT(response_drop)) || str_istarts(f.name, STR("X-Olla-")) ||
             http_hop_by_hop(r->hop_fields, f.name) || http_get(endpoint_headers(x->e), f.name).p ||
-            cors_replaces(f.name)) {
+            cors_replaces(f.name) || (x->rate.limit > 0 && in_list(f.name, rate_headers, OLLA_COUNT(rate_headers)))) {
             continue;
         }
         date = date || str_ieq(f.name, STR("Date"));

@@ -41,6 +41,7 @@ void loop_init_pools(void)
     upstream_init();
     model_init();
     sticky_init();
+    limits_init();
     probe_init();
     client_init();
     messages_init();
@@ -82,12 +83,13 @@ static void warn_if_open(void)
     static bool open;
     bool was = open;
 
-    open = client_exposed() && !gate_closed();
+    open = client_exposed() && !gate_closed() && current->server.access.allowed_cidrs.n == 0;
     if (open && !was) {
-        log_line(LOG_WARN, "anybody on the network can use this olla and all its servers", "remedy",
-                 STR("give keys to those who may ([key:NAME] sections), or listen on this machine only "
-                     "(server.host = localhost)"),
-                 NULL, STR(""));
+        log_line(
+            LOG_WARN, "anybody on the network can use this olla and all its servers", "remedy",
+            STR("give keys to those who may ([key:NAME] sections), say who may connect (server.access.allowed_cidrs), "
+                "or listen on this machine only (server.host = localhost)"),
+            NULL, STR(""));
     }
 }
 

@@ -52,7 +52,6 @@ static uint64_t by_session(const struct exchange *x)
 
 static uint64_t by_source(const struct exchange *x, enum conf_key_source source)
 {
-    char address[48];
     struct str authorization;
     switch (source) {
     case KEY_SESSION_HEADER:
@@ -63,8 +62,7 @@ static uint64_t by_source(const struct exchange *x, enum conf_key_source source)
         authorization = http_get(x->req.fields, STR("Authorization"));
         return authorization.n > 0 ? hash(HASH_START, authorization, false) | 1 : 0;
     case KEY_IP:
-        plat_addr_text(&x->c->peer, address, sizeof(address));
-        return hash(HASH_START, str_of(address), false) | 1;
+        return hash(HASH_START, str_of(exchange_client(x)), false) | 1;
     case KEY_SOURCES:
         break;
     }

@@ -151,6 +151,14 @@ static void check_cors_defaults(void)
     assert_int_equal(conf.server.cors.max_age, 300);
 }
 
+static bool has(const struct conf_cidrs *list, const char *text)
+{
+    struct cidr_addr a;
+
+    assert_int_equal(cidr_parse_addr(str_of(text), &a), OLLA_OK);
+    return cidr_any(list->item, list->n, &a);
+}
+
 static void check_default_settings(void)
 {
     static const uint16_t statuses[] = {429, 502, 503, 504, 529};
@@ -165,6 +173,15 @@ static void check_default_settings(void)
     assert_int_equal(conf.server.idle_timeout, 30000);
     assert_int_equal(conf.server.shutdown_timeout, 10000);
     assert_int_equal(conf.server.max_body_size, 104857600);
+    assert_int_equal(conf.server.rate_limits.global_requests_per_minute, 0);
+    assert_int_equal(conf.server.rate_limits.per_ip_requests_per_minute, 0);
+    assert_int_equal(conf.server.rate_limits.burst_size, 50);
+    assert_false(conf.server.rate_limits.trust_proxy_headers);
+    assert_int_equal(conf.server.rate_limits.trusted_proxy_cidrs.n, 4);
+    assert_true(has(&conf.server.rate_limits.trusted_proxy_cidrs, "172.31.255.255"));
+    assert_false(has(&conf.server.rate_limits.trusted_proxy_cidrs, "172.32.0.0"));
+    assert_int_equal(conf.server.access.allowed_cidrs.n, 0);
+    assert_int_equal(conf.server.access.max_connections_per_client, 0);
     assert_int_equal(conf.server.max_header_size, OLLA_MAX_HEAD);
     assert_int_equal(conf.proxy.engine, ENGINE_OLLA);
     assert_int_equal(conf.proxy.load_balancer, BALANCE_LEAST_CONNECTIONS);
@@ -250,6 +267,10 @@ static const char all_settings[] =
     "allowed_methods = GET\nallowed_headers = X-A, authorization\nexposed_headers = [\"X-B\", X-C]\n"
     "allow_credentials = true\nmax_age = 30\n"
     "[server.request_limits]\nmax_body_size = 2 MiB\nmax_header_size = 2048\n"
+    "[server.rate_limits]\nglobal_requests_per_minute = 30\nper_ip_requests_per_minute = 31\nburst_size = 32\n"
+    "trust_proxy_headers = yes\ntrusted_proxy_cidrs = [ \"192.0.2.7/32\", 2001:db8::/33 ] ; x\n"
+    "trusted_proxy_cidrs = ::/0\n"
+    "[server.access]\nallowed_cidrs = 10.0.0.0/8\nmax_connections_per_client = 33\n"
     "[proxy]\nengine = sherpa\nload_balancer = priority\nconnection_timeout = 6s\nconnection_keep_alive = 7s\n"
     "response_header_timeout = 8s\nread_timeout = 9s\nspool_dir = /var/spool/olla\nprofile = standard\n"
     "[proxy.breaker]\nconsecutive_failures = 4\nwindow = 20\nfailure_percent = 60\nopen_time = 14s\n"
@@ -330,7 +351,24 @@ static void check_all_endpoint_keys(void)
     assert_int_equal(e->connection_timeout, 26000);
     assert_int_equal(e->first_byte_timeout, 27000);
     assert_int_equal(e->read_timeout, 28000);
-    assert_int_equal(e->line, 88);
+    assert_int_equal(e->line, 98);
+}
+
+static void check_limit_settings(void)
+{
+    const struct conf_cidrs *proxies = &conf.server.rate_limits.trusted_proxy_cidrs;
+
+    assert_int_equal(conf.server.rate_limits.global_requests_per_minute, 30);
+    assert_int_equal(conf.server.rate_limits.per_ip_requests_per_minute, 31);
+    assert_int_equal(conf.server.rate_limits.burst_size, 32);
+    assert_true(conf.server.rate_limits.trust_proxy_headers);
+    assert_int_equal(proxies->n, 3);
+    assert_true(has(proxies, "192.0.2.7"));
+    assert_false(has(proxies, "10.0.0.1"));
+    assert_int_equal(proxies->item[1].bits, 33);
+    assert_int_equal(conf.server.access.allowed_cidrs.n, 1);
+    assert_int_equal(conf.server.access.allowed_cidrs.item[0].bits, 104);
+    assert_int_equal(conf.server.access.max_connections_per_client, 33);
 }
 
 static void check_load_settings(void)
@@ -399,7 +437,7 @@ static void check_all_profile_keys(void)
     assert_string_equal(p->openai_base, "/api");
     assert_string_equal(p->messages_path, "/x/v1/messages");
     assert_int_equal(p->idle_timeout, 90000);
-    assert_int_equal(p->line, 111);
+    assert_int_equal(p->line, 121);
 }
 
 static void expect_digest(const struct conf_key *k, const char *secret)
@@ -485,6 +523,7 @@ static void test_every_setting(void **state)
     assert_int_equal(conf.logging.level, LOG_LEVEL_DEBUG);
     assert_int_equal(conf.logging.format, LOG_FORMAT_JSON);
     check_translator_settings();
+    check_limit_settings();
     check_load_settings();
     check_cors_settings();
     check_all_endpoint_keys();
@@ -532,6 +571,48 @@ static void test_inert_keys_are_accepted(void **state)
     expect_quiet("[server.rate_limits]\nhealth_requests_per_minute = 1\n[proxy.profile_filter]\ninclude = a, b\n");
 }
 
+#define RANGES "; allowed: a list of ranges like 10.0.0.0/8, 192.0.2.7/32, fd00::/8"
+
+static void test_ranges_of_addresses(void **state)
+{
+    char text[1200] = "[server.access]\nallowed_cidrs = 10.0.0.0/8";
+
+    (void)state;
+    expect_error("[server.access]\n\nallowed_cidrs = 10.0.0.0/8, 10.0.0.1\n",
+                 ":3: server.access.allowed_cidrs: not a range of addresses: \"10.0.0.1\"" RANGES);
+    expect_error("[server.rate_limits]\ntrusted_proxy_cidrs = ::1/129\n",
+                 ":2: server.rate_limits.trusted_proxy_cidrs: not a range of addresses: \"::1/129\"" RANGES);
+    expect_error("server.access.allowed_cidrs = localhost, ::/0\n",
+                 ":1: server.access.allowed_cidrs: not a range of addresses: \"localhost\"" RANGES);
+    expect_quiet("[server.rate_limits]\ntrusted_proxy_cidrs =\n"); /* nothing is not the default here */
+    assert_int_equal(conf.server.rate_limits.trusted_proxy_cidrs.n, 0);
+    expect_quiet("[server.access]\nallowed_cidrs = , 10.1.2.3/8 ,, '::1/128',\n");
+    assert_int_equal(conf.server.access.allowed_cidrs.n, 2);
+    for (int i = 1; i < OLLA_MAX_LIST_ITEMS; i++) {
+        strcat(text, "\nallowed_cidrs = 10.0.0.0/8");
+    }
+    expect_quiet(text);
+    assert_int_equal(conf.server.access.allowed_cidrs.n, OLLA_MAX_LIST_ITEMS);
+    strcat(text, "\nallowed_cidrs = ::/0");
+    expect_error(text,
+                 ":18: server.access.allowed_cidrs: more items than OLLA_MAX_LIST_ITEMS, the limit of this build: "
+                 "\"::/0\"" RANGES);
+}
+
+static void test_rates_that_surprise(void **state)
+{
+    (void)state;
+    expect_quiet("[server.rate_limits]\nper_ip_requests_per_minute = 0\n");
+    expect_quiet("[server.rate_limits]\nper_ip_requests_per_minute = 0\nglobal_requests_per_minute = 0\n");
+    expect_quiet("[server.rate_limits]\nglobal_requests_per_minute = 9\nper_ip_requests_per_minute = 0\n");
+    expect_quiet("[server.rate_limits]\nburst_size = 0\n");
+    expect_warning("[server.rate_limits]\nburst_size = 0\nper_ip_requests_per_minute = 1\n",
+                   ":2: server.rate_limits.burst_size: 0: every proxied request is answered with 429");
+    expect_warning("[server.rate_limits]\nburst_size = 0\nglobal_requests_per_minute = 1\n",
+                   ":2: server.rate_limits.burst_size: 0: every proxied request is answered with 429");
+    expect_quiet("[server.rate_limits]\nburst_size = 0\nper_ip_requests_per_minute = 0\ncleanup_interval = 5m\n");
+}
+
 /* ---- environment -------------------------------------------------------- */
 
 static const struct {
@@ -552,6 +633,11 @@ static const struct {
     {"OLLA_SERVER_CORS_MAX_AGE", "7"},
     {"OLLA_SERVER_MAX_BODY_SIZE", "1KB"},
     {"OLLA_SERVER_MAX_HEADER_SIZE", "2KB"},
+    {"OLLA_SERVER_GLOBAL_RATE_LIMIT", "40"},
+    {"OLLA_SERVER_PER_IP_RATE_LIMIT", "41"},
+    {"OLLA_SERVER_RATE_BURST_SIZE", "42"},
+    {"OLLA_SERVER_TRUST_PROXY_HEADERS", "T"},
+    {"OLLA_SERVER_TRUSTED_PROXY_CIDRS", " ::1/128, 192.0.2.0/24 "},
     {"OLLA_PROXY_ENGINE", "sherpa"},
     {"OLLA_PROXY_LOAD_BALANCER", "round-robin"},
     {"OLLA_PROXY_CONNECTION_KEEP_ALIVE", "4m"},
@@ -595,8 +681,8 @@ static void test_environment(void **state)
     for (size_t i = 0; i < OLLA_COUNT(variables); i++) {
         (void)setenv(variables[i].name, variables[i].good, 1);
     }
-    expect_quiet("[server]\nport = 9\nhost = elsewhere\n[server.cors]\nallowed_origins = http://c\n[logging]\nformat = "
-                 "json\nlevel = error\n");
+    expect_quiet("[server]\nport = 9\nhost = elsewhere\nrate_limits.trusted_proxy_cidrs = 10.0.0.0/8\n"
+                 "[server.cors]\nallowed_origins = http://c\n[logging]\nformat = json\nlevel = error\n");
     unset_all();
     assert_string_equal(conf.server.host, "10.0.0.1");
     assert_int_equal(conf.server.port, 81);
@@ -606,6 +692,11 @@ static void test_environment(void **state)
     check_cors_environment();
     assert_int_equal(conf.server.max_body_size, 1024);
     assert_int_equal(conf.server.max_header_size, 2048);
+    assert_int_equal(conf.server.rate_limits.global_requests_per_minute, 40);
+    assert_int_equal(conf.server.rate_limits.per_ip_requests_per_minute, 41);
+    assert_int_equal(conf.server.rate_limits.burst_size, 42);
+    assert_true(conf.server.rate_limits.trust_proxy_headers);
+    assert_int_equal(conf.server.rate_limits.trusted_proxy_cidrs.n, 2); /* in place of what the file says */
     assert_int_equal(conf.proxy.engine, ENGINE_SHERPA);
     assert_int_equal(conf.proxy.load_balancer, BALANCE_ROUND_ROBIN);
     assert_int_equal(conf.proxy.connection_keep_alive, 240000);
@@ -1990,6 +2081,8 @@ int main(void)
         cmocka_unit_test(test_empty_file),
         cmocka_unit_test(test_every_setting),
         cmocka_unit_test(test_every_row_is_tested),
+        cmocka_unit_test(test_ranges_of_addresses),
+        cmocka_unit_test(test_rates_that_surprise),
         cmocka_unit_test(test_inert_keys_are_accepted),
         cmocka_unit_test(test_environment),
         cmocka_unit_test(test_environment_empty_and_wrong),
