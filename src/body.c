@@ -18,17 +18,19 @@ union body_block {
 
 POOL_STORAGE(BODY, union body_block, body_pool)
 
-/* The part of a spooled body that was read last: readers come back to where they were. */
+/* The part of a spooled body that was read last: readers come back to where they were. All 0 at first, so that the
+ * program's file does not hold it. */
 static struct {
-    int fd; /* -1: of none */
+    bool there;
+    int fd;
     uint64_t from;
     size_t n;
     char bytes[OLLA_BODY_BLOCK];
-} window = {.fd = -1};
+} window;
 
 static void forget_window(int fd)
 {
-    window.fd = window.fd == fd ? -1 : window.fd;
+    window.there = window.there && window.fd != fd;
 }
 
 void body_init(void)
@@ -106,11 +108,12 @@ struct str body_at(const struct body *b, uint64_t at)
     if (b->home != BODY_FILE) {
         return (struct str){b->mem + at, (size_t)(b->n - at)};
     }
-    bool there = window.fd == b->fd && at >= window.from && at < window.from + window.n;
+    bool there = window.there && window.fd == b->fd && at >= window.from && at < window.from + window.n;
     if (!there) {
         uint64_t left = b->n - at;
         size_t wanted = left < sizeof(window.bytes) ? (size_t)left : sizeof(window.bytes);
         long n = plat_spool_read(b->fd, at, window.bytes, wanted);
+        window.there = true;
         window.fd = b->fd;
         window.from = at;
         window.n = n > 0 ? (size_t)n : 0;
