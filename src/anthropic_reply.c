@@ -665,14 +665,6 @@ enum { M_REASONING = 0, M_REASONING_CONTENT, M_CONTENT, M_REFUSAL, M_CALLS, M_CO
 static const char *const message_keys[M_COUNT + 1] = {"reasoning", "reasoning_content", "content",
                                                       "refusal",   "tool_calls",        NULL};
 
-static uint64_t number_of(const struct json_source *s, struct json_value v)
-{
-    char number[24];
-    uint64_t n = 0;
-    size_t length = v.kind == '0' ? json_copy(s, v.from, v.to, number, sizeof(number)) : 0;
-    return str_to_u64((struct str){number, length}, UINT32_MAX, &n) == OLLA_OK ? n : 0;
-}
-
 static void take_usage(struct anthropic_reply *r, struct json_value usage)
 {
     static const char *const keys[] = {"prompt_tokens", "completion_tokens", "prompt_tokens_details", NULL};
@@ -684,10 +676,10 @@ static void take_usage(struct anthropic_reply *r, struct json_value usage)
     }
     json_collect(&r->doc, usage, keys, v);
     json_collect(&r->doc, v[2], detail_keys, &cached);
-    uint64_t input = number_of(&r->doc, v[0]);
+    uint64_t input = json_read_number(&r->doc, v[0]);
     r->has_usage = true;
-    r->output = number_of(&r->doc, v[1]);
-    r->cached = number_of(&r->doc, cached);
+    r->output = json_read_number(&r->doc, v[1]);
+    r->cached = json_read_number(&r->doc, cached);
     r->cached = r->cached < input ? r->cached : input;
     r->input = input - r->cached;
 }
@@ -728,7 +720,7 @@ int reply_document(struct anthropic_reply *r)
     json_read(&r->doc, d[D_OBJECT], object, sizeof(object));
     if ((d[D_ERROR].kind && d[D_ERROR].kind != 'n') || d[D_ERROR_TYPE].kind == '"' || d[D_ERROR_MESSAGE].kind == '"' ||
         strcmp(object, "error") == 0) {
-        reply_read_failure(&r->doc, &r->failure);
+        failure_read(&r->doc, &r->failure);
         return OLLA_ERR;
     }
     take_usage(r, d[D_USAGE]);
@@ -820,86 +812,4 @@ void reply_end(struct anthropic_reply *r)
 {
     r->ending = true;
     r->phase = LAST;
-}
-
-/* ---- failures ------------------------------------------------------------------------------------- */
-
-/* As much of a string as fits. */
-static bool read_message(const struct json_source *s, struct json_value v, char *to, size_t cap)
-{
-    struct json_unescape u = {0, 0, 0, false};
-    struct json_value inner = json_inner(v);
-    char bytes[REPLY_MESSAGE], out[8];
-    size_t n = json_copy(s, inner.from, inner.to, bytes, sizeof(bytes)), used = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        size_t some = json_unescape(&u, bytes[i], out);
-        if (some >= cap - used) {
-            break;
-        }
-        memcpy(to + used, out, some);
-        used += some;
-    }
-    to[used] = '\0';
-    return used > 0;
-}
-
-void reply_read_failure(const struct json_source *doc, struct reply_failure *f)
-{
-    enum { MESSAGE = 0, CODE, STATUS, PROMPT, CONTEXT, TYPE, IN_ERROR };
-    static const char *const error_keys[] = {"message", "code", "status", "n_prompt_tokens", "n_ctx", "type", NULL};
-    enum { ERROR = 0, TEXT, DETAIL, OLD, TOP_CODE, IN_TOP };
-    static const char *const keys[] = {"error", "message", "detail", "error_message", "code", NULL};
-    static const char *const detail_keys[] = {"msg", NULL};
-    struct json_value top = {0, UINT64_MAX, '{'}, v[IN_TOP], e[IN_ERROR], detail = {0, 0, 0}, said;
-    char type[32];
-
-    json_collect(doc, top, keys, v);
-    json_collect(doc, v[ERROR], error_keys, e);
-    uint64_t at = json_first(v[DETAIL]);
-    if (v[DETAIL].kind == '[' && json_next(doc, &at, &said)) {
-        json_collect(doc, said, detail_keys, &detail);
-    }
-    bool found = read_message(doc, e[MESSAGE], f->message, sizeof(f->message)) ||
-                 read_message(doc, v[ERROR], f->message, sizeof(f->message)) ||
-                 read_message(doc, v[TEXT], f->message, sizeof(f->message)) ||
-                 read_message(doc, v[DETAIL], f->message, sizeof(f->message)) ||
-                 read_message(doc, detail, f->message, sizeof(f->message)) ||
-                 read_message(doc, v[OLD], f->message, sizeof(f->message));
-    uint64_t status = number_of(doc, e[CODE].kind == '0' ? e[CODE] : e[STATUS].kind == '0' ? e[STATUS] : v[TOP_CODE]);
-    f->status = found && status >= 400 && status < 600 ? (int)status : 0;
-    json_read(doc, e[TYPE], type, sizeof(type));
-    uint64_t prompt = number_of(doc, e[PROMPT]), context = number_of(doc, e[CONTEXT]);
-    f->too_long = strcmp(type, "exceed_context_size_error") == 0;
-    if (f->too_long && prompt > 0) {
-        struct text t = text_in(f->message, sizeof(f->message) - 1);
-        text_addz(&t, "prompt is too long: ");
-        text_u64(&t, prompt);
-        text_addz(&t, " tokens > ");
-        text_u64(&t, context);
-        text_addz(&t, " maximum");
-        text_z(&t);
-    }
-}
-
-void reply_name_overflow(struct reply_failure *f)
-{
-    static const char *const signs[] = {"exceeds the available context size", "maximum context length",
-                                        "context length", "context window", "exceed_context_size_error"};
-    char mem[REPLY_MESSAGE];
-    struct text t = text_in(mem, sizeof(mem) - 1);
-    struct str said = str_of(f->message);
-
-    for (size_t i = 0; i < OLLA_COUNT(signs); i++) {
-        for (size_t at = 0; at < said.n && !f->too_long; at++) {
-            f->too_long = str_istarts(str_skip(said, at), str_of(signs[i]));
-        }
-    }
-    if (!f->too_long || str_istarts(said, STR("prompt is too long"))) {
-        return;
-    }
-    text_addz(&t, "prompt is too long: ");
-    said.n = said.n < sizeof(mem) - t.n - 1 ? said.n : sizeof(mem) - t.n - 1;
-    text_add(&t, said);
-    str_copy(f->message, sizeof(f->message), text_str(&t));
 }

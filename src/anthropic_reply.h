@@ -14,10 +14,10 @@
 #ifndef OLLA_ANTHROPIC_REPLY_H
 #define OLLA_ANTHROPIC_REPLY_H
 
+#include "failure.h"
 #include "pieces.h"
 
-#define REPLY_CALLS   24 /* tool calls of one reply */
-#define REPLY_MESSAGE 512
+#define REPLY_CALLS 24 /* tool calls of one reply */
 
 /* Where bytes are held that have to wait. add: false = there is no room. */
 struct reply_store {
@@ -42,13 +42,6 @@ struct reply_call {
 enum reply_finish { FINISH_NONE = 0, FINISH_STOP, FINISH_LENGTH, FINISH_CALLS, FINISH_FILTER, FINISH_OTHER };
 enum reply_block { BLOCK_NONE = 0, BLOCK_TEXT, BLOCK_THINKING, BLOCK_CALL };
 
-/* Something that a backend says went wrong. */
-struct reply_failure {
-    int status;    /* that it named, 0 = none */
-    bool too_long; /* the prompt, for its context */
-    char message[REPLY_MESSAGE];
-};
-
 struct anthropic_reply {
     /* input */
     struct str model; /* what the client called it */
@@ -61,10 +54,10 @@ struct anthropic_reply {
     struct reply_store held;
 
     /* results */
-    bool told;                    /* message_start is out, or among the pieces */
-    bool done;                    /* all has been told */
-    enum reply_finish finish;     /* as the backend said */
-    struct reply_failure failure; /* after OLLA_ERR */
+    bool told;                /* message_start is out, or among the pieces */
+    bool done;                /* all has been told */
+    enum reply_finish finish; /* as the backend said */
+    struct failure failure;   /* after OLLA_ERR */
     struct pieces out;
 
     /* state */
@@ -101,11 +94,5 @@ void reply_end(struct anthropic_reply *r);
  * reply_end: the message is complete); OLLA_ERR = it cannot be told, see r->failure.
  */
 int reply_step(struct anthropic_reply *r);
-
-/* What a document says that went wrong; nothing: message is "". */
-void reply_read_failure(const struct json_source *doc, struct reply_failure *f);
-
-/* Makes the words that clients wait for of one that says that the prompt is too long. */
-void reply_name_overflow(struct reply_failure *f);
 
 #endif

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cors.h"
+#include "failure.h"
 #include "inspector.h"
 
 /* Without a free block the next try comes after this. */
@@ -232,39 +233,33 @@ void heartbeat_keep_error(struct exchange *x, const char *p, size_t n)
     }
 }
 
-/* What an error reply of any server says: {"error":{"message":...}}, {"error":...}, {"message"|"detail":...}, or a text. */
-static void take_message(struct str body, char *to, size_t cap)
+static struct str kept_bytes(const void *of, uint64_t at)
 {
-    static const char *const keys[] = {"error", "message", "detail"};
-    struct json_slice s = json_open(body);
-    int node = json_get(&s, json_root(&s), "error");
+    return str_skip(buf_str(of), (size_t)at);
+}
 
-    to[0] = '\0';
-    if (node >= 0 && json_string(&s, json_get(&s, node, "message"), to, cap) && to[0]) {
-        return;
-    }
-    for (size_t i = 0; i < OLLA_COUNT(keys); i++) {
-        if (json_string(&s, json_get(&s, json_root(&s), keys[i]), to, cap) && to[0]) {
-            return;
-        }
-    }
-    body = str_trim(body);
-    if (body.n > 0 && body.p[0] != '<') { /* no page for people */
-        body.n = body.n < cap - 1 ? body.n : cap - 1;
-        str_copy(to, cap, body);
-    }
+/* What was kept of an error reply. */
+static void take_message(const struct buf *kept, struct failure *f)
+{
+    bool failed = false;
+    struct json_source source = {kept_bytes, kept, &failed};
+    struct json_check check;
+
+    json_check_start(&check, NULL, NULL);
+    json_check_feed(&check, buf_str(kept).p, buf_len(kept));
+    failure_in_words(&source, buf_len(kept), check.done && !check.bad, f);
 }
 
 void heartbeat_embed_end(struct exchange *x)
 {
     static char line[OLLA_BUF_SIZE / 2];
-    char message[OLLA_BUF_SIZE / 32]; /* written as JSON it is six times as long at most */
+    struct failure f; /* written as JSON it is six times as long at most */
     struct text t = text_in(line, sizeof(line));
 
     if (x->embed_error) {
         struct reply_error err = {.status = x->backend_status, .code = "backend_error"};
-        take_message(buf_str(&x->u->out), message, sizeof(message));
-        err.message = message[0] ? message : "the backend answered with an error";
+        take_message(&x->u->out, &f);
+        err.message = f.message[0] ? f.message : "the backend answered with an error";
         text_addz(&t, kinds[x->beat].open);
         reply_error_body(&t, x, &err);
         t.n -= t.n > 0 && line[t.n - 1] == '\n';

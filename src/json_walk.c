@@ -242,6 +242,14 @@ bool json_read(const struct json_source *s, struct json_value v, char *to, size_
     return fits;
 }
 
+uint64_t json_read_number(const struct json_source *s, struct json_value v)
+{
+    char number[24];
+    uint64_t n = 0;
+    size_t length = v.kind == '0' ? json_copy(s, v.from, v.to, number, sizeof(number)) : 0;
+    return str_to_u64((struct str){number, length}, UINT32_MAX, &n) == OLLA_OK ? n : 0;
+}
+
 uint64_t json_read_length(const struct json_source *s, struct json_value v)
 {
     struct cursor c = {s, v.from + 1, {NULL, 0}};

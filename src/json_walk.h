@@ -38,6 +38,9 @@ bool json_read(const struct json_source *s, struct json_value v, char *to, size_
 /* What a string holds, without its quotes, as it is written; nothing of another value. */
 struct json_value json_inner(struct json_value v);
 
+/* A whole number below 2^32; 0: it is none. */
+uint64_t json_read_number(const struct json_source *s, struct json_value v);
+
 /* Bytes of a string when it is unescaped; of a value written without blanks and with < > & as \u003c. */
 uint64_t json_read_length(const struct json_source *s, struct json_value v);
 uint64_t json_compact_length(const struct json_source *s, struct json_value v);

@@ -138,10 +138,10 @@ static void fail(struct exchange *x, int status, const char *message)
     reply_error(x, &err);
 }
 
-static void fail_as_told(struct exchange *x, const struct reply_failure *f)
+static void fail_as_told(struct exchange *x, const struct failure *f)
 {
-    struct reply_failure told = *f;
-    reply_name_overflow(&told);
+    struct failure told = *f;
+    failure_name_overflow(&told);
     fail(x,
          told.too_long     ? 400
          : told.status > 0 ? told.status
@@ -153,18 +153,10 @@ static void fail_as_told(struct exchange *x, const struct reply_failure *f)
 static void fail_in_words(struct exchange *x, int status)
 {
     struct messages *m = x->messages;
-    struct reply_failure f = {0, false, ""};
-    char text[REPLY_MESSAGE];
+    struct failure f;
 
-    if (m->frame.done && !m->frame.bad) {
-        reply_read_failure(&m->now.reply.doc, &f);
-    }
-    struct str body = {text, json_copy(&m->now.reply.doc, 0, m->doc.body.n, text, sizeof(text) - 1)};
-    body = str_trim(body);
-    if (!f.message[0] && body.n > 0 && body.p[0] != '<') { /* no page for people */
-        str_copy(f.message, sizeof(f.message), body);
-    }
-    reply_name_overflow(&f);
+    failure_in_words(&m->now.reply.doc, m->doc.body.n, m->frame.done && !m->frame.bad, &f);
+    failure_name_overflow(&f);
     if (!f.message[0]) {
         str_copy(f.message, sizeof(f.message), str_of(http_reason(status)));
     }

@@ -110,7 +110,7 @@ struct reply_told {
     struct output out;
     bool failed, told;
     int status;
-    char message[REPLY_MESSAGE + 64];
+    char message[FAILURE_MESSAGE + 64];
     uint64_t length; /* of a plain reply, as it was counted */
 
     /* state */
@@ -149,9 +149,9 @@ static inline void reply_fail(struct reply_told *t, int status, const char *mess
     (void)snprintf(t->message, sizeof(t->message), "%s", message);
 }
 
-static inline void reply_fail_as_told(struct reply_told *t, struct reply_failure f)
+static inline void reply_fail_as_told(struct reply_told *t, struct failure f)
 {
-    reply_name_overflow(&f);
+    failure_name_overflow(&f);
     reply_fail(t,
                f.too_long     ? 400
                : f.status > 0 ? f.status
@@ -161,18 +161,10 @@ static inline void reply_fail_as_told(struct reply_told *t, struct reply_failure
 
 static inline void reply_fail_in_words(struct reply_told *t, int status)
 {
-    struct reply_failure f = {0, false, ""};
-    char text[REPLY_MESSAGE];
+    struct failure f;
 
-    if (t->frame.done && !t->frame.bad) {
-        reply_read_failure(&t->reply.doc, &f);
-    }
-    struct str body = {text, json_copy(&t->reply.doc, 0, t->doc.w.n, text, sizeof(text) - 1)};
-    body = str_trim(body);
-    if (!f.message[0] && body.n > 0 && body.p[0] != '<') {
-        str_copy(f.message, sizeof(f.message), body);
-    }
-    reply_name_overflow(&f);
+    failure_in_words(&t->reply.doc, t->doc.w.n, t->frame.done && !t->frame.bad, &f);
+    failure_name_overflow(&f);
     reply_fail(t, f.too_long ? 400 : f.status > 0 ? f.status : status, f.message[0] ? f.message : "Bad Gateway");
 }
 

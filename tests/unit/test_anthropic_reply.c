@@ -320,7 +320,7 @@ static void test_long_failure(void **state)
         }
         output_z(&o, " context length'}}");
         struct reply_told *t = tell(json(o.p), false, false, n % OLLA_COUNT(ways));
-        assert_true(t->failed && strlen(t->message) < REPLY_MESSAGE && strlen(t->message) > 200);
+        assert_true(t->failed && strlen(t->message) < FAILURE_MESSAGE && strlen(t->message) > 200);
     }
 }
 
