@@ -486,11 +486,31 @@ void exchange_truncate(struct exchange *x, enum end_who who, enum end_phase phas
     x->state = X_FLUSH;
 }
 
-void exchange_expired(struct exchange *x)
+/* The request is up, or nearly, and nothing has come back. */
+static void backend_expired(struct exchange *x)
 {
     struct reply_error err = {.status = 504,
                               .code = "backend_timeout",
                               .message = "Proxy error: the backend did not answer in time"};
+
+    if (x->e->first_byte_timeout > 0 && exchange_may_retry(x)) {
+        exchange_attempt_failed(x, FAIL_SILENT);
+        return;
+    }
+    attempt_drop_upstream(x);
+    if (messages_count_here(x)) {
+        return;
+    }
+    x->who = END_SERVER_SLOW;
+    x->phase = PHASE_HEAD;
+    reply_error(x, &err);
+}
+
+void exchange_expired(struct exchange *x)
+{
+    struct reply_error late = {.status = 408,
+                               .code = "request_timeout",
+                               .message = "the request body did not arrive in time (server.read_timeout)"};
 
     if (x->deadline == 0 || net_now() < x->deadline) {
         return; /* not the deadline, only the time to ask for a block again */
@@ -498,12 +518,9 @@ void exchange_expired(struct exchange *x)
     x->deadline = 0;
     switch (x->state) {
     case X_BODY:
-        err = (struct reply_error){.status = 408,
-                                   .code = "request_timeout",
-                                   .message = "the request body did not arrive in time (server.read_timeout)"};
         x->who = END_CLIENT_SLOW;
         x->phase = PHASE_REQUEST;
-        reply_error(x, &err);
+        reply_error(x, &late);
         break;
     case X_HOLD:
         break;
@@ -516,17 +533,7 @@ void exchange_expired(struct exchange *x)
         break;
     case X_SEND:
     case X_WAIT:
-        if (x->e->first_byte_timeout > 0 && exchange_may_retry(x)) {
-            exchange_attempt_failed(x, FAIL_SILENT);
-            break;
-        }
-        attempt_drop_upstream(x);
-        if (messages_count_here(x)) {
-            break;
-        }
-        x->who = END_SERVER_SLOW;
-        x->phase = PHASE_HEAD;
-        reply_error(x, &err);
+        backend_expired(x);
         break;
     case X_STREAM:
         if (buf_len(&x->c->out) == 0) {

@@ -329,13 +329,55 @@ static bool finish_reply(struct exchange *x)
     return true;
 }
 
+/* Takes what is in u->in, decoded, to m->plain, and gives back what was looked at. 1: something came, 0: nothing. */
+static int decode(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    struct buf *in = &x->u->in;
+    size_t decoded;
+
+    buf_consume(in, m->used);
+    m->used = 0;
+    if (buf_len(in) == 0 || x->out_body.done) {
+        return 0;
+    }
+    long used = http_body_decode(&x->out_body, in->mem + in->off, buf_len(in), &decoded);
+    if (used < 0) {
+        return OLLA_ERR;
+    }
+    m->plain = (struct str){in->mem + in->off, m->over ? 0 : decoded};
+    m->used = (size_t)used;
+    return used > 0 || decoded > 0;
+}
+
+/* Tells a little of the document. false: the exchange has another state. */
+static bool tell(struct exchange *x)
+{
+    struct messages *m = x->messages;
+    int n = reply_step(&m->now.reply);
+
+    if (m->doc.failed || m->held.failed) {
+        fail(x, 502, "the part of the backend's reply that was kept cannot be read (proxy.spool_dir)");
+        return false;
+    }
+    if (n == OLLA_ERR) {
+        fail_as_told(x, &m->now.reply.failure);
+        return false;
+    }
+    if (n == 0) {
+        m->telling = false;
+        begin_document(m);
+        m->told = m->ending;
+        m->late_at = net_now() + LATE_MS;
+    }
+    return true;
+}
+
 int messages_relay(struct exchange *x)
 {
     struct messages *m = x->messages;
-    struct anthropic_reply *to = &m->now.reply;
-    struct buf *in = &x->u->in;
 
-    if (m->kind == REPLY_FRAMES && !to->events && !m->over) {
+    if (m->kind == REPLY_FRAMES && !m->now.reply.events && !m->over) {
         fail(x, 502, "the backend sent a stream although none was asked for");
         return OLLA_AGAIN;
     }
@@ -343,53 +385,23 @@ int messages_relay(struct exchange *x)
         if (!write_out(x)) {
             return OLLA_AGAIN;
         }
-        if (m->telling) {
-            int n = reply_step(to);
-            if (n == OLLA_ERR || m->doc.failed || m->held.failed) {
-                fail_as_told(x, &to->failure);
+        if (m->telling || m->plain.n > 0) {
+            if (m->telling ? !tell(x) : !feed(x)) {
                 return OLLA_AGAIN;
-            }
-            if (n == 0) {
-                m->telling = false;
-                begin_document(m);
-                m->told = m->ending;
-                m->late_at = net_now() + LATE_MS;
             }
             continue;
         }
-        if (m->plain.n > 0) {
-            if (!feed(x)) {
-                return OLLA_AGAIN;
-            }
-            if (m->plain.n == 0) {
-                buf_consume(in, m->used);
-                m->used = 0;
-            }
+        int came = decode(x);
+        if (came == OLLA_ERR) {
+            return OLLA_ERR;
+        }
+        if (came == 1) {
             continue;
-        }
-        if (m->used > 0) {
-            buf_consume(in, m->used);
-            m->used = 0;
-        }
-        if (buf_len(in) > 0 && !x->out_body.done) {
-            size_t decoded;
-            long used = http_body_decode(&x->out_body, in->mem + in->off, buf_len(in), &decoded);
-            if (used < 0) {
-                return OLLA_ERR;
-            }
-            m->plain = (struct str){in->mem + in->off, m->over ? 0 : decoded};
-            m->used = (size_t)used;
-            if (m->used > 0 || decoded > 0) {
-                continue;
-            }
         }
         if (m->told) {
             return x->out_body.done || net_now() >= m->late_at ? OLLA_OK : OLLA_AGAIN;
         }
-        if (!x->out_body.done && !m->over) {
-            return OLLA_AGAIN;
-        }
-        if (!finish_reply(x)) {
+        if ((!x->out_body.done && !m->over) || !finish_reply(x)) {
             return OLLA_AGAIN;
         }
     }
