@@ -11,8 +11,10 @@
 #include "platform/platform.h"
 #include "src/conf.h"
 #include "src/endpoint.h"
+#include "src/limits.h"
 #include "src/loop.h"
 #include "src/pool.h"
+#include "src/sticky.h"
 #include "src/sha256.h"
 
 static struct conf confs[2];
@@ -134,12 +136,14 @@ static int read_options(int argc, char **argv, struct options *o)
 
 static int print_memory(void)
 {
-    static const struct {
+    const struct {
         const char *name;
         size_t size, count;
     } fixed[] = {
         {"configurations", sizeof(struct conf), 2},
         {"endpoints", sizeof(struct endpoint), OLLA_MAX_ENDPOINTS},
+        {"conversations", sticky_cost(), OLLA_MAX_SESSIONS},
+        {"rate limits", limits_cost(), OLLA_MAX_RATE_CLIENTS},
         {"log buffer", OLLA_LOG_BUF, 1},
         {"spool window", OLLA_BODY_BLOCK, 1},
         {"poll set", sizeof(struct pollfd) + sizeof(void *) + sizeof(uint64_t),

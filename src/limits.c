@@ -351,3 +351,8 @@ bool limits_admits_more(unsigned connections, const char *text, uint64_t now_ms)
     }
     return false;
 }
+
+size_t limits_cost(void)
+{
+    return sizeof(entries[0]);
+}

@@ -71,4 +71,7 @@ extern struct limits_totals limits_totals;
 /* Clients that got a 429 in the last hour, as far as they are remembered. */
 unsigned limits_limited(uint64_t now_ms);
 
+/* Bytes of one client in the table. */
+size_t limits_cost(void);
+
 #endif

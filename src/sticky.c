@@ -210,3 +210,8 @@ struct endpoint *sticky_place(uint64_t key, endpoint_set equal)
     }
     return best;
 }
+
+size_t sticky_cost(void)
+{
+    return sizeof(sessions[0]);
+}

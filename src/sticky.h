@@ -38,4 +38,7 @@ const struct sticky_stats *sticky_stats(void); /* without those whose time is ov
 /* Among equal endpoints the one that all instances with the same configuration choose for a key. */
 struct endpoint *sticky_place(uint64_t key, endpoint_set equal);
 
+/* Bytes of one conversation in the table. */
+size_t sticky_cost(void);
+
 #endif
