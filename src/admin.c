@@ -558,7 +558,7 @@ static const struct exchange_local pages[LOCAL_COUNT] = {
     [LOCAL_STATUS] = {.write = write_status, .etag = true},
     [LOCAL_STATS_STICKY] = {.write = write_sticky},
     [LOCAL_STATS_TRANSLATORS] = {.write = write_translators},
-    [LOCAL_TOKENS] = {.write = write_tokens, .ready = messages_counted},
+    [LOCAL_TOKENS] = {.write = write_tokens, .ready = messages_counted, .check = messages_check_count},
     [LOCAL_STATUS_MODELS] = {.write = write_status_models, .etag = true, .state = model_status_state},
     [LOCAL_MODELS] = {.write = write_listing, .check = listing_check},
     [LOCAL_MODEL] = {.write = write_model, .check = listing_one_check},

@@ -41,7 +41,7 @@ static bool is_empty(struct json_value v)
 
 void reply_start(struct anthropic_reply *r)
 {
-    r->told = r->done = false;
+    r->told = false;
     r->finish = FINISH_NONE;
     pieces_clear(&r->out);
     r->phase = IDLE;
@@ -153,7 +153,6 @@ static void add_tail(struct anthropic_reply *r)
         add_usage(r);
         words(r, "}\n");
     }
-    r->done = true;
 }
 
 /* ---- blocks --------------------------------------------------------------------------- */

@@ -2,8 +2,6 @@
  * anthropic_reply.h - level 6: a chat completion, told as a message of the
  * Anthropic Messages API: whole, or as the events of a stream.
  *
- *   REPLY_NEW -> REPLY_TOLD (message_start is out) -> REPLY_OVER
- *
  * Documents come one by one: the frames of a stream, or the one of a plain
  * reply. One block is open at a time; what comes for another one meanwhile is
  * held in a store of the caller's, as are texts that come between the parts of
@@ -17,7 +15,7 @@
 #include "failure.h"
 #include "pieces.h"
 
-#define REPLY_CALLS 24 /* tool calls of one reply */
+#define REPLY_CALLS 24 /* calls of a stream that are kept apart at a time */
 
 /* Where bytes are held that have to wait. add: false = there is no room. */
 struct reply_store {
@@ -55,7 +53,6 @@ struct anthropic_reply {
 
     /* results */
     bool told;                /* message_start is out, or among the pieces */
-    bool done;                /* all has been told */
     enum reply_finish finish; /* as the backend said */
     struct failure failure;   /* after OLLA_ERR */
     struct pieces out;

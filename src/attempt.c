@@ -440,6 +440,10 @@ static bool prepare(struct exchange *x)
         x->e = NULL;
         x->attempts--;
     }
+    if (n == OLLA_ERR && messages_unreadable(x)) {
+        reply_refuse(x, 507, "spool_error", MESSAGES_UNREADABLE);
+        x->who = END_RESOURCE;
+    }
     return n == 1;
 }
 

@@ -93,9 +93,7 @@ void failure_name_overflow(struct failure *f)
     struct str said = str_of(f->message);
 
     for (size_t i = 0; i < OLLA_COUNT(signs); i++) {
-        for (size_t at = 0; at < said.n && !f->too_long; at++) {
-            f->too_long = str_istarts(str_skip(said, at), str_of(signs[i]));
-        }
+        f->too_long = f->too_long || str_ihas(said, str_of(signs[i]));
     }
     if (!f->too_long || str_istarts(said, STR("prompt is too long"))) {
         return;

@@ -22,8 +22,6 @@
 #define TURN_MS 3
 /* No longer is an answer that says that there is no such path. */
 #define NO_PATH_MAX 4096
-/* Less room than this is not worth writing into. */
-#define ROOM_MIN 128
 
 POOL_STORAGE(MESSAGES, struct messages, messages_pool)
 
@@ -118,7 +116,7 @@ bool messages_accept(struct exchange *x)
     const char *why = x->body.n == 0 ? "empty request body" : anthropic_check(&m->request, &m->check, m->to_count);
 
     if (m->failed) {
-        reply_refuse(x, 507, "spool_error", "the spooled request body cannot be read, see the log");
+        reply_refuse(x, 507, "spool_error", MESSAGES_UNREADABLE);
         return false;
     }
     if (why) {
@@ -211,9 +209,7 @@ int messages_prepare(struct exchange *x)
         for (int i = 0; i < STEPS; i++) {
             int n = prepare_step(x);
             if (n == OLLA_ERR) {
-                str_copy(m->refusal, sizeof(m->refusal),
-                         m->failed ? STR("the spooled request body cannot be read, see the log")
-                                   : str_of(m->now.telling.error));
+                str_copy(m->refusal, sizeof(m->refusal), str_of(m->failed ? "" : m->now.telling.error));
                 return OLLA_ERR;
             }
             if (n == 0) {
@@ -226,6 +222,11 @@ int messages_prepare(struct exchange *x)
             return OLLA_AGAIN;
         }
     }
+}
+
+bool messages_unreadable(const struct exchange *x)
+{
+    return x->messages->failed;
 }
 
 const char *messages_refusal(const struct exchange *x)
@@ -305,23 +306,18 @@ bool messages_counted(struct exchange *x)
     return true;
 }
 
+bool messages_check_count(struct exchange *x, struct reply_error *err)
+{
+    *err = (struct reply_error){.status = 507, .code = "spool_error", .message = MESSAGES_UNREADABLE};
+    return !x->messages->failed;
+}
+
 uint64_t messages_tokens(const struct exchange *x)
 {
     return x->messages->estimate;
 }
 
 /* ---- servers without the API ---- */
-
-/* Whether they know the model is told with the same status. */
-static bool is_about_model(struct str body)
-{
-    for (; body.n > 0; body = str_skip(body, 1)) {
-        if (str_istarts(body, STR("model"))) {
-            return true;
-        }
-    }
-    return false;
-}
 
 int messages_fall_back(struct exchange *x, const struct http_response *r, struct str body)
 {
@@ -334,7 +330,7 @@ int messages_fall_back(struct exchange *x, const struct http_response *r, struct
     if (body.n < r->length) {
         return buf_room(&x->u->in) > 0 || x->u->in.off > 0 ? OLLA_AGAIN : 0;
     }
-    if (is_about_model(body)) {
+    if (str_ihas(body, STR("model"))) { /* whether they know the model is told with the same status */
         return 0;
     }
     attempt_drop_upstream(x);

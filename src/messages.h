@@ -32,6 +32,8 @@ void messages_choose(struct exchange *x, struct str model);
 
 /* Gets ready to tell it. 1 = ready, OLLA_AGAIN = not yet (the exchange is called again), OLLA_ERR = cannot be told. */
 int messages_prepare(struct exchange *x);
+bool messages_unreadable(const struct exchange *x); /* ... because its body cannot be read back */
+#define MESSAGES_UNREADABLE "the spooled request body cannot be read, see the log"
 const char *messages_refusal(const struct exchange *x); /* why not; NULL = it could be, or was not tried */
 
 /* It may hold a number of tokens. */
@@ -39,7 +41,8 @@ bool messages_is_count(const struct http_response *r);
 
 /* Nobody counts the tokens of this request: olla does, about. false: it is no such request. */
 bool messages_count_here(struct exchange *x);
-bool messages_counted(struct exchange *x); /* ready() of the page */
+bool messages_counted(struct exchange *x);                              /* ready() of the page */
+bool messages_check_count(struct exchange *x, struct reply_error *err); /* check() of it */
 uint64_t messages_tokens(const struct exchange *x);
 
 /* How long the head of a reply is waited for, ms: a number of tokens is not worth much of it. */

@@ -16,9 +16,8 @@
 #define HEAD_MS 5000
 /* So long the end of the backend's bytes may come behind the end of what they say: then its connection is kept. */
 #define LATE_MS 50
-/* Framing of a piece for the client, and room that makes it worth while. */
-#define FRAMING  8
-#define ROOM_MIN 128
+/* Framing of a piece for the client. */
+#define FRAMING 8
 /* Bytes of an error reply that are looked at. */
 #define ERROR_MAX 16384
 
@@ -313,7 +312,6 @@ static bool finish_reply(struct exchange *x)
         return to->events ? tell_document(x) : tell_plain(x);
     }
     if (whole && !m->over) { /* a last line without its end */
-        m->over = to->finish != FINISH_NONE;
         return tell_document(x);
     }
     if (!m->over && to->finish == FINISH_NONE) {
@@ -419,7 +417,11 @@ uint64_t messages_at(const struct exchange *x)
     if (!x->translated || x->state != X_STREAM) {
         return 0;
     }
-    return m->told ? m->late_at : x->headless && m->now.reply.events && m->kind == REPLY_FRAMES ? m->head_due : 0;
+    if (m->told) {
+        return net_now() < m->late_at ? m->late_at : 0; /* later it waits for room only, which comes by itself */
+    }
+    bool silent = x->headless && m->now.reply.events && m->kind == REPLY_FRAMES && !m->now.reply.told;
+    return silent ? m->head_due : 0;
 }
 
 bool messages_told(const struct exchange *x)

@@ -13,6 +13,9 @@
 #include "sse.h"
 #include "store.h"
 
+/* Less room than this is not worth writing into. */
+#define ROOM_MIN 128
+
 struct messages {
     bool to_count;
     struct json_check check;

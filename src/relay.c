@@ -366,7 +366,8 @@ void relay_stream(struct exchange *x)
             round -= round > 0; /* what comes together goes down together */
             continue;
         }
-        if (!flush(x) || buf_len(out) > 0 || (!x->u_readable && buf_len(in) == 0 && !messages_pending(x))) {
+        bool idle = !x->u_readable && buf_len(in) == 0 && !messages_pending(x);
+        if (!flush(x) || buf_len(out) > 0 || x->c->starved || idle) {
             return;
         }
     }

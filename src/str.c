@@ -77,6 +77,19 @@ struct str str_trim(struct str s)
     return s;
 }
 
+bool str_ihas(struct str s, struct str part)
+{
+    for (; s.n >= part.n; s = str_skip(s, 1)) {
+        if (str_istarts(s, part)) {
+            return true;
+        }
+        if (s.n == 0) {
+            break;
+        }
+    }
+    return false;
+}
+
 size_t str_find(struct str s, char c)
 {
     const char *hit = s.n ? memchr(s.p, c, s.n) : NULL;

@@ -30,6 +30,9 @@ struct str str_skip(struct str s, size_t n); /* without the first n bytes; n may
 struct str str_trim(struct str s);           /* without blanks (space, tab, CR, LF) at both ends */
 char str_lower(char c);                      /* ASCII only */
 
+/* True if part stands somewhere in s, ASCII case ignored. */
+bool str_ihas(struct str s, struct str part);
+
 /* Position of c, or s.n if there is none. */
 size_t str_find(struct str s, char c);
 

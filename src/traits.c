@@ -36,11 +36,8 @@ static struct str word_at(const char *words, struct str s)
 static bool has_word(const char *words, struct str s)
 {
     for (struct str rest = str_of(words); rest.p;) {
-        struct str word = str_split(&rest, ' ');
-        for (size_t i = 0; i + word.n <= s.n; i++) {
-            if (str_istarts(str_skip(s, i), word)) {
-                return true;
-            }
+        if (str_ihas(s, str_split(&rest, ' '))) {
+            return true;
         }
     }
     return false;

@@ -369,7 +369,7 @@ static inline void reply_tell(struct reply_told *t, const char *p, size_t n)
         ENSURE(!to->out.full && !t->doc.w.failed && !t->held.w.failed);
     } while (reply_turn(t, &input));
     t->told = to->told;
-    ENSURE(t->failed ? t->message[0] != '\0' : to->done);
+    ENSURE(t->failed ? t->message[0] != '\0' : t->ending);
     ENSURE(!t->failed || !t->out.n || t->told);
     ENSURE(t->events || t->failed || t->out.n == t->length);
     ENSURE(t->events || !t->failed || t->out.n == 0);
