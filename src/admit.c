@@ -84,6 +84,10 @@ bool admit_head(struct exchange *x)
         return true;
     }
     enum gate_answer answer = gate_enter(&x->req, x->upgrade, &x->key);
+    /* Lists are free, but not for those who try keys. */
+    if (answer > GATE_NO_KEY && x->route.kind != ROUTE_PROXY && !take_limit(x)) {
+        return false;
+    }
     if (answer != GATE_OPEN) {
         reply_refuse(x, 401, "invalid_api_key", why[answer]);
         return false;
@@ -95,10 +99,16 @@ bool admit_model(struct exchange *x)
 {
     static char mem[OLLA_MODEL_NAME + OLLA_KEY_NAME + 80];
     struct text t = text_in(mem, sizeof(mem));
-    struct str model = str_of(x->scan.model);
+    /* Only where a model is asked to do something does its name tell what the request is about. */
+    bool asks = str_eq(str_of(x->method), STR("POST")) || x->upgrade;
+    struct str model = asks ? str_of(x->scan.model) : STR("");
 
-    if (x->key.key == 0 || gate_allows(&x->key, model)) {
+    if (x->key.key == 0 || (gate_allows(&x->key, model) && !(x->route.pinnable && gate_narrow(&x->key)))) {
         return true;
+    }
+    if (x->route.pinnable) { /* lists and management of one machine: all its models are within reach */
+        reply_refuse(x, 403, "not_allowed", "this path is about all models of a machine, and this API key is not");
+        return false;
     }
     text_addz(&t, "the API key \"");
     text_addz(&t, x->key.name);

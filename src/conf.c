@@ -512,6 +512,13 @@ static void check_cors(struct conf_loader *ld)
                      .allowed = "the origins that are meant, in server.cors.allowed_origins");
         }
     }
+    for (int i = 0; i < ld->c->server.cors.allowed_methods.n; i++) {
+        if (str_eq(str_of(ld->c->server.cors.allowed_methods.item[i]), STR("*"))) {
+            ld->line = *conf_seen(ld, "server.cors.allowed_methods");
+            CONF_SAY(ld, .key = "server.cors.allowed_methods", .what = "* is no method",
+                     .allowed = "the methods by name, like GET, POST, OPTIONS");
+        }
+    }
     check_tokens(ld, "server.cors.allowed_methods", &ld->c->server.cors.allowed_methods);
     check_tokens(ld, "server.cors.allowed_headers", &ld->c->server.cors.allowed_headers);
     check_tokens(ld, "server.cors.exposed_headers", &ld->c->server.cors.exposed_headers);

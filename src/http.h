@@ -153,6 +153,9 @@ long http_unescape(struct str path, char *to, size_t cap);
 /* Retry-After (RFC 9110, 10.2.3), seconds or a date, as ms from now. false: none, or malformed. */
 bool http_retry_after(struct str value, int64_t wall_ms, uint64_t *ms);
 
+/* How often a key stands in a query, its name in plain or escaped. */
+unsigned http_query_count(struct str query, struct str key);
+
 /*
  * The value of the first parameter of that name in a query ("?a=1&b=2"), decoded into to[cap]; *raw, if wanted, is
  * its place in the query as it was sent. false (and ""): none, malformed, or too long.

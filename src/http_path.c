@@ -145,6 +145,21 @@ long http_unescape(struct str path, char *to, size_t cap)
     return unescape(path, to, cap, false);
 }
 
+unsigned http_query_count(struct str query, struct str key)
+{
+    unsigned count = 0;
+    char name[64]; /* no key that is asked for is longer; escaped it has three times as many bytes */
+
+    for (struct str rest = str_skip(query, 1); rest.n > 0;) {
+        struct str pair = {rest.p, str_find(rest, '&')};
+        struct str key_as_sent = {pair.p, str_find(pair, '=')};
+        rest = str_skip(rest, pair.n + 1);
+        long n = key_as_sent.n < sizeof(name) ? unescape(key_as_sent, name, sizeof(name), true) : 0;
+        count += n > 0 && str_eq((struct str){name, (size_t)n}, key);
+    }
+    return count;
+}
+
 bool http_query(struct str query, struct str key, char *to, size_t cap, struct str *raw)
 {
     to[0] = '\0';

@@ -62,6 +62,7 @@ static void end_part(struct multipart_scan *s)
         s->to = s->at - s->mark_n;
     }
     s->wanted = false;
+    s->begun = true;
     s->line_n = 0;
     s->state = BEHIND_MARK;
 }
@@ -94,6 +95,10 @@ static void content(struct multipart_scan *s, char c)
         }
         return;
     }
+    if (!s->begun && c != '\r' && c != '\n') {
+        s->state = AT_END;
+        return;
+    }
     add_value(s, s->mark, s->matched);
     s->matched = c == '\r';
     if (c != '\r') {
@@ -105,7 +110,7 @@ void multipart_feed(struct multipart_scan *s, const char *p, size_t n)
 {
     const char *end = p + n;
     while (p < end && s->state != AT_END) {
-        if (s->state == IN_BODY && s->matched == 0 && !s->wanted) {
+        if (s->state == IN_BODY && s->matched == 0 && s->begun && !s->wanted) {
             const char *next = memchr(p, '\r', (size_t)(end - p)); /* files are large: run through them */
             s->at += (uint64_t)((next ? next : end) - p);
             p = next ? next : end;

@@ -20,6 +20,7 @@ struct multipart_scan {
     uint8_t mark_n;
     uint8_t matched; /* bytes of the mark */
     uint8_t state;
+    bool begun;  /* the first mark was seen; before it only line ends may stand, else it is taken for no form */
     bool wanted; /* the current part is the model */
     uint8_t value_n;
     uint16_t line_n;

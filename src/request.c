@@ -238,7 +238,8 @@ bool request_body_step(struct exchange *x)
     if (x->route.kind != ROUTE_PROXY) {
         x->state = X_HOLD;
     } else if (x->scan.model_twice) {
-        reply_refuse(x, 400, "ambiguous_model", "the request body names \"model\" twice: remove one of them");
+        reply_refuse(x, 400, "ambiguous_model",
+                     "the request names \"model\" twice, or in an escaped form: remove one of them");
     } else if (x->scan.model_too_long) {
         reply_refuse(x, 404, "model_not_found", "the model name is longer than any model here");
     } else if (admit_model(x) && (!x->messages || messages_accept(x))) {

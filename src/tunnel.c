@@ -31,12 +31,14 @@ bool tunnel_wanted(const struct http_request *req)
 void tunnel_take_model(struct exchange *x)
 {
     char name[OLLA_MODEL_NAME];
+    unsigned times = http_query_count(x->req.query, STR("model"));
     bool good = http_query(x->req.query, STR("model"), name, sizeof(name), &x->query_model);
 
     for (char *c = name; *c; c++) {
         *c = (unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c; /* it will stand in headers and log lines */
     }
     str_copy(x->scan.model, sizeof(x->scan.model), str_trim(str_of(name)));
+    x->scan.model_twice = times > 1 || (times == 1 && !x->query_model.p); /* servers differ in which one they take */
     x->scan.model_too_long = x->query_model.p && !good;
 }
 
