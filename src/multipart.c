@@ -95,7 +95,7 @@ static void content(struct multipart_scan *s, char c)
         }
         return;
     }
-    if (!s->begun && c != '\r' && c != '\n') {
+    if (!s->begun && (s->matched > 2 || (c != '\r' && c != '\n'))) {
         s->state = AT_END;
         return;
     }

@@ -876,6 +876,8 @@ static void test_cors(void **state)
                                                "allowed: letters, digits and !#$%&'*+-.^_`|~");
     expect_error(ON "allowed_methods = GE/T\n", ":3: server.cors.allowed_methods: not a name: \"GE/T\"; "
                                                 "allowed: letters, digits and !#$%&'*+-.^_`|~");
+    expect_error(ON "allowed_methods = GET, *\n", ":3: server.cors.allowed_methods: * is no method; "
+                                                  "allowed: the methods by name, like GET, POST, OPTIONS");
     expect_error(ON "max_age = -1\n", ":3: server.cors.max_age: wrong value: \"-1\"; "
                                       "allowed: a whole number from 0 to 2000000000");
     for (int i = 0; i < 4; i++) {

@@ -1219,6 +1219,37 @@ static void test_query_encoded_plus(void **state)
     check_query("?a=1+%2B+2", "a", "1 + 2", "1+%2B+2");
 }
 
+static void test_query_count(void **state)
+{
+    static const struct {
+        const char *query;
+        unsigned count;
+    } cases[] = {
+        {"", 0},
+        {"?", 0},
+        {"?x=model", 0},
+        {"?model=", 1},
+        {"?model", 1},
+        {"?model=a&model=b", 2},
+        {"?model=a&&x&model", 2},
+        {"?m%6fdel=a", 1},
+        {"?%6D%6f%64%65%6c=a&model=a", 2},
+        {"?m%6=a&mod%00el=a&%=a&model%=a", 0},
+        {"?models=a&mode=b&Model=c&=model", 0},
+        {"?=&=model&&", 0},
+    };
+    char longer[400];
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(cases); i++) {
+        size_t n = strlen(cases[i].query);
+        assert_int_equal(http_query_count((struct str){guard_copy(cases[i].query, n), n}, STR("model")),
+                         cases[i].count);
+    }
+    memset(longer, 'm', sizeof(longer));
+    longer[0] = '?';
+    assert_int_equal(http_query_count((struct str){longer, sizeof(longer)}, STR("model")), 0);
+}
+
 /* Room for the NUL only: an empty value fits, any other does not. */
 static void test_query_without_room(void **state)
 {
@@ -1575,6 +1606,7 @@ int main(void)
         cmocka_unit_test(test_other_framings),
         cmocka_unit_test(test_unescape),
         cmocka_unit_test(test_query),
+        cmocka_unit_test(test_query_count),
         cmocka_unit_test(test_query_encoded_plus),
         cmocka_unit_test(test_query_without_room),
         cmocka_unit_test(test_escape),

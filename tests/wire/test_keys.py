@@ -314,6 +314,52 @@ def test_requests_without_a_model(site):
     assert site.proxy.post("/api/show", {"name": "llama-1"}, bearer(BOB)).status == 200
 
 
+@pytest.mark.parametrize("method,path,body", [
+    ("GET", "/api/tags", None), ("GET", "/api/tags", {"model": "llama-1"}), ("GET", "/api/ps", None),
+    ("POST", "/api/copy", {"source": "qwen:7b", "destination": "llama-1", "model": "llama-1"}),
+    ("POST", "/api/pull", {"model": "llama-1"}), ("DELETE", "/api/delete", {"model": "llama-1"}),
+    ("POST", "/olla/ollama/api/copy", {"source": "qwen:7b", "destination": "x"})], ids=str)
+def test_one_machine_by_name(site, method, path, body):
+    """What is asked of one machine is about all its models: a key for certain models is not enough, whatever the body says."""
+    def ask(key):
+        headers = bearer(key) + [("X-Olla-Endpoint", "o")]
+        return site.proxy.request(method, path, dump(body) if body else b"", json_headers(headers) if body else headers)
+    reply = ask(BOB)
+    if reply.status == 200:  # olla's own list, which holds what the key is for
+        assert not site.o.calls and "qwen" not in reply.text() and "llama-2" not in reply.json().get("models", [])
+    else:
+        assert reply.status == 403 and not site.calls
+    assert ask(ALICE).status not in (401, 403) and ask(DAVE).status not in (401, 403)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+def test_body_of_another_method(site, method):
+    """Servers throw the body of a GET away, or not: the model in it tells nothing."""
+    reply = site.proxy.request(method, "/olla/proxy/v1/files/1", dump(BODY), json_headers(bearer(BOB)))
+    assert reply.status in (403, 405) and not site.calls
+    assert site.proxy.request(method, "/olla/proxy/v1/files/1", dump(BODY), json_headers(bearer(ALICE))).status not in (401, 403)
+
+
+def test_preamble_of_a_form(site):
+    """Some servers take what stands in front of the first boundary for a part."""
+    site.c.on("/v1/audio/transcriptions", lambda c, r: c.reply({"text": "x"}))
+    part = "Content-Disposition: form-data; name=\"model\"\r\n\r\n%s\r\n"
+    for front, status in (("", 200), ("\r\n", 200), ("x\r\n", 403), (part % "llama-1", 403), (" ", 403)):
+        site.c.forget()
+        reply = site.proxy.request("POST", "/v1/audio/transcriptions", (front + "--B\r\n" + part % "gpt-x" + "--B--\r\n").encode(),
+                                   bearer(CAROL) + [("Content-Type", "multipart/form-data; boundary=B")])
+        assert (reply.status, len(site.c.calls)) == (status, int(status == 200)), front
+
+
+@pytest.mark.parametrize("query", ["model=gpt-x&model=llama-1", "model=gpt-x&m%6fdel=llama-1", "m%6Fdel=gpt-x", "%6dodel=llama-1&model=gpt-x",
+                                   "model&model=gpt-x", "x=1&model=gpt-x&y=2&model=gpt-x"])
+def test_two_models_in_the_query(site, query):
+    site.c.on(REALTIME, echo)
+    for key in (CAROL, ALICE):
+        reply = site.world.client(site.proxy).request("GET", REALTIME + "?" + query, headers=ASK + bearer(key))
+        assert reply.status == 400 and "twice" in reply.text() and not site.calls
+
+
 def test_form(site):
     def form(model):
         return ("--B\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n%s\r\n--B\r\nContent-Disposition: form-data; "
@@ -505,6 +551,22 @@ def test_rate_comes_back(world):
     assert reply.get("Retry-After") == "1"
     time.sleep(1.05)
     assert proxy.post(CHAT, dict(BODY, model="m1"), bearer(ALICE)).status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/olla/models", "/api/tags", "/v1/models/m1", CHAT])
+def test_trying_keys_is_limited(world, path):
+    """Wrong keys count against the address on every path, right ones and no key only where they make work."""
+    proxy, backend = limited(world, 0, **{"server.rate_limits.per_ip_requests_per_minute": 3,
+                                          "server.rate_limits.burst_size": 3})
+    if path != CHAT:
+        assert [proxy.get(path, bearer(BOB)).status for _ in range(9)] == [200] * 9
+        assert [proxy.get(path).status for _ in range(9)] == [401] * 9
+    method = "POST" if path == CHAT else "GET"
+    guesses = [proxy.request(method, path, b"", bearer(WRONG + str(n))).status for n in range(9)]
+    assert guesses[:3] == [401] * 3 and 429 in guesses and guesses[-1] == 429
+    if path != CHAT:
+        assert proxy.get(path, bearer(BOB)).status == 200
+    assert not backend.calls
 
 
 # ---- reload
