@@ -10,7 +10,7 @@
 #                      FUZZ_SECONDS (for each target of make fuzz)
 # and options with -D:  make CPPFLAGS=-DOLLA_MAX_CLIENTS=64     (limits: see olla.h)
 #   RESOLVER=sync       names are resolved at start and reload only; no fork
-#   TLS=none            without TLS (the only choice so far)
+#   TLS=none            without TLS: no https backends, no https listener, no mbedTLS (default: TLS=mbedtls)
 
 CC ?= cc
 CFLAGS ?= -O2 -g
@@ -19,11 +19,11 @@ SBINDIR ?= $(PREFIX)/sbin
 SYSCONFDIR ?= /etc
 INSTALL ?= install
 PYTHON ?= /usr/bin/python3
-TLS ?= none
+TLS ?= mbedtls
 RESOLVER ?= child
 
-ifneq ($(TLS),none)
-$(error TLS=$(TLS): only TLS=none can be built so far)
+ifeq ($(wildcard platform/tls_$(TLS).c),)
+$(error TLS=$(TLS): there is mbedtls and none)
 endif
 
 # Ours, kept apart from CFLAGS so that a CFLAGS on the command line cannot lose them.
@@ -35,8 +35,11 @@ ifeq ($(RESOLVER),sync)
 OLLA_CPPFLAGS += -DOLLA_RESOLVER_SYNC=1
 endif
 LDLIBS := -linih
+ifeq ($(TLS),mbedtls)
+LDLIBS += -lmbedtls -lmbedx509 -lmbedcrypto
+endif
 
-SRC := olla.c $(sort $(wildcard src/*.c)) $(sort $(wildcard platform/*.c))
+SRC := olla.c $(sort $(wildcard src/*.c)) $(sort $(filter-out platform/tls_%.c,$(wildcard platform/*.c))) platform/tls_$(TLS).c
 BUILD ?= build
 OBJ := $(SRC:%.c=$(BUILD)/obj/%.o)
 
@@ -44,7 +47,7 @@ all: $(BUILD)/olla
 
 # Changed options rebuild everything.
 STAMP := $(BUILD)/.options
-OPTIONS := $(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)
+OPTIONS := $(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(LDLIBS)
 $(shell mkdir -p $(BUILD); printf '%s\n' '$(subst ','\'',$(OPTIONS))' | cmp -s - $(STAMP) || printf '%s\n' '$(subst ','\'',$(OPTIONS))' > $(STAMP))
 
 $(BUILD)/olla: $(OBJ)

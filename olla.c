@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "platform/platform.h"
+#include "platform/tls.h"
 #include "src/conf.h"
 #include "src/endpoint.h"
 #include "src/limits.h"
@@ -27,7 +28,7 @@ static const char usage[] =
     "  -m                     print the memory plan and exit\n"
     "      --print-settings   print the commented reference configuration and exit\n"
     "      --hash-key         read a key from standard input and print it as secret_sha256 wants it\n"
-    "      --version          print the version and exit\n"
+    "      --version          print the version, and that of the TLS library, and exit\n"
     "  -h, --help             print this and exit\n"
     "Signals: TERM and INT finish the running requests and stop, a second one stops at once;\n"
     "HUP reloads the configuration; USR1 logs what is in use.\n";
@@ -116,7 +117,7 @@ static int read_options(int argc, char **argv, struct options *o)
         } else if (is_option(arg, "-hash-key")) {
             return hash_key();
         } else if (is_option(arg, "-version")) {
-            puts(OLLA_VERSION);
+            printf("%s (%s)\n", OLLA_VERSION, tls_library() ? tls_library() : "without TLS");
             return OLLA_EXIT_OK;
         } else if (is_option(arg, "-h") || is_option(arg, "-help")) {
             fputs(usage, stdout);
@@ -144,6 +145,8 @@ static int print_memory(void)
         {"endpoints", sizeof(struct endpoint), OLLA_MAX_ENDPOINTS},
         {"conversations", sticky_cost(), OLLA_MAX_SESSIONS},
         {"rate limits", limits_cost(), OLLA_MAX_RATE_CLIENTS},
+        {"TLS engines", tls_cost(), OLLA_MAX_TLS_CLIENTS + OLLA_MAX_TLS_UPSTREAMS},
+        {"TLS peers", tls_peer_cost(), TLS_PEERS},
         {"log buffer", OLLA_LOG_BUF, 1},
         {"spool window", OLLA_BODY_BLOCK, 1},
         {"poll set", sizeof(struct pollfd) + sizeof(void *) + sizeof(uint64_t),
@@ -164,6 +167,9 @@ static int print_memory(void)
         total += fixed[i].size * fixed[i].count;
     }
     printf("total %zu bytes of address space; what is never used is never touched\n", total);
+    if (tls_library()) {
+        puts("with TLS, its library allocates about 40 KB more for each connection that is open at the same time");
+    }
     return OLLA_EXIT_OK;
 }
 

@@ -38,6 +38,21 @@
 #define OLLA_MAX_UPSTREAMS (OLLA_MAX_CLIENTS + 64)
 #endif
 
+/* Connections with TLS at one time, from clients and to backends: each costs about 1 KB, and those that were ever
+ * open at the same time about 40 KB more, which the TLS library allocates (60 KB during the handshake). When all of
+ * the first are taken the TLS listener waits; of the second, idle ones are closed. */
+#ifndef OLLA_MAX_TLS_CLIENTS
+#define OLLA_MAX_TLS_CLIENTS (OLLA_MAX_CLIENTS < 128 ? OLLA_MAX_CLIENTS : 128)
+#endif
+#ifndef OLLA_MAX_TLS_UPSTREAMS
+#define OLLA_MAX_TLS_UPSTREAMS (OLLA_MAX_UPSTREAMS < 64 ? OLLA_MAX_UPSTREAMS : 64)
+#endif
+
+/* Different tls.ca_file settings, the system's authorities included (these take about 400 KB when they are used). */
+#ifndef OLLA_MAX_TRUSTS
+#define OLLA_MAX_TRUSTS 8
+#endif
+
 /* Idle keep-alive connections kept per endpoint; they come out of the number above, and are closed when that is
  * needed for something else. Fewer than the busiest endpoint has requests at one time means connecting anew. */
 #ifndef OLLA_MAX_IDLE_PER_ENDPOINT

@@ -82,6 +82,7 @@ int plat_connected(int fd);                                 /* when writable: OL
 long plat_read(int fd, void *p, size_t n);                  /* count > 0, OLLA_AGAIN, OLLA_EOF, OLLA_ERR */
 long plat_write(int fd, const void *p, size_t n);           /* count > 0, OLLA_AGAIN, OLLA_ERR; never SIGPIPE */
 long plat_writev(int fd, const struct iovec *v, int count); /* same */
+long plat_peek(int fd, void *p, size_t n);                  /* as plat_read, but the bytes stay where they are */
 void plat_shutdown_write(int fd);                           /* FIN, our side only */
 void plat_close(int fd);
 void plat_abort(int fd); /* RST instead of FIN, so that the peer notices at once */
@@ -101,6 +102,8 @@ enum plat_signal plat_signal_next(void); /* PLAT_SIG_NONE when there is no more 
 /* ---- files -------------------------------------------------------------- */
 
 bool plat_readable(const char *path);
+/* A number that changes when the file does; 0 = it cannot be looked at. */
+uint64_t plat_file_stamp(const char *path);
 /* The first bytes of a file, at most cap: count or OLLA_ERR. Only of a plain file: others might block. */
 long plat_file_read(const char *path, char *to, size_t cap);
 /* An unlinked temporary file in dir: fd or OLLA_ERR. Reads and writes go through the page cache. */

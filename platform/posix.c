@@ -238,6 +238,21 @@ bool plat_readable(const char *path)
     return access(path, R_OK) == 0;
 }
 
+uint64_t plat_file_stamp(const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) != 0) {
+        return 0;
+    }
+    const uint64_t facts[] = {(uint64_t)st.st_mtim.tv_sec, (uint64_t)st.st_mtim.tv_nsec, (uint64_t)st.st_size,
+                              (uint64_t)st.st_ino, (uint64_t)st.st_dev};
+    uint64_t stamp = 14695981039346656037u; /* FNV-1a over words */
+    for (size_t i = 0; i < OLLA_COUNT(facts); i++) {
+        stamp = (stamp ^ facts[i]) * 1099511628211u;
+    }
+    return stamp;
+}
+
 long plat_file_read(const char *path, char *to, size_t cap)
 {
     struct stat st;

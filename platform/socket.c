@@ -356,6 +356,12 @@ long plat_read(int fd, void *p, size_t n)
     return got > 0 ? (long)got : got == 0 ? OLLA_EOF : plat_again_or_fail();
 }
 
+long plat_peek(int fd, void *p, size_t n)
+{
+    ssize_t got = recv(fd, p, n, MSG_PEEK);
+    return got > 0 ? (long)got : got == 0 ? OLLA_EOF : plat_again_or_fail();
+}
+
 long plat_write(int fd, const void *p, size_t n)
 {
     ssize_t done = send(fd, p, n, MSG_NOSIGNAL);

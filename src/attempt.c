@@ -333,6 +333,7 @@ static const struct {
     const char *why; /* the endpoint's state, and what the client reads after the endpoint's name */
 } failures[] = {
     [FAIL_REFUSED] = {502, END_SERVER, PHASE_CONNECT, "cannot be connected to"},
+    [FAIL_TLS] = {502, END_SERVER, PHASE_CONNECT, NULL}, /* the connection knows */
     [FAIL_CONNECT_TIMEOUT] = {504, END_SERVER_SLOW, PHASE_CONNECT, "did not accept the connection in time"},
     [FAIL_LOST] = {502, END_SERVER, PHASE_HEAD, "closed the connection without an answer"},
     [FAIL_GARBLED] = {502, END_SERVER, PHASE_HEAD, "sent a malformed reply"},
@@ -340,7 +341,7 @@ static const struct {
     [FAIL_SILENT] = {504, END_SERVER_SLOW, PHASE_HEAD, "did not begin its answer in time (first_byte_timeout)"},
 };
 
-static void fail_finally(struct exchange *x, enum attempt_failure kind)
+static void fail_finally(struct exchange *x, enum attempt_failure kind, const char *why)
 {
     if (messages_count_here(x)) {
         return;
@@ -353,7 +354,7 @@ static void fail_finally(struct exchange *x, enum attempt_failure kind)
     text_addz(&t, "Proxy error: endpoint \"");
     text_addz(&t, x->e->name);
     text_addz(&t, "\" ");
-    text_addz(&t, failures[kind].why);
+    text_addz(&t, why);
     if (x->attempts > 1) {
         text_addz(&t, "; it was the last of ");
         text_u64(&t, (uint64_t)x->attempts);
@@ -368,6 +369,7 @@ static void fail_finally(struct exchange *x, enum attempt_failure kind)
 void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
 {
     bool stale = kind == FAIL_LOST && x->u && x->u->reused && !x->u->got_bytes;
+    const char *why = kind == FAIL_TLS ? x->u->s.why : failures[kind].why;
 
     attempt_drop_upstream(x);
     x->deadline = 0;
@@ -383,19 +385,19 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
         return;
     }
     if (kind <= FAIL_CONNECT_TIMEOUT && x->use.generation == x->e->generation) {
-        endpoint_failed(x->e, failures[kind].why);
+        endpoint_failed(x->e, why);
     }
     bool limited = kind == FAIL_STATUS && x->backend_status == 429;
     bool again = exchange_may_retry(x) && kind != FAIL_GARBLED &&
                  (kind != FAIL_LOST || conf_now->proxy.retry.on_connection_lost);
     if (!again) {
-        fail_finally(x, kind);
+        fail_finally(x, kind, why);
         return;
     }
     if (log_begin(LOG_DEBUG, "attempt failed")) {
         log_str("request_id", str_of(x->id));
         log_z("endpoint", x->e->name);
-        log_z("reason", failures[kind].why);
+        log_z("reason", why);
         log_end();
     }
     endpoint_end(x->e, &x->use, limited ? OUTCOME_NONE : OUTCOME_BAD, false, 0, 0);
@@ -469,8 +471,8 @@ static bool use_connection(struct exchange *x)
         choose_anew(x);
         return true;
     }
-    if (!x->u->reused && plat_connected(x->u->s.fd) != OLLA_OK) {
-        exchange_attempt_failed(x, FAIL_REFUSED);
+    if (!x->u->reused && net_connected(&x->u->s) != OLLA_OK) {
+        exchange_attempt_failed(x, x->u->s.why ? FAIL_TLS : FAIL_REFUSED);
         return true;
     }
     if (x->use.generation == x->e->generation && !x->u->reused) {
@@ -575,7 +577,7 @@ bool attempt_send_step(struct exchange *x)
             x->who = END_RESOURCE;
             return true;
         }
-        long n = plat_writev(u->s.fd, v + first, body.n > 0 ? 2 - first : 1);
+        long n = net_give(&u->s, v + first, body.n > 0 ? 2 - first : 1);
         if (n == OLLA_ERR) {
             /* It may have answered before it closed: the reply, if any, decides. */
             x->u_readable = true;

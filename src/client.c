@@ -25,7 +25,15 @@ POOL_STORAGE(CLIENT, struct client, client_pool)
 static struct listener {
     struct stream s;
     struct plat_addr addr;
+    bool tls;
 } listeners[LISTENERS];
+
+/* Where to listen. */
+struct place {
+    struct plat_addr addr;
+    uint16_t port;
+    bool tls;
+};
 
 static struct client *clients[OLLA_MAX_CLIENTS]; /* by pool index, NULL = free */
 static unsigned count, busy;
@@ -33,6 +41,7 @@ static bool gate_open, draining;
 static uint64_t pause_until;
 
 static void client_run(struct client *c);
+static void client_close(struct client *c, enum net_how how);
 static void client_ready(struct stream *s, short events);
 static void client_expired(struct stream *s);
 static void listener_ready(struct stream *s, short events);
@@ -70,7 +79,12 @@ static struct listener *find_listener(const struct plat_addr *a)
     return NULL;
 }
 
-static int open_listener(const struct plat_addr *a)
+static bool may_accept(const struct listener *l)
+{
+    return gate_open && (!l->tls || tls_can_accept());
+}
+
+static int open_listener(const struct place *p)
 {
     char text[48];
     for (size_t i = 0; i < LISTENERS; i++) {
@@ -78,17 +92,19 @@ static int open_listener(const struct plat_addr *a)
         if (net_is_open(&l->s)) {
             continue;
         }
-        int fd = plat_listen(a);
+        int fd = plat_listen(&p->addr);
         if (fd < 0) {
             return OLLA_ERR;
         }
-        l->addr = *a;
+        l->addr = p->addr;
+        l->tls = p->tls;
         net_open(&l->s, fd, &listener_ops, l);
-        net_want(&l->s, gate_open, false);
-        plat_addr_text(a, text, sizeof(text));
+        net_want(&l->s, may_accept(l), false);
+        plat_addr_text(&p->addr, text, sizeof(text));
         if (log_begin(LOG_INFO, "listening")) {
             log_z("address", text);
             log_u64("port", plat_local_port(fd));
+            log_z("protocol", p->tls ? "https" : "http");
             log_end();
         }
         return OLLA_OK;
@@ -96,13 +112,24 @@ static int open_listener(const struct plat_addr *a)
     return OLLA_ERR;
 }
 
-static int open_all(const struct plat_addr *addrs, int n)
+/* Each port needs one address at least. OLLA_ERR: *bad has none. */
+static int open_all(const struct place *places, int n, uint16_t *bad)
 {
     int opened = 0;
     for (int i = 0; i < n; i++) {
-        opened += find_listener(&addrs[i]) || open_listener(&addrs[i]) == OLLA_OK;
+        struct listener *l = find_listener(&places[i].addr);
+        if (l) {
+            l->tls = places[i].tls; /* it may have changed */
+        }
+        opened += l || open_listener(&places[i]) == OLLA_OK;
+        bool last = i == n - 1 || places[i + 1].port != places[i].port;
+        if (last && opened == 0) {
+            *bad = places[i].port;
+            return OLLA_ERR;
+        }
+        opened = last ? 0 : opened;
     }
-    return opened;
+    return OLLA_OK;
 }
 
 static void cannot_listen(const char *host, uint16_t port)
@@ -111,7 +138,8 @@ static void cannot_listen(const char *host, uint16_t port)
         log_z("host", host);
         log_u64("port", port);
         log_z("error", plat_error_text());
-        log_z("remedy", "choose another server.port or server.host, or stop the program that has it");
+        log_z("remedy",
+              "choose another server.port (or server.tls.port) or server.host, or stop the program that has it");
         log_end();
     }
 }
@@ -126,27 +154,47 @@ static void accept_waiting(struct listener *l)
     } while (count > before);
 }
 
-int client_listen(const char *host, uint16_t port)
+/* The addresses of one port. Their number, or OLLA_ERR. */
+static int find_places(const char *host, uint16_t port, bool tls, struct place *to)
 {
-    struct plat_addr addrs[LISTENERS / 2], old[LISTENERS];
-    int n = plat_listen_addrs(host, port, addrs, (int)OLLA_COUNT(addrs)), olds = 0;
+    struct plat_addr addrs[LISTENERS / 2];
+    int n = plat_listen_addrs(host, port, addrs, (int)OLLA_COUNT(addrs));
+
+    for (int i = 0; i < n; i++) {
+        to[i] = (struct place){addrs[i], port, tls};
+    }
+    return n > 0 ? n : OLLA_ERR;
+}
+
+int client_listen(const struct conf *c)
+{
+    struct place places[LISTENERS], old[LISTENERS];
+    bool two = c->server.tls.enabled && c->server.tls.port > 0;
+    uint16_t bad = c->server.port;
+    int n = find_places(c->server.host, c->server.port, c->server.tls.enabled && !two, places), olds = 0;
+
+    if (n > 0 && two) {
+        int more = find_places(c->server.host, c->server.tls.port, true, places + n);
+        bad = more > 0 ? bad : c->server.tls.port;
+        n = more > 0 ? n + more : OLLA_ERR;
+    }
 
     for (size_t i = 0; i < LISTENERS; i++) {
         struct listener *l = &listeners[i];
         bool wanted = false;
         for (int k = 0; k < n; k++) {
-            wanted = wanted || plat_addr_eq(&l->addr, &addrs[k]);
+            wanted = wanted || plat_addr_eq(&l->addr, &places[k].addr);
         }
         /* An old address can stand in the way of a wider one, so the old ones go first. */
         if (net_is_open(&l->s) && !wanted && n > 0) {
-            old[olds++] = l->addr;
+            old[olds++] = (struct place){l->addr, plat_addr_port(&l->addr), l->tls};
             accept_waiting(l);
             net_close(&l->s, NET_CLOSE);
         }
     }
-    if (n <= 0 || open_all(addrs, n) == 0) {
-        cannot_listen(host, port);
-        open_all(old, olds);
+    if (n <= 0 || open_all(places, n, &bad) != OLLA_OK) {
+        cannot_listen(c->server.host, bad);
+        (void)open_all(old, olds, &bad);
         return OLLA_ERR;
     }
     return OLLA_OK;
@@ -170,17 +218,27 @@ void client_listen_close(void)
 
 uint64_t client_gate(void)
 {
-    static uint64_t warned;
+    static uint64_t warned, warned_tls;
+    static bool engines;
     bool open = count < OLLA_MAX_CLIENTS && net_now() >= pause_until;
+    bool were_engines = engines;
     uint64_t again = net_now() < pause_until ? pause_until : UINT64_MAX;
-    if (open == gate_open) {
+
+    engines = tls_can_accept();
+    if (open == gate_open && engines == were_engines) {
         return again;
     }
     gate_open = open;
     for (size_t i = 0; i < LISTENERS; i++) {
         if (net_is_open(&listeners[i].s)) {
-            net_want(&listeners[i].s, open, false);
+            net_want(&listeners[i].s, may_accept(&listeners[i]), false);
         }
+    }
+    if (were_engines && !engines && tls_library() && log_allowed(&warned_tls, net_now()) &&
+        log_begin(LOG_WARN, "all TLS connections are in use, new ones wait in the kernel")) {
+        log_z("limit", "OLLA_MAX_TLS_CLIENTS");
+        log_u64("value", OLLA_MAX_TLS_CLIENTS);
+        log_end();
     }
     if (!open && count >= OLLA_MAX_CLIENTS && log_allowed(&warned, net_now()) &&
         log_begin(LOG_WARN, "all client slots are in use, new connections wait in the kernel")) {
@@ -211,8 +269,9 @@ static bool may_connect(const struct plat_addr *peer)
 static void listener_ready(struct stream *s, short events)
 {
     static uint64_t warned;
+    const struct listener *l = s->owner;
     (void)events;
-    for (int i = 0; i < ACCEPTS_PER_TURN && count < OLLA_MAX_CLIENTS; i++) {
+    for (int i = 0; i < ACCEPTS_PER_TURN && count < OLLA_MAX_CLIENTS && may_accept(l); i++) {
         struct plat_addr peer;
         int fd = plat_accept(s->fd, &peer);
         if (fd < 0) {
@@ -241,6 +300,10 @@ static void listener_ready(struct stream *s, short events)
         c->since = net_now();
         plat_keepalive(fd, KEEPALIVE_S);
         net_open(&c->s, fd, &client_ops, c);
+        if (l->tls && net_accept_tls(&c->s) != OLLA_OK) {
+            client_close(c, NET_ABORT);
+            continue;
+        }
         net_want(&c->s, true, false);
         net_deadline(&c->s, net_now() + (uint64_t)conf_now->server.read_header_timeout);
     }
@@ -290,7 +353,7 @@ static void linger(struct client *c)
 {
     buf_drop(&c->in);
     buf_drop(&c->out);
-    plat_shutdown_write(c->s.fd);
+    net_end_writing(&c->s);
     c->state = CLIENT_LINGER;
     c->lingered = 0;
     net_want(&c->s, true, false);
@@ -376,7 +439,10 @@ static bool try_head(struct client *c)
         return false;
     }
     bool started;
-    if (n < 0 || http_parse_request((struct str){in.p, (size_t)n}, &req, &err) != OLLA_OK) {
+    if (c->s.why) {
+        err = (struct http_error){400, "this port speaks TLS: use https:// instead of http://"};
+        started = exchange_start_refused(c, &err);
+    } else if (n < 0 || http_parse_request((struct str){in.p, (size_t)n}, &req, &err) != OLLA_OK) {
         started = exchange_start_refused(c, &err);
     } else {
         started = exchange_start(c, &req, (size_t)n);
@@ -426,7 +492,7 @@ static void client_run(struct client *c)
 static void lingering(struct client *c)
 {
     static char waste[OLLA_BUF_SIZE];
-    long n = plat_read(c->s.fd, waste, sizeof(waste));
+    long n = net_take(&c->s, waste, sizeof(waste));
     if (n > 0) {
         c->lingered += (uint64_t)n;
     }
@@ -443,6 +509,11 @@ static void client_ready(struct stream *s, short events)
         return;
     }
     c->hung_up = (events & (POLLHUP | POLLERR)) != 0;
+    if (s->phase == NET_FAILED && log_begin(LOG_DEBUG, "TLS handshake failed")) {
+        log_z("client", c->peer_text);
+        log_z("reason", s->why);
+        log_end();
+    }
     if (c->hung_up || (events & POLLIN)) {
         c->readable = true;
     }

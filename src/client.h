@@ -11,8 +11,11 @@
 
 void client_init(void);
 
-/* Opens listeners for host and port as configured; those already open on the same address stay. OLLA_ERR after a log line. */
-int client_listen(const char *host, uint16_t port);
+/*
+ * Opens listeners as server.host, .port and .tls say; those already open on the same address stay. OLLA_ERR after a
+ * log line.
+ */
+int client_listen(const struct conf *c);
 void client_listen_close(void);
 bool client_exposed(void); /* others than this machine can connect */
 

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "../platform/platform.h"
+#include "../platform/tls.h"
 #include "conf_internal.h"
 
 const struct conf *conf_now;
@@ -223,6 +224,26 @@ static void set_from_environment(struct conf_loader *ld)
 
 /* ---- endpoints ---------------------------------------------------------- */
 
+static void check_endpoint_tls(struct conf_loader *ld, const struct conf_endpoint *e)
+{
+    static const char *const rows[] = {"endpoint.tls.ca_file", "endpoint.tls.server_name", "endpoint.tls.insecure"};
+    bool tls = e->url.tls || e->health_host.tls || e->model_host.tls;
+
+    for (size_t i = 0; i < OLLA_COUNT(rows) && !tls && e->url.text; i++) {
+        ld->line = *conf_seen(ld, rows[i]);
+        if (ld->line > 0) {
+            CONF_SAY(ld, .key = rows[i], .warning = true,
+                     .what = "changes nothing: the url does not begin with https://");
+        }
+    }
+    if (tls && e->tls.insecure) {
+        ld->line = *conf_seen(ld, "endpoint.tls.insecure");
+        CONF_SAY(ld, .key = "endpoint.tls.insecure", .warning = true,
+                 .what = "nobody checks who answers: whoever can get in between reads and changes everything");
+    }
+    ld->line = e->line;
+}
+
 /* The section of an endpoint is over: what its keys only show together. */
 static void end_endpoint(struct conf_loader *ld)
 {
@@ -241,9 +262,10 @@ static void end_endpoint(struct conf_loader *ld)
     }
     /* A wrong url was reported where it stands. */
     if (!e->url.text && *conf_seen(ld, "endpoint.url") == 0) {
-        CONF_SAY(ld, .key = "endpoint.url", .what = "missing", .allowed = "http://host[:port][/path]");
+        CONF_SAY(ld, .key = "endpoint.url", .what = "missing", .allowed = "http://host[:port][/path] or https://...");
     }
     e->type_line = *conf_seen(ld, "endpoint.type");
+    check_endpoint_tls(ld, e);
     conf_settle_auth(ld);
     ld->line = e->line;
     if (e->check_timeout == 0) {
@@ -537,6 +559,28 @@ static void check_rate_limits(struct conf_loader *ld)
     }
 }
 
+static void check_tls(struct conf_loader *ld)
+{
+    struct conf *c = ld->c;
+
+    if (!c->server.tls.enabled) {
+        return;
+    }
+    ld->line = *conf_seen(ld, "server.tls.enabled");
+    if (!tls_library()) {
+        CONF_SAY(ld, .key = "server.tls.enabled", .what = "this olla was built without TLS (TLS=none)");
+    } else if (!c->server.tls.cert_file[0] || !c->server.tls.key_file[0]) {
+        CONF_SAY(ld, .key = "server.tls", .what = "a certificate is needed, and its key",
+                 .allowed = "server.tls.cert_file and server.tls.key_file");
+    } else if (tls_check_certificate(c->server.tls.cert_file, c->server.tls.key_file) != OLLA_OK) {
+        ld->line = *conf_seen(ld, "server.tls.cert_file");
+        CONF_SAY(ld, .key = "server.tls", .what = tls_why());
+    }
+    if (c->server.tls.port == c->server.port) {
+        c->server.tls.port = 0;
+    }
+}
+
 static void settle_server(struct conf *c)
 {
     struct str host = str_of(c->server.host);
@@ -634,6 +678,7 @@ int conf_load(struct conf *c, const char *path, conf_message *say)
     check_inspector(ld);
     check_cors(ld);
     check_rate_limits(ld);
+    check_tls(ld);
     settle_server(c);
     return ld->errors > 0 ? OLLA_ERR : OLLA_OK;
 }

@@ -62,7 +62,7 @@ struct conf_alias {
     int line;
 };
 
-/* A parsed http:// URL; the pieces point into conf.text. */
+/* A parsed http:// or https:// URL; the pieces point into conf.text. */
 struct conf_url {
     const char *text;      /* as written */
     const char *host;      /* without brackets */
@@ -100,6 +100,10 @@ struct conf_endpoint {
         const char *token, *token_file, *key, *key_file, *header;
         const char *username, *username_file, *password, *password_file;
     } auth;
+    struct {
+        const char *ca_file, *server_name; /* "" = the system's; the host of the URL */
+        bool insecure;
+    } tls;
     char headers[OLLA_MAX_ENDPOINT_HEADERS]; /* the lines that headers.* and auth.* make, each name once */
     size_t headers_n;
     int line, type_line; /* of the section and of its type, for messages; 0 = none */
@@ -135,6 +139,11 @@ struct conf {
     struct {
         const char *host; /* without brackets; "" = all interfaces */
         uint16_t port;
+        struct {
+            bool enabled;
+            const char *cert_file, *key_file;
+            uint16_t port; /* 0 = TLS is on server.port itself */
+        } tls;
         bool root_api;
         bool request_logging;
         /* all times in ms, 0 = none unless said otherwise */

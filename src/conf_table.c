@@ -35,8 +35,8 @@
 #define SECRET            .type = CONF_FREE, .allowed = "text, with ${VAR} or ${VAR:-default}"
 #define SECRET_FILE       .type = CONF_FREE, .allowed = "the path of a plain file"
 #define LIST(value, what) .type = CONF_WORDS, .def = value, .allowed = what
-#define TARGET(host)                                                               \
-    .type = CONF_TARGET, .def = "", .allowed = "/path or http://host[:port]/path", \
+#define TARGET(host)                                                                  \
+    .type = CONF_TARGET, .def = "", .allowed = "/path or http(s)://host[:port]/path", \
     .second = offsetof(struct conf_endpoint, host)
 
 /* The longest is ten years: beyond any use, and added to a clock it cannot overflow. */
@@ -103,6 +103,13 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
      .env = "OLLA_SERVER_TRUSTED_PROXY_CIDRS",
      .help = "Addresses of proxies. Best are those of your proxies and no others: whoever is in here can\n"
              "say that he is somebody else. Nothing = nobody."},
+
+    {SET(server.tls.enabled), BOOL("false"), .help = "Clients speak HTTPS (TLS 1.2 or 1.3) to olla."},
+    {SET(server.tls.cert_file), FREE(""),
+     .help = "The certificate in PEM form, then those that it depends on; read again at every reload (SIGHUP)."},
+    {SET(server.tls.key_file), FREE(""), .help = "Its private key in PEM form, without a password."},
+    {SET(server.tls.port), INT("0", 0, 65535),
+     .help = "The port for HTTPS; then server.port goes on with HTTP. 0 = server.port itself speaks HTTPS."},
 
     {ACCESS(allowed_cidrs), CIDRS(""),
      .help = "Who may connect at all; the connections of others are closed at once. Nothing = everybody.\n"
@@ -233,7 +240,7 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
     {.path = "logging.output", ENUM("stdout", "stdout"), .help = "Where the log goes."},
 
     {KEY(name), FREE(""), .help = "Another name than the one in the section line. No two endpoints have the same."},
-    {KEY(url), .type = CONF_URL, .allowed = "http://host[:port][/path]",
+    {KEY(url), .type = CONF_URL, .allowed = "http://host[:port][/path] or https://...",
      .help = "Where the backend is. The only key that has to be there."},
     {KEY(type), WORD(""),
      .help = "ollama, llamacpp, vllm, vllm-mlx, omlx, sglang, lmdeploy, lm-studio, lemonade, litellm,\n"
@@ -264,6 +271,12 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
     {KEY(check_timeout), RANGE("0s", 0, 30000, "a duration from 0 to 30s"),
      .help = "A health check must have an answer within this time; less than check_interval.\n"
              "0 = 2s, or half of check_interval if that is less."},
+    {KEY(tls.ca_file), FREE(""),
+     .help = "For https: the authorities that may have signed the server's certificate, in PEM form; for one that it\n"
+             "has signed itself, that certificate. Nothing = the authorities of this system."},
+    {KEY(tls.server_name), WORD(""), .help = "The name that its certificate is for, if that is not the host in url."},
+    {KEY(tls.insecure), BOOL("false"),
+     .help = "true = believe any certificate. Whoever can get in between reads and changes everything then."},
     {KEY(preserve_path), BOOL("false"), .help = "true = the path of url stays in front of the path of a request."},
     {KEY(model_filter.include), .type = CONF_PATTERNS, .allowed = "a list of patterns",
      .help = "Only models whose names match one of these are taken from the endpoint's list.\n"

@@ -9,9 +9,11 @@
  */
 #include <string.h>
 
+#include "../platform/tls.h"
 #include "conf_internal.h"
 
-#define DEFAULT_PORT 80
+#define HTTP_PORT  80
+#define HTTPS_PORT 443
 
 /* ---- the rest of a line -------------------------------------------------- */
 
@@ -60,6 +62,7 @@ struct url_parts {
     struct str authority; /* without the default port */
     struct str path;      /* with query */
     uint64_t port;
+    bool tls;
 };
 
 /* What must not stand in a URL; path and query go into a request line as they are. */
@@ -93,11 +96,11 @@ static const char *split_authority(struct url_parts *u)
     if (u->host.n == 0) {
         return "the host is missing";
     }
-    u->port = DEFAULT_PORT;
+    u->port = u->tls ? HTTPS_PORT : HTTP_PORT;
     if (rest.n > 0 && (rest.p[0] != ':' || str_to_u64(str_skip(rest, 1), 65535, &u->port) != OLLA_OK || u->port == 0)) {
         return "the port is not a number from 1 to 65535";
     }
-    if (u->port == DEFAULT_PORT) {
+    if (u->port == (u->tls ? HTTPS_PORT : HTTP_PORT)) {
         u->authority.n -= rest.n;
     }
     return NULL;
@@ -105,15 +108,16 @@ static const char *split_authority(struct url_parts *u)
 
 static const char *split_url(struct str url, struct url_parts *u)
 {
-    struct str rest = str_skip(url, sizeof("http://") - 1);
+    struct str rest = str_skip(url, str_find(url, '/') + 2);
     size_t end = 0;
     const char *why;
 
-    if (str_istarts(url, STR("https://"))) {
-        return "https backends are not supported by this build yet";
+    u->tls = str_istarts(url, STR("https://"));
+    if (!u->tls && !str_istarts(url, STR("http://"))) {
+        return "does not start with http:// or https://";
     }
-    if (!str_istarts(url, STR("http://"))) {
-        return "does not start with http://";
+    if (u->tls && !tls_library()) {
+        return "https needs TLS, and this olla was built without it (TLS=none)";
     }
     while (end < rest.n && !strchr("/?#", rest.p[end])) {
         end++;
@@ -154,6 +158,7 @@ static const char *parse_url(struct conf_loader *ld, struct str s, struct conf_u
         out->authority = conf_keep(ld, u.authority);
         out->path = conf_keep(ld, u.path);
         out->port = (uint16_t)u.port;
+        out->tls = u.tls;
     }
     return NULL;
 }

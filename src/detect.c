@@ -205,8 +205,7 @@ static void detect_done(struct probe *p, enum probe_result result)
     if (result == PROBE_REFUSED || result == PROBE_TIMEOUT) {
         e->probed = true;
         memset(&e->detect, 0, sizeof(e->detect));
-        endpoint_set_state(e, ENDPOINT_OFFLINE,
-                           result == PROBE_REFUSED ? "cannot be connected to" : "did not answer in time");
+        endpoint_set_state(e, ENDPOINT_OFFLINE, result == PROBE_REFUSED ? p->why : "did not answer in time");
         return;
     }
     const struct profile *type = result == PROBE_ANSWERED ? verdict(p) : NULL;

@@ -5,6 +5,8 @@
  */
 #include "endpoint.h"
 
+#include "../platform/tls.h"
+
 #include <string.h>
 
 #include "log.h"
@@ -75,15 +77,46 @@ static void set_host(struct target *to, const struct conf_url *url)
     str_copy(to->host, sizeof(to->host), str_of(url->host));
     str_copy(to->authority, sizeof(to->authority), str_of(url->authority));
     to->port = url->port;
+    to->tls = url->tls;
 }
 
 /* A probe's target, unless it is the endpoint's own host. */
 static void set_probe_host(struct endpoint *e, int which, const struct conf_url *url)
 {
     struct target *own = &e->at[TARGET_MAIN];
-    if (url->host && (url->port != own->port || !str_ieq(str_of(url->host), str_of(own->host)))) {
+    if (url->host &&
+        (url->port != own->port || url->tls != own->tls || !str_ieq(str_of(url->host), str_of(own->host)))) {
         set_host(&e->at[which], url);
     }
+}
+
+/* Whether the authorities can be read that https endpoints are to be signed by. */
+static int check_trust(const struct conf *c, const struct conf_endpoint *ce, conf_message *say)
+{
+    bool tls = ce->url.tls || ce->health_host.tls || ce->model_host.tls;
+    unsigned others = 0;
+
+    if (!tls || ce->tls.insecure) {
+        return OLLA_OK;
+    }
+    if (tls_check_trust(ce->tls.ca_file) != OLLA_OK) {
+        conf_tell(c, say, ce->line, "endpoint", ce->name, tls_why(), ce->tls.ca_file[0] ? ce->tls.ca_file : NULL, "");
+        return OLLA_ERR;
+    }
+    /* Different ones up to here, and those of insecure endpoints. */
+    for (const struct conf_endpoint *one = c->endpoint; one <= ce; one++) {
+        const struct conf_endpoint *first = c->endpoint;
+        while (strcmp(first->tls.ca_file, one->tls.ca_file) != 0) {
+            first++;
+        }
+        others += first == one;
+    }
+    if (others >= OLLA_MAX_TRUSTS) {
+        conf_tell(c, say, ce->line, "endpoint", ce->name, "has one tls.ca_file too many", ce->tls.ca_file,
+                  "; fewer different ones are allowed than OLLA_MAX_TRUSTS of this build");
+        return OLLA_ERR;
+    }
+    return OLLA_OK;
 }
 
 int endpoint_check(const struct conf *c, conf_message *say)
@@ -112,6 +145,11 @@ int endpoint_check(const struct conf *c, conf_message *say)
         }
         fits = fits && probe_path(ce, ce->health_check_url, "/", &ce->health_host, path, sizeof(path)) &&
                probe_path(ce, ce->model_url, "/", &ce->model_host, path, sizeof(path));
+        if (check_trust(c, ce, say) != OLLA_OK) {
+            result = OLLA_ERR;
+        }
+        fits = fits && strlen(ce->tls.ca_file) < sizeof(table[0].tls.ca_file) &&
+               strlen(ce->tls.server_name) < sizeof(table[0].tls.server_name);
         if (!fits) {
             conf_tell(c, say, ce->line, "endpoint", ce->name, "the name or a url is too long", NULL,
                       " (at most 63 and 255 bytes, 127 of them path)");
@@ -131,6 +169,9 @@ static void set_targets(struct endpoint *e, const struct conf_endpoint *ce)
     e->enabled = ce->enabled;
     str_copy(e->url, sizeof(e->url), str_of(ce->url.text));
     str_copy(e->base, sizeof(e->base), str_of(ce->url.path));
+    str_copy(e->tls.ca_file, sizeof(e->tls.ca_file), str_of(ce->tls.ca_file));
+    str_copy(e->tls.server_name, sizeof(e->tls.server_name), str_of(ce->tls.server_name));
+    e->tls.insecure = ce->tls.insecure;
     set_host(&e->at[TARGET_MAIN], &ce->url);
     set_probe_host(e, TARGET_HEALTH, &ce->health_host);
     set_probe_host(e, TARGET_MODELS, &ce->model_host);
@@ -150,10 +191,13 @@ static bool same_target(const struct endpoint *e, const struct endpoint *wanted)
     bool same = e->is_auto == wanted->is_auto && profile_same(e->profile, wanted->profile) &&
                 e->own_health == wanted->own_health && e->own_models == wanted->own_models &&
                 strcmp(e->url, wanted->url) == 0 && e->enabled == wanted->enabled &&
+                strcmp(e->tls.ca_file, wanted->tls.ca_file) == 0 &&
+                strcmp(e->tls.server_name, wanted->tls.server_name) == 0 && e->tls.insecure == wanted->tls.insecure &&
                 same_path(e->is_auto, wanted->own_health, e->health_path, wanted->health_path) &&
                 same_path(e->is_auto, wanted->own_models, e->models_path, wanted->models_path);
     for (int i = 0; i < TARGETS; i++) {
-        same = same && strcmp(e->at[i].host, wanted->at[i].host) == 0 && e->at[i].port == wanted->at[i].port;
+        same = same && strcmp(e->at[i].host, wanted->at[i].host) == 0 && e->at[i].port == wanted->at[i].port &&
+               e->at[i].tls == wanted->at[i].tls;
     }
     return same;
 }
@@ -169,6 +213,7 @@ static void take_target(struct endpoint *e, const struct endpoint *wanted)
     str_copy(e->base, sizeof(e->base), str_of(wanted->base));
     str_copy(e->health_path, sizeof(e->health_path), str_of(wanted->health_path));
     str_copy(e->models_path, sizeof(e->models_path), str_of(wanted->models_path));
+    e->tls = wanted->tls;
     e->generation++;
     e->replaced = true;
     e->redetect = e->ask_again = false;
@@ -226,6 +271,23 @@ void endpoint_release(struct endpoint *e)
     }
     if (e->removed && e->inflight == 0 && !e->idle && !e->probing && !e->discovering && !e->load.asking && !asked) {
         e->used = false;
+        for (int i = 0; i < TARGETS; i++) {
+            tls_peer_drop(endpoint_peer(e, i));
+        }
+    }
+}
+
+/* Also for endpoints that have not changed: the files may have. */
+static void take_trust(struct endpoint *e)
+{
+    for (int i = 0; i < TARGETS; i++) {
+        const struct target *t = &e->at[i];
+        if (t->tls) {
+            bool renamed = i == TARGET_MAIN && e->tls.server_name[0];
+            tls_peer_set(endpoint_peer(e, i), e->tls.ca_file, renamed ? e->tls.server_name : t->host, e->tls.insecure);
+        } else {
+            tls_peer_drop(endpoint_peer(e, i));
+        }
     }
 }
 
@@ -299,6 +361,7 @@ void endpoint_apply(const struct conf *c)
         e->check_timeout = ce->check_timeout;
         take_limits(e, ce);
         take_headers(e, ce);
+        take_trust(e);
         e->next_discovery = net_now(); /* its filter may have changed */
         e->ask_again = e->discovering;
         e->order = i;

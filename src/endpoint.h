@@ -37,6 +37,7 @@ struct target {
     char host[256];
     char authority[264]; /* for the Host header */
     uint16_t port;
+    bool tls;
     bool literal; /* the host is an address: nothing to resolve */
     bool resolving;
     uint64_t resolve_at; /* when to ask (again) */
@@ -90,6 +91,10 @@ struct endpoint {
     uint32_t max_context;                                         /* tokens, 0 = as it says */
     unsigned serves;                                              /* bits of enum conf_kind_of_request, 0 = all */
     int64_t connection_timeout, first_byte_timeout, read_timeout; /* ms, 0 = those of proxy; the second: none */
+    struct {
+        char ca_file[256], server_name[256]; /* "" = the system's; the host of the URL */
+        bool insecure;
+    } tls;
     char headers[OLLA_MAX_ENDPOINT_HEADERS]; /* lines that its requests get, see endpoint_headers */
     size_t headers_n;
 
@@ -180,6 +185,12 @@ static inline struct str endpoint_headers(const struct endpoint *e)
 
 /* Where probes of that kind go: the target itself, or the main one if no other host was named. */
 struct target *endpoint_target(struct endpoint *e, int which);
+
+/* The number that tls.h knows one of its targets by. */
+static inline unsigned endpoint_peer(const struct endpoint *e, int which)
+{
+    return (unsigned)(e->slot * TARGETS + which);
+}
 
 const char *endpoint_state_name(enum endpoint_state state);
 

@@ -324,6 +324,7 @@ void attempt_drop_upstream(struct exchange *x); /* its connection is of no more 
 /* A failure before the reply began: next address, next candidate, or an error reply. */
 enum attempt_failure {
     FAIL_REFUSED = 0,
+    FAIL_TLS,
     FAIL_CONNECT_TIMEOUT,
     FAIL_LOST,
     FAIL_GARBLED,

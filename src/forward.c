@@ -227,7 +227,7 @@ bool forward_request_head(struct exchange *x, struct text *t)
     }
     proxy_headers(x, t, real_ip);
     if (!proto) {
-        field(t, "X-Forwarded-Proto", STR("http"));
+        field(t, "X-Forwarded-Proto", x->c->s.tls ? STR("https") : STR("http"));
     }
     if (!host && x->req.host.n > 0) {
         field(t, "X-Forwarded-Host", x->req.host);

@@ -82,7 +82,6 @@ static enum endpoint_state judge(const struct probe *p, const char **why)
 static void health_done(struct probe *p, enum probe_result result)
 {
     static const char *const lost[] = {
-        [PROBE_REFUSED] = "cannot be connected to",
         [PROBE_TIMEOUT] = "did not answer the health check in time (check_timeout)",
         [PROBE_LOST] = "closed the connection without an answer",
         [PROBE_GARBLED] = "does not speak HTTP",
@@ -116,7 +115,7 @@ static void health_done(struct probe *p, enum probe_result result)
     endpoint_probed(e, false);
     /* One that got no answer is no proof: a machine under load is slow to answer. The second in a row is. */
     bool once = e->state == ENDPOINT_HEALTHY && (result == PROBE_TIMEOUT || result == PROBE_LOST);
-    endpoint_set_state(e, once ? ENDPOINT_BUSY : ENDPOINT_OFFLINE, lost[result]);
+    endpoint_set_state(e, once ? ENDPOINT_BUSY : ENDPOINT_OFFLINE, result == PROBE_REFUSED ? p->why : lost[result]);
 }
 
 static const struct probe_ops health_ops = {"HealthChecker", health_body, health_done};

@@ -36,6 +36,7 @@ static const struct stream_ops resolver_ops = {resolver_ready, NULL};
 
 void loop_init_pools(void)
 {
+    tls_init();
     buf_init();
     body_init();
     upstream_init();
@@ -115,6 +116,16 @@ static void settle_endpoints(void)
     }
 }
 
+/* The certificate first: what listens has to have one. */
+static int serve(const struct conf *c)
+{
+    if (c->server.tls.enabled && tls_serve(c->server.tls.cert_file, c->server.tls.key_file) != OLLA_OK) {
+        log_line(LOG_ERROR, "the certificate cannot be served", "reason", str_of(tls_why()), NULL, STR(""));
+        return OLLA_ERR;
+    }
+    return client_listen(c);
+}
+
 static void reload(void)
 {
     if (conf_load(spare_conf, current->path, log_message) != OLLA_OK ||
@@ -123,9 +134,9 @@ static void reload(void)
                  STR(""));
         return;
     }
-    if (client_listen(spare_conf->server.host, spare_conf->server.port) != OLLA_OK) {
-        log_line(LOG_ERROR, "reload refused, the old configuration stays in force", "reason", STR("cannot listen"),
-                 NULL, STR(""));
+    if (serve(spare_conf) != OLLA_OK) {
+        log_line(LOG_ERROR, "reload refused, the old configuration stays in force", "reason",
+                 STR("cannot listen as configured"), NULL, STR(""));
         return;
     }
     struct conf *old = current;
@@ -284,7 +295,7 @@ int loop_run(struct conf *first, struct conf *spare, int resolver, int signals)
         net_want(&resolver_stream, true, false);
     }
     /* Bind first, probe after: a dead machine must not delay the port. */
-    if (client_listen(first->server.host, first->server.port) != OLLA_OK) {
+    if (serve(first) != OLLA_OK) {
         log_flush(net_now(), true);
         resolve_close();
         return OLLA_EXIT_CONF;

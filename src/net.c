@@ -1,7 +1,7 @@
 /*
  * net.c - level 3: see net.h.
  *
- * May include: olla.h, buf.h, platform.h, net.h.
+ * May include: olla.h, buf.h, platform.h, tls.h, net.h.
  */
 #include "net.h"
 
@@ -16,7 +16,10 @@ static struct {
     uint64_t deadlines[NET_SLOTS];     /* 0 = none */
     size_t n;
     size_t holes;
-    uint64_t bound; /* no deadline is earlier; 0 = there is none */
+    size_t due;      /* streams whose handshake can go on */
+    size_t next_due; /* the slot where to look for one first */
+    bool some_more;  /* some stream may have bytes that poll() cannot tell of */
+    uint64_t bound;  /* no deadline is earlier; 0 = there is none */
     uint64_t now;
 } set;
 
@@ -27,10 +30,26 @@ void net_open(struct stream *s, int fd, const struct stream_ops *ops, void *owne
     s->slot = (int)set.n;
     s->ops = ops;
     s->owner = owner;
+    s->phase = NET_PLAIN;
+    s->due = s->more = s->wants_r = s->wants_w = false;
+    s->tls = NULL;
+    s->why = NULL;
     set.fds[set.n] = (struct pollfd){.fd = -1};
     set.streams[set.n] = s;
     set.deadlines[set.n] = 0;
     set.n++;
+}
+
+static void free_engine(struct stream *s)
+{
+    if (s->due) {
+        s->due = false;
+        set.due--;
+    }
+    if (s->tls) {
+        tls_free(s->tls);
+        s->tls = NULL;
+    }
 }
 
 void net_close(struct stream *s, enum net_how how)
@@ -38,6 +57,10 @@ void net_close(struct stream *s, enum net_how how)
     if (s->fd == -1) {
         return;
     }
+    if (s->tls && how == NET_CLOSE) {
+        tls_end(s->tls);
+    }
+    free_engine(s);
     if (how == NET_ABORT) {
         plat_abort(s->fd);
     } else {
@@ -62,17 +85,37 @@ bool net_is_open(const struct stream *s)
     return s->fd != -1;
 }
 
-void net_want(struct stream *s, bool read, bool write)
+static void watch(const struct stream *s, short events)
 {
     /* poll() reports errors even where nothing is asked for, but it passes over negative descriptors. */
-    set.fds[s->slot].fd = read || write ? s->fd : -1;
-    set.fds[s->slot].events = (short)((read ? POLLIN : 0) | (write ? POLLOUT : 0));
+    set.fds[s->slot].fd = events != 0 ? s->fd : -1;
+    set.fds[s->slot].events = events;
+}
+
+/* What the engine waits for need not be what its user wants. */
+static void watch_engine(const struct stream *s)
+{
+    watch(s, (short)((s->wants_r ? tls_wants(s->tls, false) : 0) | (s->wants_w ? tls_wants(s->tls, true) : 0)));
+}
+
+void net_want(struct stream *s, bool read, bool write)
+{
+    s->wants_r = read;
+    s->wants_w = write;
+    if (s->phase == NET_PLAIN) {
+        watch(s, (short)((read ? POLLIN : 0) | (write ? POLLOUT : 0)));
+    } else if (s->phase == NET_UP) {
+        watch_engine(s);
+    }
 }
 
 void net_want_hangup(struct stream *s)
 {
-    set.fds[s->slot].fd = s->fd;
-    set.fds[s->slot].events = 0;
+    s->wants_r = s->wants_w = false;
+    if (s->phase == NET_PLAIN || s->phase == NET_UP) {
+        set.fds[s->slot].fd = s->fd;
+        set.fds[s->slot].events = 0;
+    }
 }
 
 void net_deadline(struct stream *s, uint64_t at_ms)
@@ -83,10 +126,177 @@ void net_deadline(struct stream *s, uint64_t at_ms)
     }
 }
 
+/* ---- TLS ------------------------------------------------------------------------------ */
+
+int net_accept_tls(struct stream *s)
+{
+    s->tls = tls_accept(s->fd);
+    s->phase = NET_SHAKING;
+    if (!s->tls) {
+        return OLLA_ERR;
+    }
+    s->why = "speaks plain HTTP"; /* until its first byte shows that it does not */
+    watch(s, POLLIN);
+    return OLLA_OK;
+}
+
+void net_connect_tls(struct stream *s, unsigned peer)
+{
+    s->phase = NET_CONNECTING;
+    s->peer = peer;
+    watch(s, POLLOUT);
+}
+
+/* The owner asks why. */
+static void down(struct stream *s, enum net_phase how)
+{
+    free_engine(s);
+    s->phase = how;
+    s->why = how == NET_FAILED ? tls_why() : NULL;
+    watch(s, 0);
+    s->ops->ready(s, POLLERR);
+}
+
+static void set_due(struct stream *s)
+{
+    set.due += !s->due;
+    s->due = true;
+}
+
+/* Somebody says "GET " to a port that speaks TLS: the owner can tell in the same language. */
+static bool speaks_plainly(const struct stream *s)
+{
+    char first = 0;
+    return s->why && plat_peek(s->fd, &first, 1) == 1 && first >= 'A' && first <= 'Z';
+}
+
+/* Something happened on a connection whose handshake is not over. */
+static void go_on(struct stream *s)
+{
+    if (s->phase == NET_SHAKING && speaks_plainly(s)) {
+        free_engine(s);
+        s->phase = NET_PLAIN;
+        net_want(s, s->wants_r, s->wants_w);
+    } else if (s->phase == NET_SHAKING) {
+        s->why = NULL;
+        set_due(s);
+    } else if (s->phase == NET_CONNECTING && plat_connected(s->fd) != OLLA_OK) {
+        down(s, NET_REFUSED);
+    } else if (s->phase == NET_CONNECTING) {
+        s->tls = tls_connect(s->peer, s->fd);
+        if (!s->tls) {
+            down(s, NET_FAILED);
+            return;
+        }
+        s->phase = NET_SHAKING;
+        set_due(s);
+    }
+}
+
+static void shake(struct stream *s)
+{
+    int result = tls_shake(s->tls);
+
+    if (result == 1) {
+        return; /* and is due again */
+    }
+    s->due = false;
+    set.due--;
+    if (result == OLLA_AGAIN) {
+        watch(s, tls_wants(s->tls, false));
+    } else if (result == OLLA_OK) {
+        s->phase = NET_UP;
+        s->more = tls_pending(s->tls);
+        set.some_more = set.some_more || s->more;
+        watch_engine(s);
+    } else {
+        down(s, NET_FAILED);
+    }
+}
+
+/* One step of one handshake: each may be some ms of computing. They take turns. */
+static void shake_one(void)
+{
+    for (size_t k = 0; k < set.n; k++) {
+        size_t i = (set.next_due + k) % set.n;
+        if (set.streams[i] && set.streams[i]->due) {
+            set.next_due = i + 1;
+            shake(set.streams[i]);
+            return;
+        }
+    }
+}
+
+/* True if some stream has bytes that its owner wants and poll() cannot tell of. */
+static bool any_more(void)
+{
+    bool wanted = false;
+
+    if (!set.some_more) {
+        return false;
+    }
+    set.some_more = false;
+    for (size_t i = 0; i < set.n; i++) {
+        const struct stream *s = set.streams[i];
+        if (s && s->more) {
+            set.some_more = true;
+            wanted = wanted || s->wants_r;
+        }
+    }
+    return wanted;
+}
+
+int net_connected(const struct stream *s)
+{
+    return s->phase == NET_PLAIN ? plat_connected(s->fd) : s->phase == NET_UP ? OLLA_OK : OLLA_ERR;
+}
+
+void net_end_writing(struct stream *s)
+{
+    if (s->tls) {
+        tls_end(s->tls);
+    }
+    plat_shutdown_write(s->fd);
+}
+
+/* ---- bytes ---------------------------------------------------------------------------- */
+
+long net_take(struct stream *s, void *p, size_t n)
+{
+    if (s->phase == NET_PLAIN) {
+        return plat_read(s->fd, p, n);
+    }
+    if (s->phase != NET_UP) {
+        return OLLA_ERR;
+    }
+    long got = tls_read(s->tls, p, n);
+    s->more = tls_pending(s->tls);
+    set.some_more = set.some_more || s->more;
+    if (got == OLLA_AGAIN) {
+        watch_engine(s);
+    }
+    return got;
+}
+
+long net_give(struct stream *s, const struct iovec *v, int count)
+{
+    if (s->phase == NET_PLAIN) {
+        return count == 1 ? plat_write(s->fd, v->iov_base, v->iov_len) : plat_writev(s->fd, v, count);
+    }
+    if (s->phase != NET_UP) {
+        return OLLA_ERR;
+    }
+    long given = tls_write(s->tls, v, count);
+    if (given == OLLA_AGAIN) {
+        watch_engine(s);
+    }
+    return given;
+}
+
 long net_read(struct stream *s, struct buf *b, size_t max)
 {
     size_t room = buf_room(b);
-    long n = plat_read(s->fd, buf_tail(b), room < max ? room : max);
+    long n = net_take(s, buf_tail(b), room < max ? room : max);
     if (n > 0) {
         buf_added(b, (size_t)n);
     }
@@ -97,12 +307,12 @@ int net_flush(struct stream *s, struct buf *b)
 {
     while (buf_len(b) > 0) {
         struct str bytes = buf_str(b);
-        long n = plat_write(s->fd, bytes.p, bytes.n);
+        long n = net_give(s, &(struct iovec){(void *)(uintptr_t)bytes.p, bytes.n}, 1);
         if (n < 0) {
             return (int)n;
         }
         buf_consume(b, (size_t)n);
-        if ((size_t)n < bytes.n) {
+        if ((size_t)n < bytes.n && s->phase == NET_PLAIN) {
             return OLLA_AGAIN; /* a short write means that the socket is full: asking again would cost a call */
         }
     }
@@ -164,6 +374,23 @@ static void expire(void)
     }
 }
 
+/* To its owner, in the owner's terms. */
+static void tell(struct stream *s, short events)
+{
+    if (s->phase == NET_UP) {
+        short bad = events & (short)(POLLERR | POLLHUP);
+        bool reads = s->wants_r && (s->more || (events & tls_wants(s->tls, false)));
+        bool writes = s->wants_w && (events & tls_wants(s->tls, true));
+        events = (short)((reads ? POLLIN : 0) | (writes ? POLLOUT : 0) | bad);
+    } else if (s->phase != NET_PLAIN) {
+        go_on(s);
+        return;
+    }
+    if (events != 0) {
+        s->ops->ready(s, events);
+    }
+}
+
 void net_turn(uint64_t wake_at)
 {
     uint64_t until = wake_at;
@@ -176,18 +403,22 @@ void net_turn(uint64_t wake_at)
         uint64_t left = until > set.now ? until - set.now : 0;
         wait = left > 60000 ? 60000 : (int)left;
     }
-    int ready = plat_poll(set.fds, set.n, wait);
+    bool more = any_more();
+    int ready = plat_poll(set.fds, set.n, more || set.due > 0 ? 0 : wait);
     net_tick();
     size_t n = set.n;
-    for (size_t i = 0; i < n && ready > 0; i++) {
+    for (size_t i = 0; i < n && (ready > 0 || more); i++) {
         short events = set.fds[i].revents;
         if (events != 0) {
             ready--;
             set.fds[i].revents = 0;
-            if (set.streams[i]) {
-                set.streams[i]->ops->ready(set.streams[i], events);
-            }
         }
+        if (set.streams[i] && (events != 0 || set.streams[i]->more)) {
+            tell(set.streams[i], events);
+        }
+    }
+    if (set.due > 0) {
+        shake_one();
     }
     if (set.bound != 0 && set.now >= set.bound) {
         expire();

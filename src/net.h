@@ -12,13 +12,18 @@
  *     closed in this turn gets no further callback.
  *  3. Deadlines are kept beside the poll set; the earliest is only a lower
  *     bound, so that moving a deadline costs nothing.
+ *  4. A stream with TLS behaves like one without: its handshake is made here,
+ *     and its owner hears nothing but the deadline until that is over or has
+ *     failed. In one turn one step of one handshake is made, so that
+ *     streams go on.
  *
- * May include: olla.h, buf.h, platform.h.
+ * May include: olla.h, buf.h, platform.h, tls.h.
  */
 #ifndef OLLA_NET_H
 #define OLLA_NET_H
 
 #include "../platform/platform.h"
+#include "../platform/tls.h"
 #include "buf.h"
 
 struct stream;
@@ -29,17 +34,38 @@ struct stream_ops {
     void (*expired)(struct stream *s); /* the deadline has passed and is cleared; may be NULL if none is ever set */
 };
 
+enum net_phase {
+    NET_PLAIN = 0,
+    /* with TLS: */
+    NET_CONNECTING, /* TCP is */
+    NET_SHAKING,    /* the handshake runs */
+    NET_UP,
+    NET_REFUSED, /* TCP was not connected, */
+    NET_FAILED   /* or the handshake failed: why */
+};
+
 struct stream {
     int fd; /* -1 = closed */
     int slot;
     const struct stream_ops *ops;
     void *owner;
+
+    enum net_phase phase;
+    bool due;              /* a step of its handshake can be made */
+    bool more;             /* the engine holds bytes that poll() cannot tell of */
+    bool wants_r, wants_w; /* what the owner wants */
+    unsigned peer;         /* of NET_CONNECTING: where to */
+    struct tls *tls;       /* from NET_SHAKING on */
+    const char *why;       /* of NET_FAILED: static text, what the other side does; of NET_PLAIN: it should have TLS */
 };
 
 enum net_how { NET_CLOSE = 0, NET_ABORT }; /* FIN, or RST so that the peer notices at once */
 
 /* The stream takes fd over. Nothing is wanted and no deadline is set at first. */
 void net_open(struct stream *s, int fd, const struct stream_ops *ops, void *owner);
+/* With TLS: for an accepted connection; for one that is being made to a peer of tls.h. OLLA_ERR: there is no engine. */
+int net_accept_tls(struct stream *s);
+void net_connect_tls(struct stream *s, unsigned peer);
 void net_close(struct stream *s, enum net_how how);
 void net_forget(struct stream *s); /* leaves the poll set, but the descriptor stays open */
 bool net_is_open(const struct stream *s);
@@ -48,6 +74,16 @@ bool net_is_open(const struct stream *s);
 void net_want(struct stream *s, bool read, bool write);
 void net_want_hangup(struct stream *s);
 void net_deadline(struct stream *s, uint64_t at_ms); /* 0 = none */
+
+/* When a connection under way is reported ready: is it up? OLLA_OK or OLLA_ERR. */
+int net_connected(const struct stream *s);
+
+/* No more bytes will be written; reading goes on. */
+void net_end_writing(struct stream *s);
+
+/* As plat_read and plat_writev; what was refused with OLLA_AGAIN has to be offered again, maybe with more behind it. */
+long net_take(struct stream *s, void *p, size_t n);
+long net_give(struct stream *s, const struct iovec *v, int count);
 
 /*
  * Reads at most `max` bytes into the room of b (which must hold a block and

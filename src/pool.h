@@ -24,6 +24,8 @@
     X(CLIENT,   "clients",         OLLA_MAX_CLIENTS,      "the listener waits, the kernel queues")     \
     X(EXCHANGE, "exchanges",       OLLA_MAX_CLIENTS,      "503")                                       \
     X(UPSTREAM, "upstreams",       OLLA_MAX_UPSTREAMS,    "an idle one is closed, else 503")           \
+    X(TLS_IN,   "tls_clients",     OLLA_MAX_TLS_CLIENTS,  "the TLS listener waits")                     \
+    X(TLS_OUT,  "tls_upstreams",   OLLA_MAX_TLS_UPSTREAMS, "an idle one is closed, else 503")           \
     X(BUF,      "buffers",         OLLA_MAX_BUFS,         "reading waits")                             \
     X(BODY,     "body_blocks",     OLLA_MAX_BODY_BLOCKS,  "the body goes to the spool")                \
     X(PROBE,    "probes",          OLLA_MAX_PROBES,       "the probe waits its turn")                  \

@@ -44,6 +44,9 @@ static bool connect_to(struct probe *p)
         int fd = plat_connect(&to->addr[(to->good + p->tries) % to->addrs], 0);
         if (fd >= 0) {
             net_open(&p->s, fd, &probe_stream_ops, p);
+            if (to->tls) {
+                net_connect_tls(&p->s, endpoint_peer(p->e, (int)(to - p->e->at)));
+            }
             net_want(&p->s, false, true);
             net_deadline(&p->s, p->deadline);
             return true;
@@ -71,6 +74,7 @@ static bool start(void *owner, struct endpoint *e, struct target *to, const char
     p->to = to;
     p->ops = ops;
     p->path = path;
+    p->why = "cannot be connected to";
     p->started = net_now();
     p->deadline = p->started + (uint64_t)timeout_ms;
     if (!connect_to(p)) {
@@ -114,7 +118,8 @@ static void send_request(struct probe *p)
 static void writable(struct probe *p)
 {
     if (!p->connected) {
-        if (plat_connected(p->s.fd) != OLLA_OK) {
+        if (net_connected(&p->s) != OLLA_OK) {
+            p->why = p->s.why ? p->s.why : p->why;
             net_close(&p->s, NET_CLOSE);
             p->tries++;
             if (!connect_to(p)) {

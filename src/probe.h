@@ -17,7 +17,7 @@
 
 enum probe_result {
     PROBE_ANSWERED = 0, /* status is set; the body was complete unless the taker stopped early */
-    PROBE_REFUSED,
+    PROBE_REFUSED,      /* p->why tells */
     PROBE_TIMEOUT,
     PROBE_LOST,    /* closed or reset before the end */
     PROBE_GARBLED, /* not HTTP, or a head or body that is too large */
@@ -41,6 +41,7 @@ struct probe {
     struct target *to;
     const struct probe_ops *ops;
     const char *path;
+    const char *why; /* static text: what the endpoint did */
     struct buf in;
     bool connected, sent, have_head;
     int tries;

@@ -28,18 +28,20 @@ static void unlink_idle(struct upstream *u)
     idle_total--;
 }
 
-/* Whatever happens on an idle connection, it is of no use any more. */
-static void idle_ready(struct stream *s, short events)
+static void idle_expired(struct stream *s)
 {
     struct upstream *u = s->owner;
-    (void)events;
     unlink_idle(u);
     upstream_close(u, NET_CLOSE);
 }
 
-static void idle_expired(struct stream *s)
+/* Whatever happens on an idle connection, it is of no use any more: but TLS has messages of its own, like tickets. */
+static void idle_ready(struct stream *s, short events)
 {
-    idle_ready(s, 0);
+    char byte;
+    if (!s->tls || (events & (POLLERR | POLLHUP)) || net_take(s, &byte, 1) != OLLA_AGAIN) {
+        idle_expired(s);
+    }
 }
 
 static const struct stream_ops idle_ops = {idle_ready, idle_expired};
@@ -59,13 +61,13 @@ struct upstream *upstream_take(struct endpoint *e, const struct stream_ops *ops,
     return u;
 }
 
-/* An idle connection makes room for work: the one that its endpoint used longest ago. */
-static bool evict_one(void)
+/* An idle connection makes room for work: the one that its endpoint used longest ago. tls: only one that has it. */
+static bool evict_one(bool tls)
 {
     for (int i = 0; i < OLLA_MAX_ENDPOINTS; i++) {
         struct endpoint *e = endpoint_slot(i);
         struct upstream *u = e ? e->idle : NULL;
-        if (u) {
+        if (u && (u->s.tls || !tls)) {
             while (u->next) {
                 u = u->next;
             }
@@ -80,19 +82,20 @@ static bool evict_one(void)
 struct upstream *upstream_connect(struct endpoint *e, int which, unsigned keepalive_s, const struct stream_ops *ops,
                                   void *owner, bool *no_slot)
 {
-    *no_slot = false;
+    bool tls = e->at[TARGET_MAIN].tls;
     struct upstream *u = pool_get(POOL_UPSTREAM);
-    if (!u && evict_one()) {
+    if (!u && evict_one(false)) {
         u = pool_get(POOL_UPSTREAM);
     }
-    if (!u) {
-        *no_slot = true;
+    *no_slot = !u || (tls && !tls_can_connect() && !evict_one(true));
+    if (*no_slot) {
+        pool_put(POOL_UPSTREAM, u);
         return NULL;
     }
     int fd = plat_connect(&e->at[TARGET_MAIN].addr[which], keepalive_s);
     if (fd < 0 && plat_error() == PLAT_FAIL_NO_FDS) {
         /* An idle connection is worth less than a request. */
-        if (evict_one()) {
+        if (evict_one(false)) {
             fd = plat_connect(&e->at[TARGET_MAIN].addr[which], keepalive_s);
         }
         *no_slot = fd < 0 && plat_error() == PLAT_FAIL_NO_FDS;
@@ -105,6 +108,9 @@ struct upstream *upstream_connect(struct endpoint *e, int which, unsigned keepal
     u->which = which;
     u->generation = e->generation;
     net_open(&u->s, fd, ops, owner);
+    if (tls) {
+        net_connect_tls(&u->s, endpoint_peer(e, TARGET_MAIN));
+    }
     return u;
 }
 

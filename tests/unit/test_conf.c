@@ -18,6 +18,7 @@
 
 #include "../../src/conf.h"
 #include "../../src/conf_internal.h"
+#include "../../platform/tls.h"
 
 #ifndef OLLA_INI
 #define OLLA_INI "olla.ini"
@@ -182,6 +183,9 @@ static void check_default_settings(void)
     assert_false(has(&conf.server.rate_limits.trusted_proxy_cidrs, "172.32.0.0"));
     assert_int_equal(conf.server.access.allowed_cidrs.n, 0);
     assert_int_equal(conf.server.access.max_connections_per_client, 0);
+    assert_false(conf.server.tls.enabled);
+    assert_string_equal(conf.server.tls.cert_file, "");
+    assert_int_equal(conf.server.tls.port, 0);
     assert_int_equal(conf.server.max_header_size, OLLA_MAX_HEAD);
     assert_int_equal(conf.proxy.engine, ENGINE_OLLA);
     assert_int_equal(conf.proxy.load_balancer, BALANCE_LEAST_CONNECTIONS);
@@ -271,6 +275,7 @@ static const char all_settings[] =
     "trust_proxy_headers = yes\ntrusted_proxy_cidrs = [ \"192.0.2.7/32\", 2001:db8::/33 ] ; x\n"
     "trusted_proxy_cidrs = ::/0\n"
     "[server.access]\nallowed_cidrs = 10.0.0.0/8\nmax_connections_per_client = 33\n"
+    "[server.tls]\nenabled = no\ncert_file = /etc/a b.pem\nkey_file = /etc/a.key\nport = 34\n"
     "[proxy]\nengine = sherpa\nload_balancer = priority\nconnection_timeout = 6s\nconnection_keep_alive = 7s\n"
     "response_header_timeout = 8s\nread_timeout = 9s\nspool_dir = /var/spool/olla\nprofile = standard\n"
     "[proxy.breaker]\nconsecutive_failures = 4\nwindow = 20\nfailure_percent = 60\nopen_time = 14s\n"
@@ -369,6 +374,10 @@ static void check_limit_settings(void)
     assert_int_equal(conf.server.access.allowed_cidrs.n, 1);
     assert_int_equal(conf.server.access.allowed_cidrs.item[0].bits, 104);
     assert_int_equal(conf.server.access.max_connections_per_client, 33);
+    assert_false(conf.server.tls.enabled);
+    assert_string_equal(conf.server.tls.cert_file, "/etc/a b.pem");
+    assert_string_equal(conf.server.tls.key_file, "/etc/a.key");
+    assert_int_equal(conf.server.tls.port, 34);
 }
 
 static void check_load_settings(void)
@@ -532,6 +541,66 @@ static void test_every_setting(void **state)
     check_aliases();
 }
 
+#define WITHOUT_TLS "needs TLS, and this olla was built without it (TLS=none)"
+#define INSECURE                                                                          \
+    ":6: endpoint:a.tls.insecure: nobody checks who answers: whoever can get in between " \
+    "reads and changes everything"
+
+static const char all_tls[] = "[endpoint:a]\nurl = HTTPS://Box/x/\nhealth_check_url = https://box:8443/h\n"
+                              "tls.ca_file = /etc/my ca.pem\ntls.server_name = box.lan\ntls.insecure = yes\n";
+
+static void test_endpoint_tls(void **state)
+{
+    const struct conf_endpoint *e = &conf.endpoint[0];
+
+    (void)state;
+    if (!tls_library()) {
+        expect_error("[endpoint:a]\nurl = https://x\n", ":2: endpoint:a.url: https " WITHOUT_TLS ": \"https://x\"; "
+                                                        "allowed: http://host[:port][/path] or https://...");
+        return;
+    }
+    expect_warning(all_tls, INSECURE);
+    assert_true(e->url.tls && e->health_host.tls && !e->model_host.tls);
+    assert_string_equal(e->url.host, "Box");
+    assert_string_equal(e->url.authority, "Box");
+    assert_string_equal(e->url.path, "/x");
+    assert_int_equal(e->url.port, 443);
+    assert_string_equal(e->health_host.authority, "box:8443");
+    assert_string_equal(e->tls.ca_file, "/etc/my ca.pem");
+    assert_string_equal(e->tls.server_name, "box.lan");
+    assert_true(e->tls.insecure);
+
+    expect_quiet(
+        "[endpoint:a]\nurl = https://[::1]:443\n[endpoint:b]\nurl = https://x:80\n[endpoint:c]\nurl = http://x:443\n");
+    assert_string_equal(conf.endpoint[0].url.authority, "[::1]");
+    assert_string_equal(conf.endpoint[1].url.authority, "x:80");
+    assert_string_equal(conf.endpoint[2].url.authority, "x:443");
+    assert_string_equal(e->tls.ca_file, "");
+    assert_false(e->tls.insecure);
+
+    expect_warning("[endpoint:a]\nurl = http://x\ntls.server_name = y\n",
+                   ":3: endpoint:a.tls.server_name: changes nothing: the url does not begin with https://");
+    expect_quiet("[endpoint:a]\nurl = http://x\nmodel_url = https://y/\ntls.server_name = y\n");
+}
+
+static void test_server_tls(void **state)
+{
+    (void)state;
+    expect_quiet("[server.tls]\ncert_file = /nowhere\n");
+    if (!tls_library()) {
+        expect_error("[server.tls]\nenabled = true\n",
+                     ":2: server.tls.enabled: this olla was built without TLS (TLS=none)");
+        return;
+    }
+    expect_error("[server.tls]\nenabled = true\ncert_file = x\n",
+                 ":2: server.tls: a certificate is needed, and its key; "
+                 "allowed: server.tls.cert_file and server.tls.key_file");
+    expect_error("[server.tls]\nenabled = true\ncert_file = /nowhere\nkey_file = /nowhere\n",
+                 ":3: server.tls: cert_file cannot be read");
+    expect_error("[server.tls]\nenabled = true\nkey_file = /dev/null\ncert_file = /dev/null\n",
+                 ":4: server.tls: cert_file holds no certificate in PEM form, or a damaged one");
+}
+
 /* A row that is added later has to be added to all_settings too. */
 static void test_every_row_is_tested(void **state)
 {
@@ -544,7 +613,7 @@ static void test_every_row_is_tested(void **state)
         assert_non_null(dot);
         (void)snprintf(line, sizeof(line), "\n%s =", dot + 1);
         if (row->type != CONF_INERT) {
-            bool tested = strstr(all_settings, line) || strstr(all_auth, line);
+            bool tested = strstr(all_settings, line) || strstr(all_auth, line) || strstr(all_tls, line);
             for (size_t i = 0; i < OLLA_COUNT(all_auth_files); i++) {
                 char key[80];
                 (void)snprintf(key, sizeof(key), "\nauth.%s_file =", all_auth_files[i]);
@@ -1186,10 +1255,11 @@ static void test_endpoint_names(void **state)
 static void test_endpoint_url_missing(void **state)
 {
     (void)state;
-    expect_error("\n[endpoint:a]\n", ":2: endpoint:a.url: missing; allowed: http://host[:port][/path]");
-    expect_error("[endpoint:a]\n[server]\n", ":1: endpoint:a.url: missing; allowed: http://host[:port][/path]");
-    expect_error("[endpoint:a]\nurl =\n",
-                 ":2: endpoint:a.url: does not start with http://: \"\"; allowed: http://host[:port][/path]");
+    expect_error("\n[endpoint:a]\n", ":2: endpoint:a.url: missing; allowed: http://host[:port][/path] or https://...");
+    expect_error("[endpoint:a]\n[server]\n",
+                 ":1: endpoint:a.url: missing; allowed: http://host[:port][/path] or https://...");
+    expect_error("[endpoint:a]\nurl =\n", ":2: endpoint:a.url: does not start with http:// or https://: \"\"; allowed: "
+                                          "http://host[:port][/path] or https://...");
 }
 
 static void test_no_endpoints(void **state)
@@ -1263,10 +1333,10 @@ static void test_endpoint_targets(void **state)
     assert_string_equal(conf.endpoint[0].model_url, "/api/tags");
     expect_error("[endpoint:a]\nurl = http://x\nmodel_url = /a#b\n",
                  ":3: endpoint:a.model_url: a fragment (#...) is not accepted: \"/a#b\"; "
-                 "allowed: /path or http://host[:port]/path");
+                 "allowed: /path or http(s)://host[:port]/path");
     expect_error("[endpoint:a]\nurl = http://x\nmodel_url = https://u:secret@y/\n",
-                 ":3: endpoint:a.model_url: https backends are not supported by this build yet; "
-                 "allowed: /path or http://host[:port]/path");
+                 ":3: endpoint:a.model_url: user name and password are not accepted in a URL; "
+                 "allowed: /path or http(s)://host[:port]/path");
 }
 
 /* ---- profiles ----------------------------------------------------------- */
@@ -1576,11 +1646,11 @@ static void test_good_urls(void **state)
 static void test_bad_urls(void **state)
 {
     static const char *const bad[][2] = {
-        {"", "does not start with http://"},
-        {"localhost:8080", "does not start with http://"},
-        {"127.0.0.1:8080", "does not start with http://"},
-        {"ftp://x", "does not start with http://"},
-        {"https://x", "https backends are not supported by this build yet"},
+        {"", "does not start with http:// or https://"},
+        {"localhost:8080", "does not start with http:// or https://"},
+        {"127.0.0.1:8080", "does not start with http:// or https://"},
+        {"ftp://x", "does not start with http:// or https://"},
+        {"https://", "the host is missing"},
         {"http://", "the host is missing"},
         {"http://:80", "the host is missing"},
         {"http:///x", "the host is missing"},
@@ -1606,13 +1676,11 @@ static void test_bad_urls(void **state)
         bool secret = strchr(bad[i][0], '@') != NULL;
 
         (void)snprintf(text, sizeof(text), "[endpoint:a]\nurl = %s\n", bad[i][0]);
-        (void)snprintf(message, sizeof(message), ":2: endpoint:a.url: %s%s%s%s; allowed: http://host[:port][/path]",
-                       bad[i][1], secret ? "" : ": \"", secret ? "" : bad[i][0], secret ? "" : "\"");
+        (void)snprintf(message, sizeof(message),
+                       ":2: endpoint:a.url: %s%s%s%s; allowed: http://host[:port][/path] or https://...", bad[i][1],
+                       secret ? "" : ": \"", secret ? "" : bad[i][0], secret ? "" : "\"");
         expect_error(text, message);
     }
-    expect_error("[endpoint:a]\nurl = https://x\n",
-                 ":2: endpoint:a.url: https backends are not supported by this build yet: \"https://x\"; "
-                 "allowed: http://host[:port][/path]");
 }
 
 static void test_secrets_are_not_shown(void **state)
@@ -1620,9 +1688,9 @@ static void test_secrets_are_not_shown(void **state)
     (void)state;
     expect_error("[endpoint:a]\nurl = http://me:secret@x\n",
                  ":2: endpoint:a.url: user name and password are not accepted in a URL; "
-                 "allowed: http://host[:port][/path]");
-    expect_error("[endpoint:a]\nurl = me:secret@x\n",
-                 ":2: endpoint:a.url: does not start with http://; allowed: http://host[:port][/path]");
+                 "allowed: http://host[:port][/path] or https://...");
+    expect_error("[endpoint:a]\nurl = me:secret@x\n", ":2: endpoint:a.url: does not start with http:// or https://; "
+                                                      "allowed: http://host[:port][/path] or https://...");
 }
 
 /* ---- credentials and headers --------------------------------------------- */
@@ -2083,6 +2151,8 @@ int main(void)
         cmocka_unit_test(test_empty_file),
         cmocka_unit_test(test_every_setting),
         cmocka_unit_test(test_every_row_is_tested),
+        cmocka_unit_test(test_endpoint_tls),
+        cmocka_unit_test(test_server_tls),
         cmocka_unit_test(test_ranges_of_addresses),
         cmocka_unit_test(test_rates_that_surprise),
         cmocka_unit_test(test_inert_keys_are_accepted),
