@@ -356,7 +356,7 @@ static void check_all_endpoint_keys(void)
     assert_int_equal(e->connection_timeout, 26000);
     assert_int_equal(e->first_byte_timeout, 27000);
     assert_int_equal(e->read_timeout, 28000);
-    assert_int_equal(e->line, 98);
+    assert_int_equal(e->line, 103);
 }
 
 static void check_limit_settings(void)
@@ -446,7 +446,7 @@ static void check_all_profile_keys(void)
     assert_string_equal(p->openai_base, "/api");
     assert_string_equal(p->messages_path, "/x/v1/messages");
     assert_int_equal(p->idle_timeout, 90000);
-    assert_int_equal(p->line, 121);
+    assert_int_equal(p->line, 126);
 }
 
 static void expect_digest(const struct conf_key *k, const char *secret)
@@ -1672,7 +1672,7 @@ static void test_bad_urls(void **state)
     (void)state;
     for (size_t i = 0; i < OLLA_COUNT(bad); i++) {
         char text[160];
-        char message[160];
+        char message[240];
         bool secret = strchr(bad[i][0], '@') != NULL;
 
         (void)snprintf(text, sizeof(text), "[endpoint:a]\nurl = %s\n", bad[i][0]);
