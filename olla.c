@@ -28,7 +28,7 @@ static const char usage[] =
     "  -m                     print the memory plan and exit\n"
     "      --print-settings   print the commented reference configuration and exit\n"
     "      --hash-key         read a key from standard input and print it as secret_sha256 wants it\n"
-    "      --version          print the version, and that of the TLS library, and exit\n"
+    "      --version          print the version and exit; -V: with that of the TLS library\n"
     "  -h, --help             print this and exit\n"
     "Signals: TERM and INT finish the running requests and stop, a second one stops at once;\n"
     "HUP reloads the configuration; USR1 logs what is in use.\n";
@@ -117,7 +117,10 @@ static int read_options(int argc, char **argv, struct options *o)
         } else if (is_option(arg, "-hash-key")) {
             return hash_key();
         } else if (is_option(arg, "-version")) {
-            printf("%s (%s)\n", OLLA_VERSION, tls_library() ? tls_library() : "without TLS");
+            puts(OLLA_VERSION);
+            return OLLA_EXIT_OK;
+        } else if (is_option(arg, "-V")) {
+            printf("olla %s (%s)\n", OLLA_VERSION, tls_library() ? tls_library() : "built without TLS");
             return OLLA_EXIT_OK;
         } else if (is_option(arg, "-h") || is_option(arg, "-help")) {
             fputs(usage, stdout);
@@ -166,10 +169,10 @@ static int print_memory(void)
                fixed[i].size * fixed[i].count);
         total += fixed[i].size * fixed[i].count;
     }
-    printf("total %zu bytes of address space; what is never used is never touched\n", total);
     if (tls_library()) {
-        puts("with TLS, its library allocates about 40 KB more for each connection that is open at the same time");
+        printf("%s allocates about 40 KB more for each TLS connection that is open at the same time\n", tls_library());
     }
+    printf("total %zu bytes of address space; what is never used is never touched\n", total);
     return OLLA_EXIT_OK;
 }
 

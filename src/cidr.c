@@ -48,14 +48,11 @@ static int hex_group(struct str s, unsigned char *to)
         return OLLA_ERR;
     }
     for (size_t i = 0; i < s.n; i++) {
-        char c = str_lower(s.p[i]);
-        if (c >= '0' && c <= '9') {
-            v = v * 16 + (unsigned)(c - '0');
-        } else if (c >= 'a' && c <= 'f') {
-            v = v * 16 + (unsigned)(c - 'a') + 10;
-        } else {
+        int digit = str_hex_value(s.p[i]);
+        if (digit < 0) {
             return OLLA_ERR;
         }
+        v = v * 16 + (unsigned)digit;
     }
     to[0] = (unsigned char)(v >> 8);
     to[1] = (unsigned char)(v & 0xff);

@@ -354,6 +354,11 @@ void conf_settle_auth(struct conf_loader *ld)
     if (type == OLLA_COUNT(types)) {
         return;
     }
+    if (is_given(e->auth.header) && types[type].needs != 1u << KEY) {
+        ld->line = *conf_seen(ld, "endpoint.auth.header");
+        CONF_SAY(ld, .key = "endpoint.auth.header", .what = "does not go with this auth.type; take it away");
+        good = false;
+    }
     for (size_t i = 0; i < SECRETS; i++) {
         good = check_given(ld, &secrets[i], types[type].needs >> i & 1u) && good;
     }

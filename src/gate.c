@@ -1,22 +1,19 @@
 /*
  * gate.c - level 5: see gate.h.
  *
- * May include: olla.h, str.h, http.h, sha256.h, conf.h, gate.h.
+ * May include: olla.h, bucket.h, str.h, http.h, sha256.h, conf.h, gate.h.
  */
 #include "gate.h"
 
 #include <string.h>
 
-/* One request in units that come back at `requests_per_minute` in a millisecond. */
-#define REQUEST   60000
-#define MINUTE_MS 60000
+#include "bucket.h"
 
 struct key {
     uint32_t number;
     unsigned char digest[SHA256_BYTES];
     const struct conf_key *conf;
-    uint64_t left; /* units of requests, as of `at` */
-    uint64_t at;   /* 0 = never asked: all of a minute is left */
+    struct bucket requests;
 };
 
 static struct key keys[OLLA_MAX_KEYS];
@@ -174,23 +171,13 @@ enum gate_answer gate_enter(const struct http_request *req, bool upgrade, struct
 bool gate_take(const struct gate_pass *pass, uint64_t now_ms, uint64_t *wait_ms)
 {
     struct key *k = key_of(pass);
-    uint64_t rate = k ? (uint64_t)k->conf->requests_per_minute : 0, most = rate * REQUEST;
+    uint64_t rate = k ? (uint64_t)k->conf->requests_per_minute : 0;
 
-    *wait_ms = 0;
-    if (rate == 0) {
-        return true;
+    *wait_ms = rate > 0 ? bucket_wait(&k->requests, rate, rate, now_ms) : 0;
+    if (rate > 0 && *wait_ms == 0) {
+        bucket_take(&k->requests);
     }
-    uint64_t passed = now_ms - k->at;
-    bool full = k->at == 0 || passed >= MINUTE_MS;
-    k->left = full ? most : k->left + passed * rate;
-    k->left = k->left < most ? k->left : most; /* the limit may have been lowered, too */
-    k->at = now_ms;
-    if (k->left < REQUEST) {
-        *wait_ms = (REQUEST - k->left + rate - 1) / rate;
-        return false;
-    }
-    k->left -= REQUEST;
-    return true;
+    return *wait_ms == 0;
 }
 
 /* ---- what for ------------------------------------------------------------------------ */

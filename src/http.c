@@ -155,7 +155,7 @@ static bool is_host(struct str s)
     size_t n = bracket ? 1 : 0;
     uint64_t number;
 
-    while (n < s.n && (bracket ? http_hex_value(s.p[n]) >= 0 || s.p[n] == ':' || s.p[n] == '.'
+    while (n < s.n && (bracket ? str_hex_value(s.p[n]) >= 0 || s.p[n] == ':' || s.p[n] == '.'
                                : http_class[(unsigned char)s.p[n]] & HTTP_IS_HOST)) {
         n++;
     }

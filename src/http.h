@@ -184,6 +184,4 @@ enum {
 };
 extern const char http_class[256]; /* their sum in the low bits */
 
-int http_hex_value(char c); /* 0..15, or -1 */
-
 #endif

@@ -68,7 +68,7 @@ static enum byte_class class_of(char c)
     default:
         break;
     }
-    if (http_hex_value(c) >= 0) {
+    if (str_hex_value(c) >= 0) {
         return HEX;
     }
     if (http_class[(unsigned char)c] & HTTP_IS_TOKEN) {
@@ -92,7 +92,7 @@ static void chunk_byte(struct http_body *b, char c)
     b->state = next_state[b->state][class_of(c)];
     switch ((enum body_state)b->state) {
     case CHUNK_SIZE:
-        b->left = b->left << 4 | (unsigned)http_hex_value(c);
+        b->left = b->left << 4 | (unsigned)str_hex_value(c);
         if (++b->digits > MAX_SIZE_DIGITS) {
             b->state = BODY_BROKEN;
         }

@@ -20,16 +20,6 @@ const char http_class[256] = "00000000000000000000000000000000"  /* controls */
                              "47777777777777777777777777700017"  /* @ABCDEFGHIJKLMNOPQRSTUVWXYZ[\]^_ */
                              "17777777777777777777777777701070"; /* `abcdefghijklmnopqrstuvwxyz{|}~ */
 
-int http_hex_value(char c)
-{
-    char lower = str_lower(c);
-
-    if (c >= '0' && c <= '9') {
-        return c - '0';
-    }
-    return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
-}
-
 /* ---- paths ---------------------------------------------------------------------- */
 
 /* plus: a '+' stands for a blank, as forms have it. */
@@ -42,8 +32,8 @@ static long unescape(struct str path, char *to, size_t cap, bool plus)
         if (byte == '+' && plus) {
             byte = ' ';
         } else if (byte == '%') {
-            int high = path.n - i > 2 ? http_hex_value(path.p[i + 1]) : -1;
-            int low = path.n - i > 2 ? http_hex_value(path.p[i + 2]) : -1;
+            int high = path.n - i > 2 ? str_hex_value(path.p[i + 1]) : -1;
+            int low = path.n - i > 2 ? str_hex_value(path.p[i + 2]) : -1;
             /* An encoded NUL would end the path for some readers only. */
             if (high < 0 || low < 0 || high + low == 0) {
                 return OLLA_ERR;

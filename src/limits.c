@@ -1,27 +1,21 @@
 /*
  * limits.c - level 5: see limits.h.
  *
- * May include: olla.h, str.h, cidr.h, http.h, conf.h, log.h, platform.h, limits.h.
+ * May include: olla.h, str.h, bucket.h, cidr.h, http.h, conf.h, log.h, platform.h, limits.h.
  */
 #include "limits.h"
 
 #include <string.h>
 
+#include "bucket.h"
 #include "conf.h"
 #include "log.h"
 
-/* One request in units that come back at `requests per minute` in a millisecond. */
-#define REQUEST   60000
 #define WINDOW_MS 60000
 #define HOUR_MS   3600000
 
 #define NONE   UINT16_MAX
 #define CHAINS (2 * OLLA_MAX_RATE_CLIENTS + 1)
-
-struct bucket {
-    uint64_t left; /* units, as of `at` */
-    uint64_t at;   /* 0 = never used: full */
-};
 
 struct entry {
     struct cidr_addr who;
@@ -134,23 +128,7 @@ static struct entry *entry_of(const struct cidr_addr *who)
     return &entries[at];
 }
 
-/* ---- buckets ------------------------------------------------------------------------- */
-
-/* What has come back since then; rate > 0. */
-static void refill(struct bucket *b, uint64_t rate, uint64_t burst, uint64_t now_ms)
-{
-    uint64_t most = burst * REQUEST, passed = now_ms - b->at;
-    bool full = b->at == 0 || passed > most / rate;
-
-    b->left = full ? most : b->left + passed * rate;
-    b->left = b->left < most ? b->left : most;
-    b->at = now_ms;
-}
-
-static uint64_t wait_for(const struct bucket *b, uint64_t rate)
-{
-    return b->left >= REQUEST ? 0 : (REQUEST - b->left + rate - 1) / rate;
-}
+/* ---- requests -------------------------------------------------------------------------- */
 
 static void say_limited(const char *text, uint64_t now_ms, enum limits_answer answer)
 {
@@ -179,29 +157,29 @@ enum limits_answer limits_take(const struct cidr_addr *who, uint64_t now_ms, str
         return LIMITS_NONE;
     }
     struct entry *e = entry_of(who);
-    if (rate > 0) {
-        refill(&e->bucket, rate, burst, now_ms);
-    }
+    uint64_t own_wait = rate > 0 ? bucket_wait(&e->bucket, rate, burst, now_ms) : 0;
+    uint64_t shared_wait = all > 0 ? bucket_wait(&shared, all, burst, now_ms) : 0;
     if (e->window == 0 || now_ms - e->window >= WINDOW_MS) {
         e->window = now_ms;
         e->passed = 0;
     }
-    if (all > 0) {
-        refill(&shared, all, burst, now_ms);
-    }
-    if (rate > 0 && e->bucket.left < REQUEST) {
+    if (own_wait > 0) {
         answer = LIMITS_CLIENT;
-        *wait_ms = wait_for(&e->bucket, rate);
-    } else if (all > 0 && shared.left < REQUEST) {
+        *wait_ms = own_wait;
+    } else if (shared_wait > 0) {
         answer = LIMITS_ALL;
-        *wait_ms = wait_for(&shared, all);
+        *wait_ms = shared_wait;
     } else {
-        e->bucket.left -= rate > 0 ? REQUEST : 0;
-        shared.left -= all > 0 ? REQUEST : 0;
+        if (rate > 0) {
+            bucket_take(&e->bucket);
+        }
+        if (all > 0) {
+            bucket_take(&shared);
+        }
         e->passed++;
     }
     f->limit = (uint32_t)(rate > 0 ? rate : all);
-    f->remaining = rate == 0                                   ? (uint32_t)(shared.left / REQUEST)
+    f->remaining = rate == 0                                   ? (uint32_t)bucket_left(&shared)
                    : answer == LIMITS_ALL || e->passed >= rate ? 0
                                                                : (uint32_t)rate - e->passed;
     if (answer != LIMITS_PASS) {

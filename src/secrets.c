@@ -35,11 +35,6 @@ static bool is_word(char c)
     return b < 128 && (words[b / 64] >> b % 64 & 1) != 0;
 }
 
-static bool is_hex(char c)
-{
-    return (c >= '0' && c <= '9') || (str_lower(c) >= 'a' && str_lower(c) <= 'f');
-}
-
 /* Texts in texts are escaped more than once, so any number of backslashes may stand before the letter. */
 static bool in_run(struct secrets *s, char c)
 {
@@ -47,7 +42,7 @@ static bool in_run(struct secrets *s, char c)
         s->escape = c == '\\' ? BACKSLASH : c == 'u' ? 4 : 0;
         return false;
     }
-    if (s->escape > 0 && s->escape < BACKSLASH && is_hex(c)) {
+    if (s->escape > 0 && s->escape < BACKSLASH && str_hex_value(c) >= 0) {
         s->escape--;
         return false;
     }

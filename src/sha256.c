@@ -115,18 +115,14 @@ void sha256_of(struct str text, unsigned char digest[SHA256_BYTES])
 
 int sha256_from_hex(struct str hex, unsigned char digest[SHA256_BYTES])
 {
-    static const char digits[] = "0123456789abcdef";
-
     if (hex.n != (size_t)2 * SHA256_BYTES) {
         return OLLA_ERR;
     }
     for (size_t i = 0; i < hex.n; i++) {
-        char c = str_lower(hex.p[i]);
-        const char *digit = c == '\0' ? NULL : strchr(digits, c);
-        if (!digit) {
+        int value = str_hex_value(hex.p[i]);
+        if (value < 0) {
             return OLLA_ERR;
         }
-        unsigned value = (unsigned)(digit - digits);
         digest[i / 2] = (unsigned char)(i % 2 == 0 ? value << 4 : digest[i / 2] | value);
     }
     return OLLA_OK;

@@ -14,6 +14,16 @@ struct str str_of(const char *z)
     return (struct str){z, z ? strlen(z) : 0};
 }
 
+int str_hex_value(char c)
+{
+    char lower = str_lower(c);
+
+    if (c >= '0' && c <= '9') {
+        return c - '0';
+    }
+    return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
+}
+
 char str_lower(char c)
 {
     return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c;

@@ -29,6 +29,7 @@ bool str_ends(struct str s, struct str suffix);
 struct str str_skip(struct str s, size_t n); /* without the first n bytes; n may exceed s.n */
 struct str str_trim(struct str s);           /* without blanks (space, tab, CR, LF) at both ends */
 char str_lower(char c);                      /* ASCII only */
+int str_hex_value(char c);                   /* 0..15, or -1 */
 
 /* True if part stands somewhere in s, ASCII case ignored. */
 bool str_ihas(struct str s, struct str part);

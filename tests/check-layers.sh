@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 level() {
     case $1 in
     olla.h) echo 0 ;;
-    str | pool | buf | platform | tls) echo 1 ;;
+    str | pool | buf | bucket | platform | tls) echo 1 ;;
     posix | socket | resolve | tls_* | log | multipart | sse | pieces | failure | secrets | sha256 | cidr | http | http_* | json | json_* | traits) echo 2 ;;
     conf | conf_* | net) echo 3 ;;
     profile | endpoint | breaker | upstream | model | catalogue) echo 4 ;;

@@ -1786,7 +1786,9 @@ static void test_auth_lines(void **state)
     expect_lines(2, "Authorization: Basic YWxpY2U6czNjcmV0\r\n");
     expect_quiet(with_auth("auth.type = api_key\nauth.key = k\n"));
     expect_lines(0, "X-Api-Key: k\r\n");
-    expect_quiet(with_auth("auth.type = bearer\nauth.token = t\nauth.header = (not-looked-at)\n"));
+    expect_error(with_auth("auth.type = bearer\nauth.token = t\nauth.header = X-Key\n"),
+                 ":5: endpoint:a.auth.header: does not go with this auth.type; take it away");
+    expect_quiet(with_auth("auth.type = bearer\nauth.token = t\nauth.header =\n"));
     expect_lines(0, "Authorization: Bearer t\r\n");
     expect_quiet(with_auth("auth.type =\nauth.token =\n"));
     expect_lines(0, "");

@@ -207,7 +207,7 @@ WRONG = {
     "set-twice": ("[server]\nport = 1\nhost = x\nport = 2\n", 4, "server.port", None, None),
     "set-twice-dotted": ("[server]\nrequest_limits.max_body_size = 1\n[server.request_limits]\nmax_body_size = 2\n", 4, "max_body_size", None, None),
     "type": ("[endpoint:a]\nurl = http://h:1\ntype = olama\n", 3, "type", "olama", ["ollama", "vllm"]),
-    "https": ("[endpoint:a]\nurl = https://h:1\ntype = ollama\n", 2, "url", "https://h:1", None),
+    "no scheme": ("[endpoint:a]\nurl = //h:1\ntype = ollama\n", 2, "url", "//h:1", ("http://", "https://")),
     "url-scheme": ("[endpoint:a]\nurl = ftp://h:1\n", 2, "url", "ftp://h:1", ["http://"]),
     "url-no-scheme": ("[endpoint:a]\nurl = 127.0.0.1:8080\n", 2, "url", "127.0.0.1:8080", None),
     "url-port": ("[endpoint:a]\nurl = http://h:99999\n", 2, "url", "http://h:99999", None),
