@@ -12,6 +12,7 @@
 #include "platform/tls.h"
 #include "src/conf.h"
 #include "src/endpoint.h"
+#include "src/ledger.h"
 #include "src/limits.h"
 #include "src/loop.h"
 #include "src/pool.h"
@@ -147,6 +148,7 @@ static int print_memory(void)
         {"configurations", sizeof(struct conf), 2},
         {"endpoints", sizeof(struct endpoint), OLLA_MAX_ENDPOINTS},
         {"conversations", sticky_cost(), OLLA_MAX_SESSIONS},
+        {"models' use", ledger_cost(), OLLA_MAX_LEDGER},
         {"rate limits", limits_cost(), OLLA_MAX_RATE_CLIENTS},
         {"TLS engines", tls_cost(), OLLA_MAX_TLS_CLIENTS + OLLA_MAX_TLS_UPSTREAMS},
         {"TLS peers", tls_peer_cost(), TLS_PEERS},

@@ -186,6 +186,11 @@
 #define OLLA_MAX_RATE_CLIENTS 1024
 #endif
 
+/* Models whose use is counted; each costs about 700 B. Beyond it the one that was used longest ago is forgotten. */
+#ifndef OLLA_MAX_LEDGER
+#define OLLA_MAX_LEDGER 64
+#endif
+
 /* Items in one list setting. */
 #ifndef OLLA_MAX_LIST_ITEMS
 #define OLLA_MAX_LIST_ITEMS 16

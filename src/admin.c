@@ -333,8 +333,8 @@ static void issues_text(struct text *t, const struct endpoint *e)
         const char *name;
     } rows[] = {
         {e->failures > 3, "consecutive failures"},
-        {e->requests > 10 && (e->requests - e->failed) * 100 < e->requests * 90, "low success rate"},
-        {e->latency_ms_sum > 5000 * (e->requests - e->failed), "high latency"},
+        {e->sum.requests > 10 && tally_served(&e->sum) * 100 < e->sum.requests * 90, "low success rate"},
+        {tally_average(&e->sum) > 5000, "high latency"},
         {e->state == ENDPOINT_OFFLINE || e->state == ENDPOINT_UNHEALTHY, "unavailable"},
     };
     bool first = true;
@@ -349,7 +349,7 @@ static void issues_text(struct text *t, const struct endpoint *e)
 
 static void status_endpoint(struct text *t, const struct endpoint *e, bool first, bool hashing)
 {
-    uint64_t served = e->requests - e->failed, average = served > 0 ? e->latency_ms_sum / served : 0;
+    uint64_t served = tally_served(&e->sum), average = tally_average(&e->sum);
 
     text_addz(t, first ? "{\"name\":" : ",{\"name\":");
     json_text(t, str_of(e->name));
@@ -378,10 +378,10 @@ static void status_endpoint(struct text *t, const struct endpoint *e, bool first
         json_member_u64(t, "open_for_ms", e->breaker.until > net_now() ? e->breaker.until - net_now() : 0);
         text_char(t, '}');
     }
-    json_member_u64(t, "requests", e->requests);
-    MEMBER(t, "success_rate", admin_percent_text(t, served, e->requests));
+    json_member_u64(t, "requests", e->sum.requests);
+    MEMBER(t, "success_rate", admin_percent_text(t, served, e->sum.requests));
     MEMBER(t, "avg_latency", admin_latency_text(t, average));
-    MEMBER(t, "traffic", admin_bytes_text(t, e->bytes));
+    MEMBER(t, "traffic", admin_bytes_text(t, e->sum.bytes));
     if (!hashing) {
         MEMBER(t, "last_check", admin_ago_text(t, e->last_check));
         MEMBER(t, "next_check", until_text(t, e->next_check));
@@ -452,7 +452,7 @@ static void status_security(struct text *t)
 static void status_system(struct text *t, bool hashing)
 {
     const struct exchange_totals *n = &exchange_totals;
-    uint64_t served = n->requests - n->failed;
+    uint64_t served = tally_served(&n->sum);
     unsigned up = 0, all = 0;
     struct endpoint *e;
 
@@ -463,20 +463,20 @@ static void status_system(struct text *t, bool hashing)
     text_addz(t, "],");
     status_security(t);
     text_addz(t, ",\"system\":{\"status\":");
-    json_text(t, str_of(system_status(up, all, served, n->requests)));
+    json_text(t, str_of(system_status(up, all, served, n->sum.requests)));
     text_addz(t, ",\"endpoints_up\":\"");
     text_u64(t, up);
     text_char(t, '/');
     text_u64(t, all);
     text_addz(t, "\",\"success_rate\":\"");
-    if (n->requests > 0) {
-        admin_percent_text(t, served, n->requests);
+    if (n->sum.requests > 0) {
+        admin_percent_text(t, served, n->sum.requests);
     } else {
         text_addz(t, "N/A");
     }
     text_char(t, '"');
-    MEMBER(t, "avg_latency", admin_latency_text(t, served > 0 ? n->latency_ms_sum / served : 0));
-    MEMBER(t, "total_traffic", admin_bytes_text(t, n->bytes));
+    MEMBER(t, "avg_latency", admin_latency_text(t, tally_average(&n->sum)));
+    MEMBER(t, "total_traffic", admin_bytes_text(t, n->sum.bytes));
     if (!hashing) {
         MEMBER(t, "uptime", uptime_text(t, net_now() - start_ms));
     }
@@ -485,9 +485,9 @@ static void status_system(struct text *t, bool hashing)
     json_member(t, "commit", STR("none"));
     json_member_u64(t, "active_connections", n->active);
     json_member_u64(t, "security_violations", n->size_limited + limits_totals.requests);
-    json_member_u64(t, "total_requests", n->requests);
-    json_member_u64(t, "total_failures", n->failed);
-    text_addz(t, n->requests > 0 ? ",\"has_traffic\":true}" : ",\"has_traffic\":false}");
+    json_member_u64(t, "total_requests", n->sum.requests);
+    json_member_u64(t, "total_failures", n->sum.failed);
+    text_addz(t, n->sum.requests > 0 ? ",\"has_traffic\":true}" : ",\"has_traffic\":false}");
 }
 
 static void status_pools(struct text *t)

@@ -400,7 +400,7 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
         log_z("reason", why);
         log_end();
     }
-    endpoint_end(x->e, &x->use, limited ? OUTCOME_NONE : OUTCOME_BAD, false, 0, 0);
+    endpoint_end(x->e, &x->use, limited ? OUTCOME_NONE : OUTCOME_BAD, &(struct tally_event){.served = false});
     x->e = NULL;
     x->backend_status = 0;
     x->status = x->committed ? 200 : 0;

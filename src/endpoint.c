@@ -616,19 +616,19 @@ void endpoint_answered(struct endpoint *e, const struct endpoint_use *use)
     }
 }
 
-void endpoint_end(struct endpoint *e, const struct endpoint_use *use, enum outcome outcome, bool served, uint64_t ms,
-                  uint64_t bytes)
+void endpoint_end(struct endpoint *e, const struct endpoint_use *use, enum outcome outcome,
+                  const struct tally_event *event)
 {
-    uint32_t ms32 = ms > UINT32_MAX ? UINT32_MAX : (uint32_t)ms;
+    uint32_t ms = event->ms > UINT32_MAX ? UINT32_MAX : (uint32_t)event->ms;
     leave(e, use, outcome);
-    e->requests++;
-    e->bytes += bytes;
-    if (!served) {
-        e->failed++;
-    } else {
-        e->latency_ms_min = e->requests - e->failed == 1 || ms32 < e->latency_ms_min ? ms32 : e->latency_ms_min;
-        e->latency_ms_max = ms32 > e->latency_ms_max ? ms32 : e->latency_ms_max;
-        e->latency_ms_sum += ms;
+    tally_add(&e->sum, event);
+    if (event->served) {
+        e->latency_ms_min = tally_served(&e->sum) == 1 || ms < e->latency_ms_min ? ms : e->latency_ms_min;
+        e->latency_ms_max = ms > e->latency_ms_max ? ms : e->latency_ms_max;
+        histogram_add(&e->whole, event->ms);
+    }
+    if (event->began) {
+        histogram_add(&e->first, event->first_ms);
     }
     endpoint_release(e);
 }

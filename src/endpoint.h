@@ -18,6 +18,7 @@
 #include "breaker.h"
 #include "conf.h"
 #include "profile.h"
+#include "tally.h"
 
 enum endpoint_state {
     ENDPOINT_UNKNOWN = 0, /* not probed yet */
@@ -148,9 +149,9 @@ struct endpoint {
     uint64_t limited_until; /* it said that it takes nothing before */
     struct upstream *idle;  /* most recently used first */
     unsigned idle_n;
-    uint64_t requests, failed, bytes;
-    uint64_t latency_ms_sum; /* of successes */
-    uint32_t latency_ms_min, latency_ms_max;
+    struct tally sum;
+    uint32_t latency_ms_min, latency_ms_max; /* of what was served */
+    struct histogram first, whole;           /* ms to the first byte of the body, and to the end */
 };
 
 /*
@@ -231,10 +232,10 @@ struct endpoint_use {
     uint32_t generation; /* of the endpoint; a reload may put another machine in its place meanwhile */
 };
 
-/* An exchange begins and ends using e. turn: its place in the rotation (0 = chosen otherwise); served: it counts as a success; ms: from arrival to the end. */
+/* An exchange begins and ends using e. turn: its place in the rotation (0 = chosen otherwise). */
 void endpoint_begin(struct endpoint *e, struct endpoint_use *use, bool counts, uint64_t turn);
-void endpoint_end(struct endpoint *e, const struct endpoint_use *use, enum outcome outcome, bool served, uint64_t ms,
-                  uint64_t bytes);
+void endpoint_end(struct endpoint *e, const struct endpoint_use *use, enum outcome outcome,
+                  const struct tally_event *event);
 
 /* It has begun to reply: if that is a trial, the next one may begin. */
 void endpoint_answered(struct endpoint *e, const struct endpoint_use *use);

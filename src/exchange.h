@@ -31,7 +31,9 @@
 #include "net.h"
 #include "route.h"
 #include "sticky.h"
+#include "tally.h"
 #include "upstream.h"
+#include "usage.h"
 
 /* So long a request waits for endpoints that have not been probed yet: at start and after a reload. */
 #define EXCHANGE_HOLD_MS 3000
@@ -207,12 +209,14 @@ struct exchange {
     uint64_t deadline;            /* of the state, 0 = none */
     uint64_t started;             /* ms */
     uint64_t head_at;             /* reply head received */
+    uint64_t first_at;            /* first byte of its body, 0 = not yet */
+    struct usage usage;           /* tokens, as the reply tells them */
     uint64_t bytes_in, bytes_out; /* of the bodies */
 };
 
 /* Totals since the start, for status pages. */
 struct exchange_totals {
-    uint64_t requests, failed, bytes, latency_ms_sum;
+    struct tally sum; /* of requests that an endpoint was chosen for */
     uint64_t size_limited;
     uint32_t active;
 };

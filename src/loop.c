@@ -63,10 +63,10 @@ void loop_log_pools(void)
         }
     }
     if (log_begin(LOG_INFO, "totals")) {
-        log_u64("requests", exchange_totals.requests);
-        log_u64("failed", exchange_totals.failed);
+        log_u64("requests", exchange_totals.sum.requests);
+        log_u64("failed", exchange_totals.sum.failed);
         log_u64("active", exchange_totals.active);
-        log_u64("bytes", exchange_totals.bytes);
+        log_u64("bytes", exchange_totals.sum.bytes);
         log_u64("rss", plat_rss_bytes());
         log_end();
     }

@@ -6,10 +6,10 @@ cd "$(dirname "$0")/.."
 level() {
     case $1 in
     olla.h) echo 0 ;;
-    str | pool | buf | bucket | platform | tls) echo 1 ;;
+    str | pool | buf | bucket | tally | platform | tls) echo 1 ;;
     posix | socket | resolve | tls_* | log | multipart | sse | pieces | failure | secrets | sha256 | cidr | http | http_* | json | json_* | traits) echo 2 ;;
     conf | conf_* | net) echo 3 ;;
-    profile | endpoint | breaker | upstream | model | catalogue) echo 4 ;;
+    profile | ledger | endpoint | breaker | upstream | model | catalogue) echo 4 ;;
     route | choose | sticky | gate | limits | cors) echo 5 ;;
     body | exchange | admit | request | attempt | forward | relay | reply | probe | detect | health | discover | gather | tunnel | queue | session | heartbeat | load | messages | messages_* | store | inspector | anthropic | anthropic_*) echo 6 ;;
     admin | stats | listing | formats | model_status | client) echo 7 ;;

@@ -1,0 +1,121 @@
+/*
+ * ledger.c - level 4: see ledger.h.
+ *
+ * May include: olla.h, str.h, tally.h, ledger.h.
+ */
+#include "ledger.h"
+
+#include <string.h>
+
+static struct ledger_model models[OLLA_MAX_LEDGER];
+
+static struct ledger_model *find(struct str name)
+{
+    for (size_t i = 0; i < OLLA_COUNT(models); i++) {
+        if (models[i].name[0] && str_ieq(str_of(models[i].name), name)) {
+            return &models[i];
+        }
+    }
+    return NULL;
+}
+
+static struct ledger_model *find_or_make(struct str name)
+{
+    struct ledger_model *m = find(name), *oldest = &models[0];
+
+    if (m) {
+        return m;
+    }
+    for (size_t i = 0; i < OLLA_COUNT(models) && oldest->name[0]; i++) {
+        if (!models[i].name[0] || models[i].last < oldest->last) {
+            oldest = &models[i];
+        }
+    }
+    memset(oldest, 0, sizeof(*oldest));
+    (void)str_copy(oldest->name, sizeof(oldest->name), name);
+    for (char *c = oldest->name; *c; c++) {
+        *c = str_lower(*c);
+    }
+    return oldest;
+}
+
+static void note_client(struct ledger_model *m, uint32_t client)
+{
+    uint8_t i = 0;
+
+    while (i < m->clients_n && m->clients[i] != client) {
+        i++;
+    }
+    if (i == m->clients_n && i < LEDGER_CLIENTS) {
+        m->clients[m->clients_n++] = client;
+    }
+}
+
+void ledger_add(struct str model, const struct tally_event *e, enum ledger_routing how, uint32_t client, uint64_t now)
+{
+    if (model.n == 0 || model.n >= OLLA_MODEL_NAME) {
+        return;
+    }
+    struct ledger_model *m = find_or_make(model);
+    tally_add(&m->sum, e);
+    if (e->served) {
+        histogram_add(&m->latency, e->ms);
+    }
+    m->hits += how == LEDGER_HIT;
+    m->fallbacks += how == LEDGER_FALLBACK;
+    m->last = now;
+    note_client(m, client);
+}
+
+void ledger_miss(struct str model)
+{
+    struct ledger_model *m = find(model);
+
+    if (m) {
+        m->misses++;
+    }
+}
+
+static bool comes_before(const struct ledger_model *a, const struct ledger_model *b)
+{
+    return a->sum.requests != b->sum.requests ? a->sum.requests > b->sum.requests : strcmp(a->name, b->name) < 0;
+}
+
+const struct ledger_model *ledger_at(unsigned place)
+{
+    for (size_t i = 0; i < OLLA_COUNT(models); i++) {
+        unsigned before = 0;
+        for (size_t k = 0; models[i].name[0] && k < OLLA_COUNT(models); k++) {
+            before += k != i && models[k].name[0] && comes_before(&models[k], &models[i]);
+        }
+        if (models[i].name[0] && before == place) {
+            return &models[i];
+        }
+    }
+    return NULL;
+}
+
+struct ledger_totals ledger_totals(uint64_t since)
+{
+    struct ledger_totals t = {0};
+
+    for (size_t i = 0; i < OLLA_COUNT(models); i++) {
+        const struct ledger_model *m = &models[i];
+        if (m->name[0] && m->last >= since) {
+            t.models++;
+            t.sum.requests += m->sum.requests;
+            t.sum.failed += m->sum.failed;
+            t.sum.bytes += m->sum.bytes;
+            t.sum.ms_sum += m->sum.ms_sum;
+            t.sum.input += m->sum.input;
+            t.sum.output += m->sum.output;
+            t.sum.estimated += m->sum.estimated;
+        }
+    }
+    return t;
+}
+
+size_t ledger_cost(void)
+{
+    return sizeof(models[0]);
+}
