@@ -126,7 +126,7 @@ FUZZ_CC ?= clang
 FUZZ_SECONDS ?= 30
 FUZZ_CFLAGS := -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 FUZZ_TARGETS := $(patsubst tests/fuzz/%.c,$(FUZZ)/%,$(sort $(wildcard tests/fuzz/*.c)))
-FUZZ_SRC := $(sort $(wildcard src/json*.c) $(wildcard src/anthropic*.c)) src/pieces.c src/sse.c src/str.c
+FUZZ_SRC := $(sort $(wildcard src/json*.c) $(wildcard src/anthropic*.c)) src/failure.c src/pieces.c src/sse.c src/str.c src/usage.c
 
 $(FUZZ)/%: tests/fuzz/%.c $(FUZZ_SRC) $(wildcard olla.h src/*.h tests/unit/*.h)
 	@mkdir -p $(@D)

@@ -615,20 +615,22 @@ static enum outcome outcome_of(const struct exchange *x)
     return silent || x->who == END_KILLED || x->who == END_RESOURCE ? OUTCOME_NONE : OUTCOME_GOOD;
 }
 
-static void count(struct exchange *x, uint64_t ms)
+static void count(struct exchange *x, struct tally_event *event)
 {
     bool served = x->status > 0 && x->status < 500 && x->backend_status < 500 && x->who != END_SERVER &&
                   x->who != END_SERVER_SLOW;
     exchange_totals.active--;
     if (!x->e) {
+        ledger_miss(str_of(x->scan.model));
         return;
     }
-    served = served || x->who == END_CLIENT || x->who == END_CLIENT_SLOW;
-    exchange_totals.requests++;
-    exchange_totals.bytes += x->bytes_out;
-    exchange_totals.failed += !served;
-    exchange_totals.latency_ms_sum += served ? ms : 0;
-    endpoint_end(x->e, &x->use, outcome_of(x), served, ms, x->bytes_out);
+    event->served = served || x->who == END_CLIENT || x->who == END_CLIENT_SLOW;
+    tally_add(&exchange_totals.sum, event);
+    tally_add(gate_tally(&x->key), event);
+    bool fallback = x->decision && str_eq(str_of(x->decision), STR("fallback"));
+    ledger_add(x->native[0] ? str_of(x->native) : str_of(x->scan.model), event,
+               fallback ? LEDGER_FALLBACK : LEDGER_HIT, str_hash(str_of(exchange_client(x))), net_now());
+    endpoint_end(x->e, &x->use, outcome_of(x), event);
 }
 
 /* What the end of the exchange means for the connection. */
