@@ -96,11 +96,14 @@ static int open_listener(const struct plat_addr *a)
     return OLLA_ERR;
 }
 
-static int open_all(const struct plat_addr *addrs, int n)
+/* How many are open then; *taken: another listener, perhaps of ours, is in the way of one. */
+static int open_all(const struct plat_addr *addrs, int n, bool *taken)
 {
     int opened = 0;
     for (int i = 0; i < n; i++) {
-        opened += find_listener(&addrs[i]) || open_listener(&addrs[i]) == OLLA_OK;
+        bool open = find_listener(&addrs[i]) || open_listener(&addrs[i]) == OLLA_OK;
+        opened += open;
+        *taken = *taken || (!open && plat_error() == PLAT_FAIL_IN_USE);
     }
     return opened;
 }
@@ -111,7 +114,10 @@ static void cannot_listen(const char *host, uint16_t port)
         log_z("host", host);
         log_u64("port", port);
         log_z("error", plat_error_text());
-        log_z("remedy", "choose another server.port or server.host, or stop the program that has it");
+        log_z("remedy", plat_error() == PLAT_FAIL_DENIED
+                            ? "ports below 1024 are for root (or CAP_NET_BIND_SERVICE) and, with server.user, for the "
+                              "start alone: restart olla, or choose another server.port"
+                            : "choose another server.port or server.host, or stop the program that has it");
         log_end();
     }
 }
@@ -126,29 +132,46 @@ static void accept_waiting(struct listener *l)
     } while (count > before);
 }
 
-int client_listen(const char *host, uint16_t port)
+/* Closes what is not wanted, of one port or (0) of all, and tells in old[] what it was. */
+static int close_unwanted(const struct plat_addr *addrs, int n, uint16_t port, struct plat_addr *old)
 {
-    struct plat_addr addrs[LISTENERS / 2], old[LISTENERS];
-    int n = plat_listen_addrs(host, port, addrs, (int)OLLA_COUNT(addrs)), olds = 0;
-
+    int olds = 0;
     for (size_t i = 0; i < LISTENERS; i++) {
         struct listener *l = &listeners[i];
         bool wanted = false;
         for (int k = 0; k < n; k++) {
             wanted = wanted || plat_addr_eq(&l->addr, &addrs[k]);
         }
-        /* An old address can stand in the way of a wider one, so the old ones go first. */
-        if (net_is_open(&l->s) && !wanted && n > 0) {
+        if (net_is_open(&l->s) && !wanted && (port == 0 || plat_addr_port(&l->addr) == port)) {
             old[olds++] = l->addr;
             accept_waiting(l);
             net_close(&l->s, NET_CLOSE);
         }
     }
-    if (n <= 0 || open_all(addrs, n) == 0) {
+    return olds;
+}
+
+/*
+ * An old listener goes only when a new one is there, because it could not always be had back: its port may need rights
+ * that olla has no more. Where it stands in the way itself it goes first; "taken" is the proof that its port is allowed.
+ */
+int client_listen(const char *host, uint16_t port)
+{
+    struct plat_addr addrs[LISTENERS / 2], old[LISTENERS];
+    int n = plat_listen_addrs(host, port, addrs, (int)OLLA_COUNT(addrs)), olds = 0;
+    bool taken = false;
+    int opened = n > 0 ? open_all(addrs, n, &taken) : 0;
+
+    if (taken) {
+        olds = close_unwanted(addrs, n, port, old);
+        opened = open_all(addrs, n, &taken);
+    }
+    if (opened == 0) {
         cannot_listen(host, port);
-        open_all(old, olds);
+        open_all(old, olds, &taken);
         return OLLA_ERR;
     }
+    close_unwanted(addrs, n, 0, old);
     return OLLA_OK;
 }
 
