@@ -3,10 +3,11 @@
 #   make                 build/olla
 #   make run             installs what the build lacks, builds, starts olla in front of local servers
 #   make test            installs what the tests lack, runs all of them
-#   make install         DESTDIR and PREFIX are honoured; an existing configuration is never overwritten
+#   make install         DESTDIR and PREFIX are honoured; an existing configuration is never overwritten;
+#                        SYSTEMD_UNITS=/lib/systemd/system installs the service, too
 #   make size | lint | bench | fuzz | test-real | clean
 #
-# You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR
+# You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR SYSTEMD_UNITS
 #                      FUZZ_SECONDS (for each target of make fuzz)
 # and options with -D:  make CPPFLAGS=-DOLLA_MAX_CLIENTS=64     (limits: see olla.h)
 #   RESOLVER=sync       names are resolved at start and reload only; no fork
@@ -17,6 +18,7 @@ CFLAGS ?= -O2 -g
 PREFIX ?= /usr/local
 SBINDIR ?= $(PREFIX)/sbin
 SYSCONFDIR ?= /etc
+SYSTEMD_UNITS ?=
 INSTALL ?= install
 PYTHON ?= /usr/bin/python3
 TLS ?= mbedtls
@@ -61,13 +63,19 @@ install: $(BUILD)/olla
 	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(SYSCONFDIR)
 	$(INSTALL) -m 0755 $(BUILD)/olla $(DESTDIR)$(SBINDIR)/olla
 	[ -e $(DESTDIR)$(SYSCONFDIR)/olla.ini ] || $(INSTALL) -m 0640 olla.ini $(DESTDIR)$(SYSCONFDIR)/olla.ini
+ifneq ($(SYSTEMD_UNITS),)
+	$(INSTALL) -d $(DESTDIR)$(SYSTEMD_UNITS)
+	sed 's|/usr/sbin/olla|$(SBINDIR)/olla|g; s|/etc/olla.ini|$(SYSCONFDIR)/olla.ini|g' package/systemd/olla.service \
+	    > $(BUILD)/olla.service
+	$(INSTALL) -m 0644 $(BUILD)/olla.service $(DESTDIR)$(SYSTEMD_UNITS)/olla.service
+endif
 
 size: $(BUILD)/olla
 	size $(BUILD)/olla
 	@cp $(BUILD)/olla $(BUILD)/olla.stripped && strip $(BUILD)/olla.stripped && wc -c < $(BUILD)/olla.stripped | sed 's/$$/ bytes stripped/'
 
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/test $(BUILD)/lint-* $(BUILD)/olla $(BUILD)/olla.stripped $(STAMP)
+	rm -rf $(BUILD)/obj $(BUILD)/test $(BUILD)/lint-* $(BUILD)/olla $(BUILD)/olla.stripped $(BUILD)/olla.service $(STAMP)
 
 # ---- tests: everything below runs a build with sanitizers and leak checks ------------------
 

@@ -17,21 +17,32 @@ static bool is_open_to_all(const struct exchange *x)
     return health || (own && plat_addr_is_loopback(&x->c->peer) && !x->from_text[0]);
 }
 
-static bool take_rate(struct exchange *x)
+/* 429, and when it may be tried again. */
+static bool refuse_for(struct exchange *x, uint64_t seconds, const char *message)
 {
     struct reply_error err = {.status = 429,
                               .code = "rate_limit_exceeded",
-                              .message = "this API key may send no more requests in this minute (requests_per_minute)"};
-    uint64_t wait_ms;
-
-    if (gate_take(&x->key, net_now(), &wait_ms)) {
-        return true;
-    }
-    err.retry_after = (unsigned)((wait_ms + 999) / 1000);
+                              .message = message,
+                              .retry_after = (unsigned)seconds};
     x->who = END_PROXY;
     x->phase = PHASE_REQUEST;
     reply_error(x, &err);
     return false;
+}
+
+/* What the key may use: tokens first, because looking takes none. */
+static bool take_rate(struct exchange *x)
+{
+    uint64_t wait_ms;
+
+    if (!gate_may_spend(&x->key, plat_wall_ms(), &wait_ms)) {
+        return refuse_for(x, (wait_ms + 999) / 1000, "this API key has used up its tokens of today (tokens_per_day)");
+    }
+    if (!gate_take(&x->key, net_now(), &wait_ms)) {
+        return refuse_for(x, (wait_ms + 999) / 1000,
+                          "this API key may send no more requests in this minute (requests_per_minute)");
+    }
+    return true;
 }
 
 void admit_client(struct exchange *x)
@@ -46,27 +57,22 @@ void admit_client(struct exchange *x)
 /* By address, before the key is looked at: who tries keys shall not try many. */
 static bool take_limit(struct exchange *x)
 {
-    struct reply_error err = {.status = 429, .code = "rate_limit_exceeded"};
     uint64_t wait_ms;
 
     switch (limits_take(&x->from, net_now(), &x->rate, &wait_ms)) {
+    case LIMITS_CLIENT:
+        return refuse_for(x, wait_ms / 1000 + 1,
+                          "Too Many Requests: this address may send no more for now "
+                          "(server.rate_limits.per_ip_requests_per_minute)");
+    case LIMITS_ALL:
+        return refuse_for(x, wait_ms / 1000 + 1,
+                          "Too Many Requests: all clients together may send no more for now "
+                          "(server.rate_limits.global_requests_per_minute)");
     case LIMITS_NONE:
     case LIMITS_PASS:
-        return true;
-    case LIMITS_CLIENT:
-        err.message = "Too Many Requests: this address may send no more for now "
-                      "(server.rate_limits.per_ip_requests_per_minute)";
-        break;
-    case LIMITS_ALL:
-        err.message = "Too Many Requests: all clients together may send no more for now "
-                      "(server.rate_limits.global_requests_per_minute)";
         break;
     }
-    err.retry_after = (unsigned)(wait_ms / 1000 + 1);
-    x->who = END_PROXY;
-    x->phase = PHASE_REQUEST;
-    reply_error(x, &err);
-    return false;
+    return true;
 }
 
 bool admit_head(struct exchange *x)

@@ -174,6 +174,18 @@ static const char *own_name(const struct exchange *x, const struct conf_alias *a
     return own;
 }
 
+struct str attempt_model(const struct exchange *x)
+{
+    struct str model = str_of(x->scan.model);
+    const struct conf_alias *alias = conf_alias_find(conf_now, model);
+    const char *own = x->e ? own_name(x, alias) : NULL;
+
+    if (!own && x->e && model.n > 0) {
+        own = model_spelling(model, x->e);
+    }
+    return own ? str_of(own) : model;
+}
+
 /* The body names the model in the client's words; a backend may insist on its own. */
 static void note_spelling(struct exchange *x, const struct route_query *q)
 {

@@ -51,6 +51,11 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
      .help = "Name or address to listen on; \"\" listens on all interfaces."},
     {SET(server.port), INT("40114", 1, 65535), .flags = CONF_ACTIVE, .env = "OLLA_SERVER_PORT",
      .help = "TCP port to listen on."},
+    {SET(server.user), .type = CONF_WORD, .def = "",
+     .allowed = "a user of this system: NAME, NAME:GROUP, or numbers; or nothing",
+     .help = "Started as root, olla becomes this user when it listens: so a port below 1024 needs no root later.\n"
+             "Nothing = it stays who it is. Files with secrets are read by root at the start, but by this\n"
+             "user at a reload, and so is this file. A change needs a restart."},
     {SET(server.read_timeout), DURATION("30s"), .env = "OLLA_SERVER_READ_TIMEOUT",
      .help = "A client must have sent its whole request, head and body, within this time; each KiB of the body buys\n"
              "one more second, but no pause in it may be longer than this. 0 = no limit."},
@@ -344,6 +349,10 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
      .help = "In the waiting line (see proxy.queue). The header X-Olla-Priority can only lower it."},
     {ENTRY(requests_per_minute), INT("0", 0, 1000000),
      .help = "More are answered with 429. What was not used in a minute can be used at once. 0 = no limit."},
+    {ENTRY(tokens_per_day), INT("0", 0, 2000000000),
+     .help = "Tokens of prompts and answers together, as the servers count them; where one does not tell, olla\n"
+             "estimates. When they are used up: 429 until midnight, local time. Begins anew at a start of olla.\n"
+             "0 = no limit."},
 
     /* Names that occur in configurations of the reference and change nothing, there or here. */
     {.path = "proxy.max_retries", .type = CONF_INERT},

@@ -18,6 +18,7 @@
 #include "log.h"
 #include "messages.h"
 #include "pool.h"
+#include "ledger.h"
 #include "queue.h"
 
 /* A slow upload is fine as long as it moves: each KiB received buys one more second. */
@@ -570,7 +571,60 @@ const char *exchange_client(const struct exchange *x)
     return x->from_text[0] ? x->from_text : x->c->peer_text;
 }
 
-static void access_line(const struct exchange *x, uint64_t ms)
+/* A server that counted nothing: of a prompt four bytes, of a stream one event are about a token. */
+static void estimate(const struct exchange *x, struct usage_figures *f)
+{
+    f->input = x->scan.prompt_n / 4;
+    f->output = f->events > 0 ? f->events : x->bytes_out / 4;
+}
+
+static struct tally_event event_of(const struct exchange *x, uint64_t ms)
+{
+    struct tally_event e = {.ms = ms, .bytes = x->bytes_out};
+    struct usage_figures f = usage_figures(&x->usage);
+    bool told = (f.told & (1u << USAGE_INPUT | 1u << USAGE_OUTPUT)) != 0;
+
+    e.began = x->first_at > 0;
+    e.first_ms = e.began ? x->first_at - x->started : 0;
+    if (x->counts && x->reads_usage && !told && x->backend_status < 400) {
+        estimate(x, &f);
+        e.estimated = true;
+    }
+    e.input = f.input;
+    e.output = f.output;
+    return e;
+}
+
+/* Tokens, and how fast they came. */
+static void log_tokens(const struct exchange *x, const struct tally_event *e)
+{
+    struct usage_figures f = usage_figures(&x->usage);
+    char mem[24];
+    struct text t = text_in(mem, sizeof(mem) - 1);
+
+    if (e->input + e->output > 0) {
+        log_u64("input_tokens", e->input);
+        log_u64("output_tokens", e->output);
+        log_u64("total_tokens", e->estimated ? e->input + e->output : f.total);
+    }
+    if (e->estimated) {
+        log_z("tokens", "estimated");
+    }
+    if (f.told & 1u << USAGE_CACHED) {
+        log_u64("cached_tokens", f.cached);
+    }
+    if (f.rate > 0) {
+        text_u64(&t, f.rate / 1000);
+        text_char(&t, '.');
+        text_u64(&t, f.rate % 1000 / 100);
+        log_z("tokens_per_sec", text_z(&t));
+    }
+    if (f.model[0] && !str_ieq(str_of(f.model), str_of(x->scan.model))) {
+        log_z("provider_model", f.model);
+    }
+}
+
+static void access_line(const struct exchange *x, const struct tally_event *event)
 {
     char end[2] = {(char)x->who, (char)x->phase};
     if (!conf_now->server.request_logging || !log_begin(LOG_INFO, "request")) {
@@ -600,7 +654,11 @@ static void access_line(const struct exchange *x, uint64_t ms)
     if (x->head_at > 0) {
         log_u64("wait_ms", x->head_at - x->started);
     }
-    log_u64("duration_ms", ms);
+    if (event->began) {
+        log_u64("ttft_ms", event->first_ms);
+    }
+    log_tokens(x, event);
+    log_u64("duration_ms", event->ms);
     log_end();
 }
 
@@ -626,10 +684,10 @@ static void count(struct exchange *x, struct tally_event *event)
     }
     event->served = served || x->who == END_CLIENT || x->who == END_CLIENT_SLOW;
     tally_add(&exchange_totals.sum, event);
-    tally_add(gate_tally(&x->key), event);
+    gate_add(&x->key, event, plat_wall_ms());
     bool fallback = x->decision && str_eq(str_of(x->decision), STR("fallback"));
-    ledger_add(x->native[0] ? str_of(x->native) : str_of(x->scan.model), event,
-               fallback ? LEDGER_FALLBACK : LEDGER_HIT, str_hash(str_of(exchange_client(x))), net_now());
+    ledger_add(attempt_model(x), event, fallback ? LEDGER_FALLBACK : LEDGER_HIT, str_hash(str_of(exchange_client(x))),
+               net_now());
     endpoint_end(x->e, &x->use, outcome_of(x), event);
 }
 
@@ -662,9 +720,10 @@ enum exchange_after exchange_finish(struct exchange *x)
     queue_leave(x);
     attempt_drop_upstream(x);
     gather_cancel(x);
-    access_line(x, ms);
+    struct tally_event event = event_of(x, ms);
+    access_line(x, &event);
     inspector_finish(x);
-    count(x, ms);
+    count(x, &event);
     messages_finish(x);
     body_free(&x->body);
     buf_drop(&c->out);

@@ -210,7 +210,8 @@ struct exchange {
     uint64_t started;             /* ms */
     uint64_t head_at;             /* reply head received */
     uint64_t first_at;            /* first byte of its body, 0 = not yet */
-    struct usage usage;           /* tokens, as the reply tells them */
+    bool reads_usage;             /* the reply is fed to: */
+    struct usage usage;           /* tokens, as it tells them */
     uint64_t bytes_in, bytes_out; /* of the bodies */
 };
 
@@ -299,8 +300,9 @@ void forward_own_headers(struct exchange *x, struct text *t);   /* X-Olla-* of r
 void forward_reply_headers(struct exchange *x, struct text *t); /* those that all replies of backends have */
 
 /* relay.c: the reply. */
-void relay_wait(struct exchange *x);   /* X_WAIT: the head */
-void relay_stream(struct exchange *x); /* X_STREAM: the body */
+void relay_note_bytes(struct exchange *x, const char *p, size_t n); /* of its body, as the backend sent them */
+void relay_wait(struct exchange *x);                                /* X_WAIT: the head */
+void relay_stream(struct exchange *x);                              /* X_STREAM: the body */
 
 /* tunnel.c: the bytes after a 101 */
 bool tunnel_wanted(const struct http_request *req); /* it asks for another protocol that olla lets pass: websocket */
@@ -324,7 +326,8 @@ void session_find(struct exchange *x);
 /* attempt.c: steps of X_CONNECT and X_SEND; true: go on with the next step. */
 bool attempt_connect_step(struct exchange *x);
 bool attempt_send_step(struct exchange *x);
-void attempt_drop_upstream(struct exchange *x); /* its connection is of no more use: reset */
+struct str attempt_model(const struct exchange *x); /* what the endpoint calls the model, as far as it is known */
+void attempt_drop_upstream(struct exchange *x);     /* its connection is of no more use: reset */
 /* A failure before the reply began: next address, next candidate, or an error reply. */
 enum attempt_failure {
     FAIL_REFUSED = 0,

@@ -1,19 +1,25 @@
 /*
  * gate.c - level 5: see gate.h.
  *
- * May include: olla.h, bucket.h, str.h, http.h, sha256.h, conf.h, gate.h.
+ * May include: olla.h, bucket.h, tally.h, platform.h, str.h, http.h, sha256.h, conf.h, gate.h.
  */
 #include "gate.h"
 
 #include <string.h>
 
+#include "../platform/platform.h"
 #include "bucket.h"
+
+#define DAY_MS UINT64_C(86400000)
 
 struct key {
     uint32_t number;
     unsigned char digest[SHA256_BYTES];
     const struct conf_key *conf;
     struct bucket requests;
+    struct tally sum;
+    int day; /* that `today` is about, as a number like 20260131 */
+    uint64_t today;
 };
 
 static struct key keys[OLLA_MAX_KEYS];
@@ -178,6 +184,60 @@ bool gate_take(const struct gate_pass *pass, uint64_t now_ms, uint64_t *wait_ms)
         bucket_take(&k->requests);
     }
     return *wait_ms == 0;
+}
+
+static int date_of(int64_t wall_ms, uint64_t *rest_ms)
+{
+    struct plat_time at;
+
+    plat_time_of(wall_ms, true, &at);
+    uint64_t passed = (uint64_t)((at.hour * 60 + at.minute) * 60 + at.second) * 1000 + (uint64_t)at.ms;
+    *rest_ms = passed < DAY_MS ? DAY_MS - passed : 1;
+    return (at.year * 100 + at.month) * 100 + at.day;
+}
+
+/* What it has used on that day. */
+static uint64_t used_today(const struct key *k, int day)
+{
+    return k->day == day ? k->today : 0;
+}
+
+bool gate_may_spend(const struct gate_pass *pass, int64_t wall_ms, uint64_t *wait_ms)
+{
+    const struct key *k = key_of(pass);
+    uint64_t most = k ? (uint64_t)k->conf->tokens_per_day : 0;
+
+    *wait_ms = 0;
+    return most == 0 || used_today(k, date_of(wall_ms, wait_ms)) < most;
+}
+
+void gate_add(const struct gate_pass *pass, const struct tally_event *e, int64_t wall_ms)
+{
+    struct key *k = key_of(pass);
+    uint64_t rest;
+
+    if (!k) {
+        return;
+    }
+    int day = date_of(wall_ms, &rest);
+    tally_add(&k->sum, e);
+    k->today = used_today(k, day) + e->input + e->output;
+    k->day = day;
+}
+
+bool gate_usage(int i, int64_t wall_ms, struct gate_usage *out)
+{
+    uint64_t rest;
+
+    if (i >= count) {
+        return false;
+    }
+    const struct key *k = &keys[i];
+    *out = (struct gate_usage){.name = k->conf->name,
+                               .sum = &k->sum,
+                               .today = used_today(k, date_of(wall_ms, &rest)),
+                               .per_day = (uint64_t)k->conf->tokens_per_day};
+    return true;
 }
 
 /* ---- what for ------------------------------------------------------------------------ */

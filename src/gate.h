@@ -9,13 +9,14 @@
  *  1. Only digests are kept, of what is configured and of what is brought.
  *  2. Finding a key takes the same time whichever it is, and if it is none.
  *
- * May include: olla.h, str.h, http.h, sha256.h, conf.h.
+ * May include: olla.h, str.h, tally.h, platform.h, http.h, sha256.h, conf.h.
  */
 #ifndef OLLA_GATE_H
 #define OLLA_GATE_H
 
 #include "conf.h"
 #include "http.h"
+#include "tally.h"
 
 /* With which key a request came in. Zero-filled: with none. */
 struct gate_pass {
@@ -49,6 +50,23 @@ struct str gate_key_protocol(struct str item);
 
 /* Takes one request from what the key may do in a minute. false: *wait_ms until the next one. */
 bool gate_take(const struct gate_pass *pass, uint64_t now_ms, uint64_t *wait_ms);
+
+/*
+ * Whether the key may use more tokens today, by the local date. What runs already is not known yet, so a day can end
+ * with a little more. false: *wait_ms until the next day.
+ */
+bool gate_may_spend(const struct gate_pass *pass, int64_t wall_ms, uint64_t *wait_ms);
+
+/* A request of that key has ended; a key that is gone, and none at all, count nothing. */
+void gate_add(const struct gate_pass *pass, const struct tally_event *e, int64_t wall_ms);
+
+/* The keys in the order of the configuration; false: there are not so many. */
+struct gate_usage {
+    const char *name;
+    const struct tally *sum;
+    uint64_t today, per_day; /* tokens; per_day 0 = any number */
+};
+bool gate_usage(int i, int64_t wall_ms, struct gate_usage *out);
 
 /* True if only certain models may be used, and what is known of them depends on who asks. */
 bool gate_narrow(const struct gate_pass *pass);

@@ -16,9 +16,10 @@ void loop_log_pools(void);
 
 /*
  * Runs with the configuration `first`; a reload reads its path again into
- * `spare`, and the two change places. resolver and signals are descriptors
- * already open. Returns an exit code.
+ * `spare`, and the two change places. signals is a descriptor already open.
+ * Listens, becomes the user of server.user, and only then looks at what
+ * comes in. Returns an exit code.
  */
-int loop_run(struct conf *first, struct conf *spare, int resolver, int signals);
+int loop_run(struct conf *first, struct conf *spare, int signals);
 
 #endif

@@ -343,6 +343,7 @@ static int decode(struct exchange *x)
     if (used < 0) {
         return OLLA_ERR;
     }
+    relay_note_bytes(x, in->mem + in->off, decoded);
     m->plain = (struct str){in->mem + in->off, m->over ? 0 : decoded};
     m->used = (size_t)used;
     return used > 0 || decoded > 0;

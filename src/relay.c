@@ -61,6 +61,18 @@ static bool is_binary(struct str type)
     return false;
 }
 
+/* Which replies tell figures, and how they stand there. */
+static void begin_usage(struct exchange *x, const struct http_response *r)
+{
+    struct str coding = http_get(r->fields, STR("Content-Encoding")), type = r->content_type;
+    bool events = str_istarts(type, STR("text/event-stream"));
+    bool lines = str_istarts(type, STR("application/x-ndjson")) || str_istarts(type, STR("application/jsonl"));
+
+    x->reads_usage = (coding.n == 0 || str_ieq(coding, STR("identity"))) &&
+                     (events || lines || str_istarts(type, STR("application/json")));
+    usage_start(&x->usage, events ? USAGE_EVENTS : lines ? USAGE_LINES : USAGE_JSON);
+}
+
 /* The reply is accepted: from here on there is no second attempt. */
 static void begin_reply(struct exchange *x, const struct http_response *r, size_t head_n)
 {
@@ -90,6 +102,7 @@ static void begin_reply(struct exchange *x, const struct http_response *r, size_
         buf_text_done(&c->out, &t);
     }
     x->backend_status = r->status;
+    begin_usage(x, r);
     x->gathers = conf_now->proxy.profile == RELAY_STANDARD ||
                  (conf_now->proxy.profile == RELAY_AUTO && x->events == EVENTS_NONE && is_binary(r->content_type));
     heartbeat_restart(x);
@@ -188,6 +201,16 @@ void relay_wait(struct exchange *x)
     }
 }
 
+void relay_note_bytes(struct exchange *x, const char *p, size_t n)
+{
+    if (n > 0 && x->first_at == 0) {
+        x->first_at = net_now();
+    }
+    if (x->reads_usage) {
+        usage_feed(&x->usage, p, n);
+    }
+}
+
 /* ---- the body ------------------------------------------------------------------------ */
 
 /* How the stream ends so far, so that an error event can be put behind it properly. */
@@ -218,6 +241,7 @@ static int relay_bytes(struct exchange *x)
     if (used < 0) {
         return OLLA_ERR;
     }
+    relay_note_bytes(x, in->mem + in->off, decoded);
     if (decoded > 0 && x->embed) {
         heartbeat_embed(x, in->mem + in->off, decoded);
     }

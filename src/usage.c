@@ -511,6 +511,7 @@ static void feed_lines(struct usage *u, struct str in)
             feed(u, line.p, line.n);
         }
         if (whole) {
+            u->events++;
             feed(u, "\n", 1);
             begin_document(u);
         }
@@ -533,6 +534,7 @@ static void feed_events(struct usage *u, struct str in)
 
     while ((got = sse_next(&u->sse, &in, &data)) != SSE_MORE) {
         if (got == SSE_EVENT) {
+            u->events++;
             begin_document(u);
         } else if (got == SSE_LINE) {
             feed(u, "\n", 1);
@@ -587,6 +589,7 @@ struct usage_figures usage_figures(const struct usage *u)
         .reasoning = f[USAGE_REASONING],
         .prompt_us = f[USAGE_PROMPT_TIME],
         .generation_us = f[USAGE_GENERATION_TIME],
+        .events = u->events,
         .rate = f[USAGE_RATE],
     };
 

@@ -68,6 +68,7 @@ struct usage {
     uint8_t digits; /* of a fraction, and 1; 0 = no point yet */
     struct json_unescape unescape;
     uint16_t fraction; /* thousandths */
+    uint32_t events;   /* lines or events so far */
     uint32_t depth;    /* brackets open within a value that is not looked into */
     uint64_t number;
     struct sse sse;
@@ -90,6 +91,7 @@ struct usage_figures {
     uint64_t reasoning;     /* of the output */
     uint64_t prompt_us;     /* time for the prompt */
     uint64_t generation_us; /* time for the output */
+    uint32_t events;        /* of a stream: each is about one token, where no figure is told */
     uint64_t rate;          /* thousandths of tokens per second of generation: as told, else output by time */
 };
 

@@ -14,6 +14,8 @@
 #include "../../src/route.h"
 #include "fleet.h"
 
+static const struct tally_event GOOD_EVENT = {.served = true, .ms = 1, .bytes = 1}, BAD_EVENT = {.ms = 1, .bytes = 1};
+
 static const char config[] = "[endpoint:a]\nurl = http://127.0.0.1:1\ntype = ollama\npriority = 200\n"
                              "[endpoint:b]\nurl = http://127.0.0.1:2\ntype = ollama\npriority = 200\n"
                              "[endpoint:c]\nurl = http://127.0.0.1:3\ntype = vllm\npriority = 100\n"
@@ -422,7 +424,7 @@ static struct route_choice choose(const struct route *r, const char *model, endp
 static void finish(struct endpoint *e)
 {
     static const struct endpoint_use use = {0};
-    endpoint_end(e, &use, OUTCOME_GOOD, true, 1, 1);
+    endpoint_end(e, &use, OUTCOME_GOOD, &GOOD_EVENT);
 }
 
 /* Picks n times, as requests do, and says who was picked: "abc...", '-' for nobody. */
@@ -833,7 +835,7 @@ static void test_serving(void **state)
     assert_false(endpoint_is_full(E(4)));
     endpoint_begin(E(4), &counted, true, 0);
     assert_true(endpoint_is_full(E(4)));
-    endpoint_end(E(4), &other, OUTCOME_GOOD, true, 1, 1);
+    endpoint_end(E(4), &other, OUTCOME_GOOD, &GOOD_EVENT);
     assert_true(endpoint_is_full(E(4)));
     endpoint_unused(E(4), &counted);
     assert_false(endpoint_is_full(E(4)));
@@ -846,7 +848,7 @@ static void open_breaker(struct endpoint *e)
     for (int i = 0; i < 3; i++) {
         struct endpoint_use use;
         endpoint_begin(e, &use, true, 0);
-        endpoint_end(e, &use, OUTCOME_BAD, false, 1, 1);
+        endpoint_end(e, &use, OUTCOME_BAD, &BAD_EVENT);
     }
     assert_false(endpoint_is_open(e));
 }
@@ -923,9 +925,9 @@ static void test_trial(void **state)
     c = route_choose(&q);
     check_choice(c, '-', 503, "routed", "model_found");
     assert_true(c.closed && c.closed_ms == 0); /* nobody knows how long it takes */
-    endpoint_end(E(4), &late, OUTCOME_GOOD, true, 1, 1);
+    endpoint_end(E(4), &late, OUTCOME_GOOD, &GOOD_EVENT);
     assert_true(route_choose(&q).closed);
-    endpoint_end(E(4), &trial, OUTCOME_GOOD, true, 1, 1);
+    endpoint_end(E(4), &trial, OUTCOME_GOOD, &GOOD_EVENT);
     check_choice(route_choose(&q), 'e', 0, "routed", "model_found");
     /* One whose health is not a matter of failures has none. */
     open_breaker(E(4));
@@ -946,7 +948,7 @@ static void test_trial_without_breaker(void **state)
     endpoint_begin(E(4), &trial, true, 0);
     assert_true(trial.trial);
     E(4)->health = HEALTH_NONE;
-    endpoint_end(E(4), &trial, OUTCOME_GOOD, true, 1, 1);
+    endpoint_end(E(4), &trial, OUTCOME_GOOD, &GOOD_EVENT);
     E(4)->health = HEALTH_HTTP;
     assert_true(endpoint_is_open(E(4)));
 }
