@@ -128,6 +128,7 @@ bool plat_is_tty(int fd);
 /* ---- process ------------------------------------------------------------ */
 
 long plat_raise_fd_limit(size_t want); /* the soft limit after trying to raise it to want */
+unsigned plat_cpu_count(void);         /* at least 1 */
 uint64_t plat_rss_bytes(void);         /* resident memory; 0 where it cannot be known */
 
 /*

@@ -492,6 +492,16 @@ long plat_raise_fd_limit(size_t want)
     return limit.rlim_cur < LONG_MAX ? (long)limit.rlim_cur : LONG_MAX;
 }
 
+unsigned plat_cpu_count(void)
+{
+#ifdef _SC_NPROCESSORS_ONLN
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (unsigned)n : 1;
+#else
+    return 1;
+#endif
+}
+
 uint64_t plat_rss_bytes(void)
 {
 #ifdef __linux__

@@ -177,6 +177,7 @@ struct exchange {
 
     /* reply */
     int status;
+    const char *error; /* static text: what went wrong, as a code or a sentence; NULL = nothing */
     bool began;
     bool headless; /* ... but its head has not been written: that depends on what comes */
     int broken;    /* the status for the event that tells that it broke off, 0 = 502 */
@@ -230,6 +231,7 @@ struct exchange_local {
     bool (*check)(struct exchange *x, struct reply_error *err); /* NULL = fine; false is answered with *err */
     bool (*ready)(struct exchange *x);                          /* NULL = at once; false: asked again soon */
     bool etag;
+    const char *type;                            /* Content-Type; NULL = JSON */
     uint64_t (*state)(const struct exchange *x); /* ... of this; NULL: of the text */
 };
 

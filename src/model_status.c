@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "admin.h"
+#include "status.h"
 #include "catalogue.h"
 #include "json.h"
 #include "traits.h"
@@ -124,7 +125,7 @@ static void write_endpoints(struct text *t, endpoint_set set, bool ids)
         text_addz(t, i > 0 ? "," : "");
         if (ids) {
             text_char(t, '"');
-            admin_endpoint_id(t, e);
+            status_endpoint_id(t, e);
             text_char(t, '"');
         } else {
             json_text(t, str_of(e->name));
