@@ -18,7 +18,7 @@ static unsigned bucket_of(uint64_t ms)
     if (t < PARTS) {
         return (unsigned)t;
     }
-    while (t >> (power + 1) > 0) {
+    while (power < 63 && t >> (power + 1) > 0) {
         power++;
     }
     unsigned i = (power - 1) * PARTS + (unsigned)(t >> (power - 2) & (PARTS - 1));
