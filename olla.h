@@ -191,6 +191,12 @@
 #define OLLA_MAX_LEDGER 64
 #endif
 
+/* Pairs of key and model whose tokens wait to be written to usage.file; each costs about 220 B. With more of them it is
+ * written earlier. */
+#ifndef OLLA_MAX_METER
+#define OLLA_MAX_METER 128
+#endif
+
 /* Items in one list setting. */
 #ifndef OLLA_MAX_LIST_ITEMS
 #define OLLA_MAX_LIST_ITEMS 16

@@ -9,6 +9,7 @@
 
 #include "ledger.h"
 #include "log.h"
+#include "meter.h"
 
 struct exchange_totals exchange_totals;
 
@@ -130,6 +131,7 @@ static void count(struct exchange *x, struct tally_event *event)
     event->served = served || x->who == END_CLIENT || x->who == END_CLIENT_SLOW;
     tally_add(&exchange_totals.sum, event);
     gate_add(&x->key, event, plat_wall_ms());
+    meter_add(str_of(x->key.name), attempt_model(x), event);
     bool fallback = x->decision && str_eq(str_of(x->decision), STR("fallback"));
     ledger_add(attempt_model(x), event, fallback ? LEDGER_FALLBACK : LEDGER_HIT, str_hash(str_of(exchange_client(x))),
                net_now());
