@@ -53,7 +53,7 @@
 #endif
 
 /* Blocks in the pool, OLLA_BUF_SIZE bytes each. A connection holds one only
- * while bytes wait in it. When they run out, reading waits. */
+ * while bytes wait in it. When they run out, reading waits; before that, nothing is read for peers that take nothing. */
 #ifndef OLLA_MAX_BUFS
 #define OLLA_MAX_BUFS 328
 #endif

@@ -55,6 +55,9 @@ void net_deadline(struct stream *s, uint64_t at_ms); /* 0 = none */
  */
 long net_read(struct stream *s, struct buf *b, size_t max);
 
+/* It takes bytes now, or is broken, which a write will tell. Costs a system call. */
+bool net_writable(const struct stream *s);
+
 /* Writes what is in b and consumes it. OLLA_OK when b is empty, else OLLA_AGAIN or OLLA_ERR. */
 int net_flush(struct stream *s, struct buf *b);
 
