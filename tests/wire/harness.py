@@ -86,7 +86,7 @@ def build_config(port, endpoints, settings):
 class Olla:
     """One running proxy."""
 
-    def __init__(self, text, port, env=None, cwd=None, limits=None, ignore=(), expect_exit=0):
+    def __init__(self, text, port, env=None, cwd=None, limits=None, ignore=(), expect_exit=0, binary=None):
         self.port, self.expect_exit = port, expect_exit
         self.allowed_errors = []   # parts of ERROR lines that this test expects; True = any
         self.check_idle_at_end = True
@@ -106,7 +106,7 @@ class Olla:
             for number in ignore:
                 signal.signal(number, signal.SIG_IGN)
 
-        self.process = subprocess.Popen([BINARY, "-c", str(self.config)], env=clean_env(env), cwd=cwd or self.dir.name,
+        self.process = subprocess.Popen([str(binary or BINARY), "-c", str(self.config)], env=clean_env(env), cwd=cwd or self.dir.name,
                                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.stderr_file,
                                         preexec_fn=prepare if limits or ignore else None)
         self.pid = self.process.pid
