@@ -8,16 +8,11 @@ import pytest
 
 from backend import Gate, OllamaBackend, OpenAIBackend, eventually
 from client import dump, json_headers, request_bytes
-from floods import CHAT, PAGE, PATH, PLAIN_BINARY, Crowd, Metronome, Stream, answered, pools, resident, small_binary
+from floods import CHAT, PAGE, PATH, PLAIN_BINARY, Crowd, Metronome, Stream, answered, pools, resident
 from harness import new_id
 from messages import envelope
 
 FLOOD = 2000
-
-
-@pytest.fixture(scope="session")
-def small():
-    return small_binary()
 
 
 @pytest.fixture
@@ -181,7 +176,7 @@ def test_clients_that_never_read_are_cut(beside, small):
 
 def test_lists_that_nobody_reads(beside, small):
     """Requests for a long page, one behind the other, from clients that read none of the answers."""
-    site = beside({"server.write_timeout": "2s"}, binary=small)
+    site = beside({"server.write_timeout": "1s"}, binary=small)
     stream = site.stream()
     crowd = site.crowd(40, request_bytes("GET", "/internal/status") * 2000, reads=False, rcvbuf=4096)
     stream.flows(100)
