@@ -121,6 +121,11 @@
 #define OLLA_MAX_LIST (10u * 1024u * 1024u)
 #endif
 
+/* Largest reply, or event of one, that is kept to be told in other words or to be recorded, in bytes; the spool holds it. */
+#ifndef OLLA_MAX_KEPT
+#define OLLA_MAX_KEPT (32u * 1024u * 1024u)
+#endif
+
 /* Tokens for one JSON slice (one catalogue entry); 20 B each. jsmn's cost is quadratic in them. */
 #ifndef OLLA_MAX_TOKENS
 #define OLLA_MAX_TOKENS 512
