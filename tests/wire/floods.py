@@ -9,8 +9,8 @@ import subprocess
 import threading
 import time
 
-from backend import OpenAIBackend, eventually, hold
-from client import WAIT, Client, dump, json_headers, request_bytes
+from backend import OpenAIBackend, eventually
+from client import WAIT, Client
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 PLAIN_BINARY = REPO / "build" / "olla"   # the product itself: memory is measured on it

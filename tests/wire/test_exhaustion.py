@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from backend import Gate, OllamaBackend, OpenAIBackend, eventually, hold
-from client import Client, dump, json_headers, request_bytes
+from client import Client, json_headers, request_bytes
 from floods import CHAT, PATH, Metronome, Stream, answered, pools
 from harness import endpoint
 from messages import delta, envelope
@@ -29,7 +29,8 @@ class Site:
         self.o = world.backend(OllamaBackend, "o", ["m-o"])
         for server in (self.a, self.o):
             server.on("/v1/messages", server.not_found)
-        self.proxy = world.olla(dict({"tick": endpoint(self.tick, check_interval="1s"), "a": self.a, "o": self.o}, **spec), settings, binary=binary, ready=["tick", "a", "o"])
+        spec = dict({"tick": endpoint(self.tick, check_interval="1s"), "a": self.a, "o": self.o}, **spec)
+        self.proxy = world.olla(spec, settings, binary=binary, ready=["tick", "a", "o"])
         self.stream = Stream(self.proxy, self.tick)
         self.old = world.client(self.proxy)
         answered(self.proxy)

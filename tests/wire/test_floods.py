@@ -84,21 +84,17 @@ def test_many_slow_bodies(beside, framing):
     site.over()
 
 
-@pytest.mark.parametrize("path", [PATH, "/api/chat", "/v1/messages", "/internal/health"])
-def test_408_in_the_dialect(world, path):
+def test_408_in_every_dialect(world):
     a = world.backend(OllamaBackend, "a", ["m1"])
     proxy = world.olla({"a": a}, {"server.read_timeout": "500ms"})
-    with proxy.client() as client:
+    clients = {path: world.client(proxy) for path in (PATH, "/api/chat", "/v1/messages")}
+    for path, client in clients.items():
         client.send(request_bytes("POST", path, json_headers({"Content-Length": "1000"})) + b'{"model":"m1"')
-        reply = client.read_response("POST")
-        if path == "/v1/messages":
-            envelope(reply, 408)
-        elif path == "/internal/health":
-            assert reply.status in (404, 405, 408)
-        else:
-            error = reply.json()["error"]
-            assert reply.status == 408 and (error if path == "/api/chat" else error["message"])
-            assert isinstance(error, str) == (path == "/api/chat")
+    replies = {path: client.read_response("POST") for path, client in clients.items()}
+    assert [reply.status for reply in replies.values()] == [408] * 3
+    assert replies[PATH].json()["error"]["message"] and isinstance(replies["/api/chat"].json()["error"], str)
+    envelope(replies["/v1/messages"], 408, "timeout_error")
+    for client in clients.values():
         assert client.read_eof() == b""
 
 
@@ -106,9 +102,18 @@ def test_408_in_the_dialect(world, path):
 
 def gush(kind, go):
     """A handler that begins its reply and then says more than any client takes."""
-    piece = {"stream": b"data: %s\n\n" % (b"x" * 8000),
+    piece = {"tunnel": b"x" * 8000, "stream": b"data: %s\n\n" % (b"x" * 8000),
              "translated": b"data: %s\n\n" % dump({"choices": [{"index": 0, "delta": {"content": "x" * 8000}}]}),
              "file": b"x" * 8000}[kind]
+
+    def talk(conn, request):
+        conn.head(101, {"Upgrade": "websocket", "Connection": "Upgrade"}, "Switching Protocols")
+        go.wait(30)
+        try:
+            while True:
+                conn.send(piece)
+        except OSError:
+            pass
 
     def handler(conn, request):
         conn.start_chunked("application/octet-stream" if kind == "file" else "text/event-stream")
@@ -119,24 +124,27 @@ def gush(kind, go):
                 conn.chunk(piece)
         except OSError:
             pass
-    return handler
+    return talk if kind == "tunnel" else handler
 
 
-@pytest.mark.parametrize("kind", ["stream", "translated", "file"])
+@pytest.mark.parametrize("kind", ["stream", "translated", "file", "tunnel"])
 def test_clients_that_never_read(beside, small, kind):
     """More of them than blocks: their servers are held back, and streams, new requests and the status page need no block of
     theirs."""
-    limits = {"stream": 30, "translated": 4, "file": 30}   # four: as many as this build can translate at a time
+    limits = {"stream": 30, "translated": 4, "file": 30, "tunnel": 30}   # four: as many as this build can translate at a time
     site = beside({}, binary=small)
     go = Gate()
-    site.bad.on(CHAT, gush(kind, go))
+    site.bad.on("/v1/realtime" if kind == "tunnel" else CHAT, gush(kind, go))
     stream = site.stream()
     with site.proxy.client() as old:
         assert old.request("GET", "/internal/health").status == 200
         path, body = PATH, {"model": "m-bad", "stream": True}
         if kind == "translated":
             path, body = "/v1/messages", dict(body, max_tokens=9, messages=[{"role": "user", "content": "hi"}])
-        site.crowd(limits[kind], request_bytes("POST", path, json_headers(), dump(body)), reads=False, rcvbuf=4096)
+        raw = request_bytes("POST", path, json_headers(), dump(body))
+        if kind == "tunnel":
+            raw = request_bytes("GET", "/olla/proxy/v1/realtime?model=m-bad", {"Upgrade": "websocket", "Connection": "Upgrade"})
+        site.crowd(limits[kind], raw, reads=False, rcvbuf=4096)
         site.bad.wait_calls(limits[kind])
         go.open()
 
