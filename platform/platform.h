@@ -119,6 +119,12 @@ int plat_record_open(const char *dir, const char *day, const char *name, uint64_
 int plat_record_write(int fd, const void *p, size_t n); /* OLLA_OK or OLLA_ERR, then maybe a part */
 void plat_record_undo(int fd, uint64_t end);            /* what was written goes away again */
 
+/*
+ * The end of a file for log lines, or a pipe or terminal that has a name: fd or OLLA_ERR. A missing file is made, for
+ * the owner alone, and a missing directory that it stands in (not those above).
+ */
+int plat_log_open(const char *path);
+int plat_syslog_open(const char *path); /* a datagram socket to the system's log there: fd or OLLA_ERR */
 /* Writes to a log descriptor only if that cannot block: count, OLLA_AGAIN or OLLA_ERR. */
 long plat_log_write(int fd, const void *p, size_t n);
 bool plat_is_tty(int fd);
@@ -126,7 +132,8 @@ bool plat_is_tty(int fd);
 /* ---- process ------------------------------------------------------------ */
 
 long plat_raise_fd_limit(size_t want); /* the soft limit after trying to raise it to want */
-uint64_t plat_rss_bytes(void);         /* resident memory; 0 where it cannot be known */
+long plat_pid(void);
+uint64_t plat_rss_bytes(void); /* resident memory; 0 where it cannot be known */
 
 /* ---- names (platform/resolve.c) ----------------------------------------- */
 

@@ -211,6 +211,9 @@ static void check_default_settings(void)
     assert_string_equal(conf.translators.anthropic.inspector.session_header, "X-Session-ID");
     assert_int_equal(conf.logging.level, LOG_LEVEL_INFO);
     assert_int_equal(conf.logging.format, LOG_FORMAT_AUTO);
+    assert_int_equal(conf.logging.output, LOG_OUTPUT_STDOUT);
+    assert_string_equal(conf.logging.file, "logs/olla.log");
+    assert_string_equal(conf.logging.syslog_socket, "/dev/log");
     check_load_defaults();
     check_cors_defaults();
 }
@@ -294,7 +297,7 @@ static const char all_settings[] =
     "[translators.anthropic.inspector]\nenabled = true\noutput_dir = /srv/said\nsession_header = X-Mine\n"
     "[model_aliases]\nfast = a:1, \"b\"\nFast = c\n"
     "[model_alias:x:y]\nmodels = d\n"
-    "[logging]\nlevel = debug\nformat = json\noutput = stdout\n"
+    "[logging]\nlevel = debug\nformat = json\noutput = file\nfile = /srv/a b.log\nsyslog_socket = /run/log\n"
     "[endpoint:gpu]\nname = big\nurl = http://[2001:db8::1]:8001/base/\ntype = vLLM\npriority = 0\nenabled = false\n"
     "health_check_url = /alive\nmodel_url = http://192.0.2.9/list\ncheck_interval = 20s\ncheck_timeout = 19s\n"
     "preserve_path = true\nmodel_filter.include = llama*, *qwen*\nmodel_filter.include = phi\n"
@@ -356,7 +359,7 @@ static void check_all_endpoint_keys(void)
     assert_int_equal(e->connection_timeout, 26000);
     assert_int_equal(e->first_byte_timeout, 27000);
     assert_int_equal(e->read_timeout, 28000);
-    assert_int_equal(e->line, 103);
+    assert_int_equal(e->line, 105);
 }
 
 static void check_limit_settings(void)
@@ -446,7 +449,7 @@ static void check_all_profile_keys(void)
     assert_string_equal(p->openai_base, "/api");
     assert_string_equal(p->messages_path, "/x/v1/messages");
     assert_int_equal(p->idle_timeout, 90000);
-    assert_int_equal(p->line, 126);
+    assert_int_equal(p->line, 128);
 }
 
 static void expect_digest(const struct conf_key *k, const char *secret)
@@ -531,6 +534,9 @@ static void test_every_setting(void **state)
     assert_int_equal(conf.discovery.model_discovery.concurrent_workers, 12);
     assert_int_equal(conf.logging.level, LOG_LEVEL_DEBUG);
     assert_int_equal(conf.logging.format, LOG_FORMAT_JSON);
+    assert_int_equal(conf.logging.output, LOG_OUTPUT_FILE);
+    assert_string_equal(conf.logging.file, "/srv/a b.log");
+    assert_string_equal(conf.logging.syslog_socket, "/run/log");
     check_translator_settings();
     check_limit_settings();
     check_load_settings();
@@ -599,6 +605,25 @@ static void test_server_tls(void **state)
                  ":3: server.tls: cert_file cannot be read");
     expect_error("[server.tls]\nenabled = true\nkey_file = /dev/null\ncert_file = /dev/null\n",
                  ":4: server.tls: cert_file holds no certificate in PEM form, or a damaged one");
+}
+
+/* The reference has a directory instead, in the environment. */
+static void test_log_file(void **state)
+{
+    (void)state;
+    (void)setenv("OLLA_LOG_DIR", "/srv/logs", 1);
+    expect_quiet("[logging]\noutput = file\n");
+    assert_string_equal(conf.logging.file, "/srv/logs/olla.log");
+    expect_quiet("[logging]\noutput = file\nfile = mine.log\n");
+    assert_string_equal(conf.logging.file, "mine.log");
+    (void)setenv("OLLA_LOG_DIR", "", 1);
+    expect_quiet("[logging]\noutput = file\n");
+    assert_string_equal(conf.logging.file, "logs/olla.log");
+    (void)unsetenv("OLLA_LOG_DIR");
+    expect_error("[logging]\noutput = file\nfile = \"\"\n",
+                 ":3: logging.file: empty while logging.output = file; allowed: a path");
+    expect_quiet("[logging]\noutput = syslog\nfile = \"\"\n");
+    assert_int_equal(conf.logging.output, LOG_OUTPUT_SYSLOG);
 }
 
 /* A row that is added later has to be added to all_settings too. */
@@ -2153,6 +2178,7 @@ int main(void)
         cmocka_unit_test(test_empty_file),
         cmocka_unit_test(test_every_setting),
         cmocka_unit_test(test_every_row_is_tested),
+        cmocka_unit_test(test_log_file),
         cmocka_unit_test(test_endpoint_tls),
         cmocka_unit_test(test_server_tls),
         cmocka_unit_test(test_ranges_of_addresses),
