@@ -5,6 +5,8 @@
  */
 #include "admit.h"
 
+#include "log.h"
+
 /* Who asks if olla is alive need not be known; and who is on this machine may see how it is. */
 static bool is_open_to_all(const struct exchange *x)
 {
@@ -26,6 +28,12 @@ static bool take_rate(struct exchange *x)
 
     if (gate_take(&x->key, net_now(), &wait_ms)) {
         return true;
+    }
+    static uint64_t warned;
+    if (log_allowed(&warned, net_now()) && log_begin(LOG_WARN, "an API key has sent too many requests, 429")) {
+        log_z("key", x->key.name);
+        log_z("limit", "requests_per_minute");
+        log_end();
     }
     err.retry_after = (unsigned)((wait_ms + 999) / 1000);
     x->who = END_PROXY;
