@@ -76,10 +76,12 @@ static void access_line(const struct exchange *x, const struct tally_event *even
     if (!conf_now->server.request_logging || !log_begin(LOG_INFO, "request")) {
         return;
     }
-    log_str("request_id", str_of(x->id));
     log_z("client", exchange_client(x));
     log_z("method", x->method);
     log_z("path", x->path);
+    if (x->query[0]) {
+        log_z("query", x->query + 1); /* without its '?' */
+    }
     log_u64("status", (uint64_t)(x->status > 0 ? x->status : 499));
     log_str("end", (struct str){end, 2});
     if (x->key.key > 0) {

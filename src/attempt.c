@@ -407,7 +407,6 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
         return;
     }
     if (log_begin(LOG_DEBUG, "attempt failed")) {
-        log_str("request_id", str_of(x->id));
         log_z("endpoint", x->e->name);
         log_z("reason", why);
         log_end();
@@ -429,7 +428,10 @@ static bool begin_send(struct exchange *x)
         attempt_drop_upstream(x);
         endpoint_unused(x->e, &x->use);
         x->e = NULL;
+        static struct log_limit hit;
         exchange_totals.size_limited++;
+        log_limit(&hit, net_now(), "a request head has no room for what is added to it, answered with 431",
+                  "OLLA_HEAD_RESERVE", OLLA_HEAD_RESERVE);
         reply_refuse(x, 431, "headers_too_large", "Request headers too large");
         return true;
     }

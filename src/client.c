@@ -495,7 +495,7 @@ static bool try_head(struct client *c)
 }
 
 /* Goes on until the connection has to wait. Loops instead of recursing, so that pipelined requests cost no stack. */
-static void client_run(struct client *c)
+static void go_on(struct client *c)
 {
     for (int exchanges = 0;; exchanges++) {
         if (exchanges == EXCHANGES_PER_TURN) {
@@ -525,6 +525,14 @@ static void client_run(struct client *c)
     if (!c->starved) {
         wait_for_head(c);
     }
+}
+
+static void client_run(struct client *c)
+{
+    const char *was = log_about(c->x ? c->x->id : NULL);
+
+    go_on(c);
+    log_about(was);
 }
 
 static void lingering(struct client *c)
@@ -564,7 +572,9 @@ static void client_expired(struct stream *s)
     struct http_error slow = {408, "the request head did not arrive in time (server.read_header_timeout)"};
 
     if (c->state == CLIENT_BUSY) {
+        log_about(c->x->id);
         exchange_expired(c->x);
+        log_about(NULL);
         client_run(c);
     } else if (c->starved) {
         c->starved = false;
@@ -572,6 +582,7 @@ static void client_expired(struct stream *s)
         client_run(c);
     } else if (c->state == CLIENT_HEAD && (buf_len(&c->in) > 0 || c->parked_n > 0) &&
                exchange_start_refused(c, &slow)) {
+        log_about(NULL);
         busy++;
         c->state = CLIENT_BUSY;
         client_run(c);
@@ -599,6 +610,7 @@ unsigned client_kill_all(void)
         enum net_how how = NET_CLOSE;
         if (c && c->state == CLIENT_BUSY) {
             cut++;
+            log_about(c->x->id);
             exchange_kill(c->x);
             how = exchange_finish(c->x) == AFTER_ABORT ? NET_ABORT : NET_CLOSE;
             busy--;

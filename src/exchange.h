@@ -119,8 +119,8 @@ struct exchange {
     enum end_who who;
     enum end_phase phase;
     char id[129];
-    char method[16]; /* copies for the access line: the head is gone by then */
-    char path[128];
+    char method[16];            /* copies for the access line: the head is gone by then */
+    char path[128], query[128]; /* ... without secrets; the query with its '?', or "" */
 
     /* request */
     struct http_request req; /* slices into c->in, valid until the reply begins */

@@ -49,12 +49,13 @@ enum {
 
 struct pool_stats {
     const char *name;
+    const char *limit; /* the constant of olla.h that says how many there are */
     const char *when_empty;
     size_t size; /* bytes of one element, 0 before the storage is bound */
     size_t count;
     size_t used;
     size_t max_used;
-    uint64_t failed; /* gets that found it empty */
+    uint64_t failed; /* gets that found it empty, or with no more than is kept for others */
 };
 
 /* In the owning .c file: storage for the pool and the call that binds it, as function name(). */
@@ -75,6 +76,9 @@ void *pool_get_raw(enum pool_id id);
 
 /* Gives back an element got from the same pool. p may be NULL. */
 void pool_put(enum pool_id id, void *p);
+
+/* Counts a get that was not tried, because what is left is kept for others. */
+void pool_refused(enum pool_id id);
 
 size_t pool_free_count(enum pool_id id);
 const struct pool_stats *pool_stats(enum pool_id id);
