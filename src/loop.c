@@ -222,7 +222,7 @@ static uint64_t earliest(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-static void turn(void)
+void loop_turn(void)
 {
     struct resolve_answer answer;
     uint64_t wake = endpoint_resolve();
@@ -268,7 +268,7 @@ static int finish(void)
     return code;
 }
 
-int loop_run(struct conf *first, struct conf *spare, int resolver, int signals)
+bool loop_open(struct conf *first, struct conf *spare, int resolver, int signals)
 {
     current = first;
     spare_conf = spare;
@@ -287,15 +287,23 @@ int loop_run(struct conf *first, struct conf *spare, int resolver, int signals)
     if (client_listen(first->server.host, first->server.port) != OLLA_OK) {
         log_flush(net_now(), true);
         resolve_close();
-        return OLLA_EXIT_CONF;
+        return false;
     }
     gate_apply(first);
     warn_if_open();
     cors_log();
     inspector_announce();
     endpoint_apply(first);
+    return true;
+}
+
+int loop_run(struct conf *first, struct conf *spare, int resolver, int signals)
+{
+    if (!loop_open(first, spare, resolver, signals)) {
+        return OLLA_EXIT_CONF;
+    }
     while (!stopping || (client_count() > 0 && net_now() < stop_at && !now_or_never)) {
-        turn();
+        loop_turn();
     }
     return finish();
 }
