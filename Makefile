@@ -88,6 +88,11 @@ $(T)/unit/%: tests/unit/%.c $(TEST_OBJ)
 	@mkdir -p $(@D)
 	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(TEST_CFLAGS) -MMD -MP -o $@ $< $(filter-out $(T)/obj/olla.o,$(TEST_OBJ)) $(LDLIBS) -lcmocka
 
+# Whole sessions.
+$(T)/unit/test_torture: tests/unit/test_torture.c $(FAKED_SRC:%.c=$(T)/obj/%.o)
+	@mkdir -p $(@D)
+	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(TEST_CFLAGS) -MMD -MP -o $@ $^ $(LDLIBS) -lcmocka
+
 # The resolver without its child, with the same tests.
 $(T)/unit/test_resolve_sync: tests/unit/test_resolve.c platform/resolve.c $(TEST_OBJ)
 	@mkdir -p $(@D)

@@ -22,7 +22,7 @@
 /*        id        name               count                  when it is empty */
 #define POOL_TABLE(X)                                                                                   \
     X(CLIENT,   "clients",         OLLA_MAX_CLIENTS,      "the listener waits, the kernel queues")     \
-    X(EXCHANGE, "exchanges",       OLLA_MAX_CLIENTS,      "503")                                       \
+    X(EXCHANGE, "exchanges",       OLLA_MAX_CLIENTS,      "the request waits")                         \
     X(UPSTREAM, "upstreams",       OLLA_MAX_UPSTREAMS,    "an idle one is closed, else 503")           \
     X(BUF,      "buffers",         OLLA_MAX_BUFS,         "reading waits")                             \
     X(BODY,     "body_blocks",     OLLA_MAX_BODY_BLOCKS,  "the body goes to the spool")                \

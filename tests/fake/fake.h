@@ -73,6 +73,8 @@ struct fake {
     enum fake_connect (*connected)(struct fake_fd *c);
     /* olla is about to wait: peers may do something. True if they did. */
     bool (*peers)(void);
+    /* When one of them wants to do more, 0 = never. */
+    uint64_t (*wake)(void);
 
     unsigned char signals[16]; /* enum plat_signal */
     unsigned signals_n;
@@ -88,8 +90,9 @@ struct fake {
 
 extern struct fake fake;
 
-void fake_clear(void); /* forgets what olla has closed; nothing may be open but what fake_open_ones tells */
-size_t fake_open(enum fake_kind kind);
+void fake_clear(void);                 /* forgets what olla has closed, and faults */
+size_t fake_open(enum fake_kind kind); /* so many of that kind are open */
+size_t fake_waiting(void);             /* clients that have not been accepted */
 
 struct fake_fd *fake_client(const char *ip); /* connects to olla */
 void fake_say(struct fake_fd *c, const char *p, size_t n);

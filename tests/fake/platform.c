@@ -157,6 +157,15 @@ size_t fake_open(enum fake_kind kind)
     return n;
 }
 
+size_t fake_waiting(void)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < fake.n; i++) {
+        n += fake.fds[i].waiting;
+    }
+    return n;
+}
+
 /* ---- what tests do --------------------------------------------------------------------- */
 
 struct fake_fd *fake_client(const char *ip)
@@ -455,7 +464,8 @@ int plat_poll(struct pollfd *set, size_t n, int timeout_ms)
     }
     if (ready == 0 && timeout_ms != 0) {
         fake.quiet = true;
-        fake.now += timeout_ms > 0 ? (uint64_t)timeout_ms : 1000;
+        uint64_t until = fake.now + (timeout_ms > 0 ? (uint64_t)timeout_ms : 1000), wake = fake.wake ? fake.wake() : 0;
+        fake.now = wake > fake.now && wake < until ? wake : until;
         fake.idle_turns = 0;
     }
     /* Turn after turn with something to do and nothing done would be a loop that burns. */
