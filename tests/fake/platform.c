@@ -241,10 +241,14 @@ void plat_random(void *to, size_t n)
 
 /* ---- sockets ----------------------------------------------------------------------------- */
 
+/* A name is this machine's. */
 int plat_listen_addrs(const char *host, uint16_t port, struct plat_addr *out, int max)
 {
     (void)max;
-    return plat_addr_parse(host[0] ? host : "0.0.0.0", port, out) == OLLA_OK ? 1 : OLLA_ERR;
+    if (!host[0] || plat_addr_parse(host, port, out) != OLLA_OK) {
+        plat_addr_parse(host[0] ? "127.0.0.1" : "0.0.0.0", port, out);
+    }
+    return 1;
 }
 
 int plat_listen(const struct plat_addr *a)

@@ -269,7 +269,7 @@ static size_t queue_n, queue_at;
 static enum fake_connect connects[SAYS];
 static size_t connects_n, connects_at;
 static struct output probe_says;
-static bool probe_says_set;
+static bool probe_says_set, probes_all;
 
 /* What went out in answer to requests. */
 struct world_said world_said[WORLD_SAID];
@@ -300,8 +300,9 @@ void world_will_connect(enum fake_connect how)
     }
 }
 
-void world_probe_says(const char *bytes, size_t n)
+void world_probe_says(const char *bytes, size_t n, bool all)
 {
+    probes_all = all;
     probe_says.n = 0;
     output_add(&probe_says, bytes, n);
     probe_says_set = true;
@@ -334,7 +335,7 @@ static void say_probe(struct fake_fd *c, const char *head, size_t n)
     char mem[512];
 
     if (probe_says_set) {
-        probe_says_set = false;
+        probe_says_set = probes_all;
         fake_say(c, probe_says.p, probe_says.n);
         fake_end(c);
     } else if (find(head, n, "/models ") || find(head, n, "/api/tags ") || find(head, n, "/api/ps ")) {
@@ -488,8 +489,10 @@ static enum fake_connect connected(struct fake_fd *c)
 {
     unsigned port = plat_addr_port(&c->addr);
 
-    ENSURE(port >= FIRST_PORT && port < FIRST_PORT + MACHINES);
     pause_until[c - fake.fds] = 0;
+    if (port < FIRST_PORT || port >= FIRST_PORT + MACHINES) {
+        return FAKE_REFUSED;
+    }
     return connects_at < connects_n ? connects[connects_at++] : FAKE_UP;
 }
 
@@ -647,7 +650,8 @@ static const char *const conf_texts[CONFS] = {
 };
 
 static struct conf confs[2];
-static char paths[CONFS][32];
+static char path[] = "/tmp/olla-world-XXXXXX";
+static int file = -1; /* at that path */
 
 static void complain(bool error, const char *line)
 {
@@ -655,30 +659,33 @@ static void complain(bool error, const char *line)
     ENSURE(!error);
 }
 
-static void remove_files(void)
+static void remove_file(void)
 {
-    for (int i = 0; i < CONFS; i++) {
-        (void)unlink(paths[i]);
-    }
+    (void)unlink(path);
 }
 
+const char *world_write(const char *text, size_t n)
+{
+    if (file == -1) {
+        file = mkstemp(path);
+        (void)atexit(remove_file);
+    }
+    ENSURE(file != -1 && ftruncate(file, 0) == 0 && pwrite(file, text, n, 0) == (ssize_t)n);
+    return path;
+}
+
+/* Once for all runs. */
 static void open_world(void)
 {
     static bool opened;
+    const char *text = conf_texts[CONF_NONE];
 
     if (opened) {
         return;
     }
     opened = true;
-    for (int i = 0; i < CONFS; i++) {
-        (void)snprintf(paths[i], sizeof(paths[i]), "/tmp/olla-world-XXXXXX");
-        int fd = mkstemp(paths[i]);
-        size_t n = strlen(conf_texts[i]);
-        ENSURE(fd != -1 && write(fd, conf_texts[i], n) == (ssize_t)n && close(fd) == 0);
-    }
-    (void)atexit(remove_files);
     fake.now = 1000;
-    ENSURE(conf_load(&confs[0], paths[CONF_NONE], complain) == OLLA_OK);
+    ENSURE(conf_load(&confs[0], world_write(text, strlen(text)), complain) == OLLA_OK);
     int resolver = resolve_open(), signals = plat_signals_open();
     ENSURE(loop_open(&confs[0], &confs[1], resolver, signals));
 }
@@ -688,23 +695,33 @@ void world_turn(void)
     loop_turn();
 }
 
-static void use(int which)
+static bool use(const char *text, size_t n)
 {
-    confs[0].path = confs[1].path = paths[which];
+    const struct conf *was = conf_now;
+
+    world_write(text, n);
     fake_signal(PLAT_SIG_RELOAD);
     for (int i = 0; i < 50 && fake.signals_n > 0; i++) {
         world_turn();
     }
-    ENSURE(fake.signals_n == 0 && conf_now->path && strcmp(conf_now->path, paths[which]) == 0);
+    ENSURE(fake.signals_n == 0);
+    return conf_now != was;
+}
+
+bool world_begin_with(const char *text, size_t n)
+{
+    fake.peers = peers;
+    fake.wake = next_pause;
+    fake.connected = connected;
+    open_world();
+    return use(text, n);
 }
 
 void world_begin(bool rich)
 {
-    open_world();
-    fake.peers = peers;
-    fake.wake = next_pause;
-    fake.connected = connected;
-    use(rich ? CONF_RICH : CONF_PLAIN);
+    const char *text = conf_texts[rich ? CONF_RICH : CONF_PLAIN];
+
+    ENSURE(world_begin_with(text, strlen(text)));
     for (int i = 0; i < 200 && endpoint_any_pending(); i++) {
         world_turn();
     }
@@ -762,7 +779,7 @@ void world_end(void)
         world_turn();
         ENSURE(++turns < 3000);
     }
-    use(CONF_NONE);
+    ENSURE(use(conf_texts[CONF_NONE], strlen(conf_texts[CONF_NONE])));
     for (int i = 0; i < 3; i++) {
         world_turn();
     }

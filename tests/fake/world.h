@@ -47,8 +47,9 @@ struct world_says {
     bool early; /* as soon as the head of the request is there */
 };
 void world_will_say(const struct world_says *s);
-void world_will_connect(enum fake_connect how);     /* the next connection for a request */
-void world_probe_says(const char *bytes, size_t n); /* the next probe gets this instead of what fits */
+void world_will_connect(enum fake_connect how); /* the next connection for a request */
+/* The next probe gets this instead of what fits; or all do until world_end. */
+void world_probe_says(const char *bytes, size_t n, bool all);
 
 /* What a machine has said in this run, and whether that was a complete reply. */
 struct world_said {
@@ -81,6 +82,9 @@ struct world_reply world_read(const struct fake_fd *client, size_t at, bool head
 
 /* rich: other settings, with all that can be turned on. All machines are up when it returns. */
 void world_begin(bool rich);
+/* With a configuration of one's own. false: it was refused, and the one without machines is in force. */
+bool world_begin_with(const char *text, size_t n);
+const char *world_write(const char *text, size_t n); /* the file that olla reads */
 void world_turn(void);
 bool world_settle(unsigned turns, uint64_t ms); /* until nothing more happens; false: so many turns were not enough */
 void world_forget(void);                        /* what was said and done so far; nothing may be going on */

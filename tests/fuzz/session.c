@@ -155,7 +155,7 @@ static void raw_request(const char *p, const char *end)
 static void probe_reply(const char *p, const char *end)
 {
     struct output o = unfold(p, end);
-    world_probe_says(o.p, o.n);
+    world_probe_says(o.p, o.n, false);
     output_clear(&o);
 }
 
