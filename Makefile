@@ -7,7 +7,7 @@
 #   make size | lint | bench | fuzz | test-real | clean
 #
 # You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR
-#                      FUZZ_SECONDS (for each target of make fuzz)
+#                      FUZZ_SECONDS (for each target of make fuzz), FUZZ_JOBS (targets at a time)
 # and options with -D:  make CPPFLAGS=-DOLLA_MAX_CLIENTS=64     (limits: see olla.h)
 #   RESOLVER=sync       names are resolved at start and reload only; no fork
 #   TLS=none            without TLS (the only choice so far)
@@ -64,7 +64,7 @@ size: $(BUILD)/olla
 	@cp $(BUILD)/olla $(BUILD)/olla.stripped && strip $(BUILD)/olla.stripped && wc -c < $(BUILD)/olla.stripped | sed 's/$$/ bytes stripped/'
 
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/test $(BUILD)/lint-* $(BUILD)/olla $(BUILD)/olla.stripped $(STAMP)
+	rm -rf $(BUILD)/obj $(BUILD)/test $(FUZZ)/obj $(BUILD)/lint-* $(BUILD)/olla $(BUILD)/olla.stripped $(STAMP)
 
 # ---- tests: everything below runs a build with sanitizers and leak checks ------------------
 
@@ -89,7 +89,8 @@ $(T)/unit/%: tests/unit/%.c $(TEST_OBJ)
 	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(TEST_CFLAGS) -MMD -MP -o $@ $< $(filter-out $(T)/obj/olla.o,$(TEST_OBJ)) $(LDLIBS) -lcmocka
 
 # Whole sessions.
-$(T)/unit/test_torture: tests/unit/test_torture.c $(FAKED_SRC:%.c=$(T)/obj/%.o)
+FAKED_UNITS := $(T)/unit/test_exchange $(T)/unit/test_torture
+$(FAKED_UNITS): $(T)/unit/%: tests/unit/%.c $(FAKED_SRC:%.c=$(T)/obj/%.o)
 	@mkdir -p $(@D)
 	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(TEST_CFLAGS) -MMD -MP -o $@ $^ $(LDLIBS) -lcmocka
 

@@ -21,5 +21,5 @@ cppcheck --quiet --error-exitcode=1 --std=c99 --enable=warning,portability,perfo
     --suppress=missingIncludeSystem --suppress=uninitvar --suppress=normalCheckLevelMaxBranches -D_POSIX_C_SOURCE=200809L -j2 olla.c src platform
 
 echo "== format"
-clang-format --dry-run -Werror olla.c olla.h src/*.[ch] platform/*.[ch] tests/unit/*.[ch] tests/fuzz/*.c tests/bench/*.c
+clang-format --dry-run -Werror olla.c olla.h src/*.[ch] platform/*.[ch] tests/unit/*.[ch] tests/fake/*.[ch] tests/fuzz/*.[ch] tests/bench/*.c
 echo "lint: fine"

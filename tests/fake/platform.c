@@ -99,18 +99,27 @@ static int fd_of(const struct fake_fd *f)
     return FAKE_FIRST + (int)(f - fake.fds);
 }
 
+static void forget(struct fake_fd *f)
+{
+    output_clear(&f->to);
+    output_clear(&f->from);
+    memset(f, 0, sizeof(*f));
+}
+
+/* Numbers come again as late as possible, so that whoever uses a closed one is found. */
 static struct fake_fd *new_fd(enum fake_kind kind)
 {
     struct fake_fd *f = NULL;
 
-    for (size_t i = 0; i < fake.n && !f; i++) {
+    for (size_t i = 0; i < FAKE_FDS && !f; i++) {
         f = fake.fds[i].kind == FAKE_FREE ? &fake.fds[i] : NULL;
     }
-    if (!f) {
-        ENSURE(fake.n < FAKE_FDS);
-        f = &fake.fds[fake.n++];
+    for (size_t i = 0; i < FAKE_FDS && !f; i++) {
+        f = fake.fds[i].kind != FAKE_CLIENT && !fake.fds[i].open ? &fake.fds[i] : NULL;
     }
-    memset(f, 0, sizeof(*f));
+    ENSURE(f);
+    forget(f);
+    fake.n = fake.n > (size_t)(f - fake.fds) ? fake.n : (size_t)(f - fake.fds) + 1;
     f->kind = kind;
     f->open = true;
     f->window = SIZE_MAX;
@@ -136,9 +145,7 @@ void fake_clear(void)
     for (size_t i = 0; i < fake.n; i++) {
         struct fake_fd *f = &fake.fds[i];
         if (!f->open && !f->waiting && f->kind != FAKE_FREE) {
-            output_clear(&f->to);
-            output_clear(&f->from);
-            memset(f, 0, sizeof(*f));
+            forget(f);
         }
     }
     while (fake.n > 0 && fake.fds[fake.n - 1].kind == FAKE_FREE) {

@@ -11,6 +11,7 @@
 #include "../../src/client.h"
 #include "../../src/conf.h"
 #include "../../src/http.h"
+#include "../../src/json.h"
 #include "../../src/loop.h"
 #include "../../src/pool.h"
 #include "../../src/upstream.h"
@@ -273,6 +274,7 @@ static bool probe_says_set, probes_all;
 
 /* What went out in answer to requests. */
 struct world_said world_said[WORLD_SAID];
+bool world_any_bodies;
 static struct sent {
     struct output bytes;
     bool head, end; /* the request was HEAD; the connection was ended after it */
@@ -411,6 +413,19 @@ static bool go_on(struct fake_fd *c)
     return true;
 }
 
+/* What comes of the clients' JSON is JSON, as long as was said. */
+static void check_body(const char *head, size_t head_n, size_t n, size_t length)
+{
+    struct json_check check;
+
+    if (world_any_bodies || n < length || !find(head, head_n, "application/json")) {
+        return;
+    }
+    json_check_start(&check, NULL, NULL);
+    json_check_feed(&check, head + head_n, n);
+    ENSURE(check.done && !check.bad);
+}
+
 /* A machine looks at what has come on one of its connections. */
 static bool serve(struct fake_fd *c)
 {
@@ -442,6 +457,7 @@ static bool serve(struct fake_fd *c)
     if (n < head + body && !early) {
         return false;
     }
+    check_body(p, head, n - head < body ? n - head : body, body);
     struct says *q = queue_at < queue_n ? &queue[queue_at] : default_says(c, p, n);
     size_t index = queue_at < queue_n ? queue_at++ : SAYS;
     bool upgraded = starts(&q->bytes, 0, "HTTP/1.1 101");
@@ -758,6 +774,7 @@ void world_forget(void)
     }
     queue_n = queue_at = sent_n = connects_n = connects_at = 0;
     probe_says_set = false;
+    world_any_bodies = false;
     fake_clear();
 }
 

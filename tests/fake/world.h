@@ -51,6 +51,9 @@ void world_will_connect(enum fake_connect how); /* the next connection for a req
 /* The next probe gets this instead of what fits; or all do until world_end. */
 void world_probe_says(const char *bytes, size_t n, bool all);
 
+/* In this run clients send more than the requests above: what machines get need not be JSON. */
+extern bool world_any_bodies;
+
 /* What a machine has said in this run, and whether that was a complete reply. */
 struct world_said {
     bool used, complete;

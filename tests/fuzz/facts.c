@@ -88,7 +88,7 @@ static void check_json(const char *p, size_t n, bool take_name, unsigned seed)
     scan(&cut, p, n, take_name, seed * 3 + 1);
     ENSURE(cut.prompt_n == whole.prompt_n && cut.model_to == whole.model_to);
     ENSURE(whole.model_from <= whole.model_to && whole.model_to <= n && whole.prompt_n <= n);
-    if (whole.model_to > 0) {
+    if (whole.model_to > 0 && !whole.model_twice) { /* such a request is refused */
         ENSURE(whole.model_to - whole.model_from >= 2 && p[whole.model_from] == '"' && p[whole.model_to - 1] == '"');
     }
     ENSURE(!(whole.stream && whole.no_stream) && (whole.model[0] == '\0' || whole.model_to > 0));
