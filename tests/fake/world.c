@@ -711,16 +711,21 @@ void world_turn(void)
     loop_turn();
 }
 
-static bool use(const char *text, size_t n)
+static void take_signals(void)
 {
-    const struct conf *was = conf_now;
-
-    world_write(text, n);
-    fake_signal(PLAT_SIG_RELOAD);
     for (int i = 0; i < 50 && fake.signals_n > 0; i++) {
         world_turn();
     }
     ENSURE(fake.signals_n == 0);
+}
+
+static bool use(const char *text, size_t n)
+{
+    take_signals(); /* another reload would put the old one in its place again */
+    const struct conf *was = conf_now;
+    world_write(text, n);
+    fake_signal(PLAT_SIG_RELOAD);
+    take_signals();
     return conf_now != was;
 }
 

@@ -42,7 +42,14 @@ static struct guest {
 static size_t guests_n;
 
 static const char *faults, *faults_end;
-static bool time_passed; /* so that signs of life may stand in replies */
+static bool time_passed; /* while requests ran, so that signs of life may stand in replies */
+static uint64_t started;
+
+static void turn(void)
+{
+    time_passed = time_passed || (client_busy() > 0 && fake.now >= started + 10000);
+    world_turn();
+}
 
 static int hex(char c)
 {
@@ -206,7 +213,7 @@ static void step(const char *p, const char *end)
         break;
     case 't':
         for (unsigned long n = number(rest, end) % 100; n > 0; n--) {
-            world_turn();
+            turn();
         }
         break;
     case 'T':
@@ -275,13 +282,15 @@ static void wait_for_replies(void)
     uint64_t until = fake.now + LONGEST_MS;
     size_t served = 0;
 
+    fake.quiet = false;
+
     for (unsigned turns = 0; served < guests_n || client_busy() > 0; turns++) {
         served = 0;
         for (size_t i = 0; fake.quiet && i < guests_n; i++) {
             served += is_served(&guests[i]);
         }
         ENSURE(turns < TURNS && fake.now < until);
-        world_turn();
+        turn();
     }
 }
 
@@ -313,6 +322,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     time_passed = n > 0 && *p == 'X';
     faults = faults_end = NULL;
     world_begin(time_passed);
+    started = fake.now;
     for (int lines = 0; p < end && lines < 60; lines++) {
         const char *lf = memchr(p, '\n', (size_t)(end - p)), *stop = lf ? lf : end;
         if (stop > p) {
@@ -320,10 +330,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         }
         p = lf ? lf + 1 : end;
     }
-    uint64_t started = fake.now;
-    world_settle(TURNS, LONGEST_MS);
     wait_for_replies();
-    time_passed = time_passed || fake.now - started > 10000;
     world_judge();
     for (size_t i = 0; i < guests_n; i++) {
         check(&guests[i]);
