@@ -17,6 +17,7 @@
  *   dTEXT          the next probe gets this
  *   c[urs]...      the next connections: up, refused, silent
  *   fHEX...        faults, one digit pair for each call of the platform, until they are used up
+ *   gHEX...        the same, but nothing worse than short reads, short writes, and interrupted waits
  *   tNUMBER        so many turns
  *   TNUMBER        so many ms go by
  *   JNUMBER        the clock jumps so many ms
@@ -24,7 +25,8 @@
  *   s[hu]          a signal: reload, report
  *
  * No script may crash olla, make it turn round without doing anything, or leave anything in use when everybody has gone;
- * and no client may take for complete what its machine has not completed.
+ * and no client may take for complete what its machine has not completed. With no other steps than n, q, g and t every
+ * request must be served as if nothing had been cut.
  */
 #include "../fake/world.h"
 
@@ -42,6 +44,7 @@ static struct guest {
 static size_t guests_n;
 
 static const char *faults, *faults_end;
+static bool smooth;      /* nothing happens that could keep a request from being served */
 static bool time_passed; /* while requests ran, so that signs of life may stand in replies */
 static uint64_t started;
 
@@ -65,6 +68,11 @@ static unsigned next_fault(enum fake_call call)
     unsigned value = (unsigned)(hex(faults[0]) * 16 + hex(faults[1]));
     faults += 2;
     return value;
+}
+
+static unsigned next_cut(enum fake_call call)
+{
+    return call == FAKE_READ || call == FAKE_WRITE || call == FAKE_POLL ? next_fault(call) : 0;
 }
 
 static unsigned long number(const char *p, const char *end)
@@ -170,6 +178,7 @@ static void probe_reply(const char *p, const char *end)
 static void step(const char *p, const char *end)
 {
     const char *rest = p + 1;
+    smooth = smooth && strchr("nqgt", *p);
     switch (*p) {
     case 'n':
         another_guest();
@@ -207,9 +216,10 @@ static void step(const char *p, const char *end)
         }
         break;
     case 'f':
+    case 'g':
         faults = rest;
         faults_end = end;
-        fake.fault = next_fault;
+        fake.fault = *p == 'f' ? next_fault : next_cut;
         break;
     case 't':
         for (unsigned long n = number(rest, end) % 100; n > 0; n--) {
@@ -300,6 +310,9 @@ static void check(const struct guest *g)
     for (size_t i = 0; i < g->n && !g->raw; i++) {
         struct world_reply r = world_read(g->c, at, g->asked[i]->head);
         bool whole = r.end == REPLY_WHOLE && r.status >= 200 && r.status < 300 && !g->asked[i]->head;
+        if (smooth && (g->asked[i]->kind == ASKS_RELAY || g->asked[i]->kind == ASKS_MESSAGES)) {
+            ENSURE(r.end == REPLY_WHOLE && r.status == (g->asked[i]->letter == 'x' ? 404 : 200));
+        }
         /* After a sign of life the status is 200, whatever comes; an error is in the body then. */
         bool error = has(&r.body, "\"error\"");
         if (whole && g->asked[i]->kind == ASKS_RELAY && (!time_passed || !error)) {
@@ -310,6 +323,9 @@ static void check(const struct guest *g)
         }
         at = r.next;
         output_clear(&r.body);
+        if (r.to_close || g->asked[i]->kind == ASKS_TUNNEL) {
+            break;
+        }
     }
 }
 
@@ -321,6 +337,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     guests_n = 0;
     time_passed = n > 0 && *p == 'X';
     faults = faults_end = NULL;
+    smooth = !time_passed;
     world_begin(time_passed);
     started = fake.now;
     for (int lines = 0; p < end && lines < 60; lines++) {
