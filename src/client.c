@@ -384,6 +384,7 @@ static bool try_head(struct client *c)
     c->scanned = 0;
     if (!started) { /* cannot happen while there are as many exchanges as clients; tests make it so */
         c->starved = true;
+        c->readable = false; /* until then */
         net_want(&c->s, false, false);
         net_deadline(&c->s, net_now() + RETRY_MS);
         return false;

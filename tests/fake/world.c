@@ -84,7 +84,7 @@ static const struct world_request requests[] = {
      .bytes = POST("/v1/messages") "Content-Length: @\r\n\r\n{\"model\":\"m\",\"max_tokens\":9,\"stream\":true," LONG
                                    "}"},
     {.letter = 'P',
-     .kind = ASKS_RELAY,
+     .kind = ASKS_MESSAGES,
      .bytes = POST("/v1/messages") "Content-Length: @\r\n\r\n{\"model\":\"p\",\"max_tokens\":9,\"stream\":true," HELLO
                                    "}"},
     {.letter = 'C',

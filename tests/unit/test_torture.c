@@ -17,7 +17,7 @@
 #include "../../src/pool.h"
 #include "../fake/world.h"
 
-enum { TURNS = 2000, LONG_MS = 200000, FAILURES_MAX = 400 };
+enum { TURNS = 2000, LONG_MS = 200000, FAILURES_MAX = 400, STARVED_TURNS = 40 };
 
 /* One request, what its machine says (0 = what fits), and its end when nothing is refused. */
 static const struct part {
@@ -58,12 +58,32 @@ static bool ends_with(const struct output *o, const char *z)
     return o->n >= n && memcmp(o->p + o->n - n, z, n) == 0;
 }
 
-static void turns(int n)
+/* ---- what the test holds itself ------------------------------------------------------------ */
+
+static struct {
+    enum pool_id id;
+    void *all[2 * OLLA_MAX_MODELS];
+    size_t n;
+} held;
+
+static void take_all(enum pool_id id)
 {
-    for (int i = 0; i < n; i++) {
-        world_turn();
+    held.id = id;
+    held.n = 0;
+    for (void *p; (p = pool_get_raw(id)) != NULL;) {
+        assert_true(held.n < OLLA_COUNT(held.all));
+        held.all[held.n++] = p;
     }
 }
+
+static void give_back(void)
+{
+    while (held.n > 0) {
+        pool_put(held.id, held.all[--held.n]);
+    }
+}
+
+/* ---- one request ------------------------------------------------------------------------------ */
 
 /* Until it is complete, or the connection is closed. */
 static struct world_reply wait_for_reply(const struct fake_fd *c, const struct world_request *request)
@@ -71,6 +91,9 @@ static struct world_reply wait_for_reply(const struct fake_fd *c, const struct w
     uint64_t until = fake.now + LONG_MS;
 
     for (int n = 0;; n++) {
+        if (n == STARVED_TURNS) {
+            give_back();
+        }
         struct world_reply r = world_read(c, 0, request->head);
         if (r.end == REPLY_WHOLE || (!c->open && !c->waiting) || n == TURNS || fake.now > until) {
             return r;
@@ -110,9 +133,16 @@ static void play(const struct part *p, bool must_work)
     world_will_connect(p->connect);
     world_ask(c, request);
     if (request->kind == ASKS_TUNNEL) {
-        turns(20);
+        for (int n = 0; n < 5 * STARVED_TURNS && c->from.n == 0; n++) {
+            if (n == STARVED_TURNS) {
+                give_back();
+            }
+            world_turn();
+        }
         fake_say(c, ", client words", 14);
-        turns(20);
+        for (int n = 0; n < 20; n++) {
+            world_turn();
+        }
         fake_end(c);
     }
     struct world_reply r = wait_for_reply(c, request);
@@ -143,6 +173,7 @@ static void play(const struct part *p, bool must_work)
     refused += r.end == REPLY_WHOLE && !good;
     closed += r.end != REPLY_WHOLE;
     output_clear(&r.body);
+    give_back();
     fake_end(c);
     world_forget();
     assert_true(world_settle(TURNS, LONG_MS));
@@ -196,12 +227,30 @@ static void torture(enum pool_id id, int status, bool may_close, bool rich)
     assert_true(may_close || closed == 0);
 }
 
+/* Nothing is left in the pool when the request comes; a while later all is back. */
+static void starve(enum pool_id id, int status, bool may_close)
+{
+    answered = refused = closed = 0;
+    refused_with = status;
+    world_begin(false);
+    for (size_t i = 0; i < OLLA_COUNT(parts); i++) {
+        take_all(id);
+        play(&parts[i], false);
+        play(&parts[i], true);
+    }
+    world_end();
+    print_message("%s: all taken; requests that worked: %lu, that were refused: %lu, closed: %lu\n",
+                  pool_stats(id)->name, answered, refused, closed);
+    assert_true(may_close || closed == 0);
+}
+
 #define TORTURE(id, status, may_close)                    \
     static void test_##id(void **state)                   \
     {                                                     \
         (void)state;                                      \
         torture(POOL_##id, (status), (may_close), false); \
         torture(POOL_##id, (status), (may_close), true);  \
+        starve(POOL_##id, (status), (may_close));         \
     }
 TORTURE(CLIENT, 0, true)
 TORTURE(EXCHANGE, 0, false)
