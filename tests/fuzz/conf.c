@@ -69,6 +69,15 @@ static void work_with_it(void)
     }
 }
 
+static bool has_control(const char *p, size_t n)
+{
+    bool found = false;
+    for (size_t i = 0; i < n; i++) {
+        found = found || p[i] == 0x7f || ((unsigned char)p[i] < ' ' && !strchr("\t\r\n", p[i])) || p[i] == '\0';
+    }
+    return found;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
@@ -79,6 +88,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     errors = warnings = 0;
     int rc = conf_load(&c, path, hear);
     ENSURE(rc == OLLA_OK ? errors == 0 && c.warnings == (int)warnings : rc == OLLA_ERR && errors > 0);
+    ENSURE(rc == OLLA_ERR || !has_control(text, n));
     unsigned were = errors + warnings;
     ENSURE(conf_load(&c, path, hear) == rc && errors + warnings == 2 * were);
     if (rc == OLLA_OK) {
