@@ -546,7 +546,9 @@ void world_judge(void)
         long used = http_body_decode(&b, w->body.p, w->body.n, &out);
         w->body.n = out;
         w->complete = used >= 0 && (b.done || (sent[i].end && http_body_at_eof(&b)));
-        w->done = out > 0 && find(w->body.p, out, "[DONE]");
+        w->stream = find(w->body.p, out, "data:");
+        w->ended = find(w->body.p, out, "[DONE]") || find(w->body.p, out, "finish_reason") ||
+                   find(w->body.p, out, "message_stop");
     }
 }
 

@@ -58,7 +58,7 @@ extern bool world_any_bodies;
 struct world_said {
     bool used, complete;
     int status;
-    bool done; /* its body holds the mark that ends a stream */
+    bool stream, ended; /* it is one of events; it has what ends one */
     struct output body;
 };
 enum { WORLD_SAID = 64 };

@@ -17,7 +17,7 @@
  *   dTEXT          the next probe gets this
  *   c[urs]...      the next connections: up, refused, silent
  *   fHEX...        faults, one digit pair for each call of the platform, until they are used up
- *   gHEX...        the same, but nothing worse than short reads, short writes, and interrupted waits
+ *   gHEX...        the same, but for reads and writes only, which are cut short or come to nothing at first
  *   tNUMBER        so many turns
  *   TNUMBER        so many ms go by
  *   JNUMBER        the clock jumps so many ms
@@ -72,7 +72,7 @@ static unsigned next_fault(enum fake_call call)
 
 static unsigned next_cut(enum fake_call call)
 {
-    return call == FAKE_READ || call == FAKE_WRITE || call == FAKE_POLL ? next_fault(call) : 0;
+    return call == FAKE_READ || call == FAKE_WRITE ? next_fault(call) : 0;
 }
 
 static unsigned long number(const char *p, const char *end)
@@ -258,14 +258,15 @@ static bool has(const struct output *o, const char *z)
     return o->p && strstr(o->p, z) != NULL;
 }
 
-/* A complete reply with such a body, or, for one that was told in other words, any. */
+/* A complete reply with such a body, or, for one that was told in other words, any; streams say themselves that they end. */
 static bool was_said(const struct world_reply *r, bool told)
 {
     for (size_t i = 0; i < WORLD_SAID; i++) {
         const struct world_said *s = &world_said[i];
         bool good = s->used && s->status >= 200 && s->status < 300;
         bool same = s->body.n == r->body.n && (r->body.n == 0 || memcmp(s->body.p, r->body.p, r->body.n) == 0);
-        if (told ? good && (s->complete || s->done) : s->used && s->complete && s->status == r->status && same) {
+        if (told ? good && (s->ended || (s->complete && !s->stream))
+                 : s->used && s->complete && s->status == r->status && same) {
             return true;
         }
     }
