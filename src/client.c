@@ -486,8 +486,12 @@ static bool try_head(struct client *c)
         started = exchange_start(c, &req, (size_t)n);
     }
     c->scanned = 0;
-    if (!started) {
-        return false; /* cannot happen while there are as many exchanges as clients */
+    if (!started) { /* cannot happen while there are as many exchanges as clients; tests make it so */
+        c->starved = true;
+        c->readable = false; /* until then */
+        net_want(&c->s, false, false);
+        net_deadline(&c->s, net_now() + RETRY_MS);
+        return false;
     }
     busy++;
     c->state = CLIENT_BUSY;

@@ -382,7 +382,10 @@ static void set_wants(struct exchange *x)
     }
 }
 
-/* States that move reply bytes count from the last one moved; the others set theirs when they begin or progress. */
+/*
+ * States that move reply bytes count from the last one moved, or from their beginning, however they were come to; the
+ * others set theirs when they begin or progress.
+ */
 static void set_deadline(struct exchange *x)
 {
     const struct conf *cf = conf_now;
@@ -393,7 +396,7 @@ static void set_deadline(struct exchange *x)
         uint64_t limit = (uint64_t)cf->server.read_timeout;
         uint64_t in_all = x->started + limit + x->bytes_in / BODY_RATE * 1000;
         x->deadline = limit == 0 ? 0 : in_all < now + limit ? in_all : now + limit;
-    } else if (x->state >= X_STREAM && x->moved) {
+    } else if (x->state >= X_STREAM && (x->moved || x->deadline == 0)) {
         bool backend = x->state == X_TUNNEL || (x->state == X_STREAM && buf_len(&x->c->out) == 0 && !x->client_full);
         x->deadline = now + (backend ? exchange_read_timeout(x) : stall);
         x->moved = false;

@@ -294,7 +294,7 @@ static uint64_t earliest(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-static void turn(void)
+void loop_turn(void)
 {
     struct resolve_answer answer;
     uint64_t wake = endpoint_resolve();
@@ -374,7 +374,7 @@ static bool settle_in(const struct conf *c)
     return fd != OLLA_ERR;
 }
 
-int loop_run(struct conf *first, struct conf *spare, int signals)
+bool loop_open(struct conf *first, struct conf *spare, int signals)
 {
     current = first;
     spare_conf = spare;
@@ -394,7 +394,7 @@ int loop_run(struct conf *first, struct conf *spare, int signals)
     /* Bind first, probe after: a dead machine must not delay the port. */
     if (serve(first) != OLLA_OK || !settle_in(first)) {
         log_flush(net_now(), true);
-        return OLLA_EXIT_CONF;
+        return false;
     }
     str_copy(user_at_start, sizeof(user_at_start), str_of(first->server.user));
     gate_apply(first);
@@ -402,8 +402,16 @@ int loop_run(struct conf *first, struct conf *spare, int signals)
     cors_log();
     inspector_announce();
     endpoint_apply(first);
+    return true;
+}
+
+int loop_run(struct conf *first, struct conf *spare, int signals)
+{
+    if (!loop_open(first, spare, signals)) {
+        return OLLA_EXIT_CONF;
+    }
     while (!stopping || (client_count() > 0 && net_now() < stop_at && !now_or_never)) {
-        turn();
+        loop_turn();
     }
     return finish();
 }
