@@ -349,6 +349,13 @@ int log_prepare(enum log_output to, const char *path)
     return OLLA_OK;
 }
 
+static void close_sink(const struct sink *s)
+{
+    if (s->fd != -1) {
+        plat_close(s->fd);
+    }
+}
+
 void log_switch(bool take)
 {
     if (take) {
@@ -357,11 +364,11 @@ void log_switch(bool take)
         if (other_form || lg.torn) {
             drop_waiting(other_form);
         }
-        plat_close(lg.sink.fd);
+        close_sink(&lg.sink);
         lg.sink = lg.next;
         lg.retry_at = 0;
     } else {
-        plat_close(lg.next.fd);
+        close_sink(&lg.next);
     }
     lg.next = (struct sink){.fd = -1};
 }

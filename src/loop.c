@@ -381,21 +381,17 @@ bool loop_open(struct conf *first, struct conf *spare, int signals)
     conf_now = first;
     net_tick();
     setup_log(first);
-    if (open_log(first) != OLLA_OK) {
-        log_flush(net_now(), true);
-        resolve_close();
-        return OLLA_EXIT_CONF;
-    }
-    log_switch(true);
     loop_init_pools();
     plat_raise_fd_limit(OLLA_MAX_CLIENTS + OLLA_MAX_UPSTREAMS + OLLA_MAX_PROBES + OLLA_MAX_CLIENTS / 4 + 32);
     net_open(&signal_stream, signals, &signal_ops, NULL);
     net_want(&signal_stream, true, false);
-    /* Bind first, probe after: a dead machine must not delay the port. */
-    if (serve(first) != OLLA_OK || !settle_in(first)) {
+    /* Bind first, probe after: a dead machine must not delay the port. The log is opened by who will open it anew. */
+    if (serve(first) != OLLA_OK || !settle_in(first) || open_log(first) != OLLA_OK) {
         log_flush(net_now(), true);
+        resolve_close();
         return false;
     }
+    log_switch(true);
     str_copy(user_at_start, sizeof(user_at_start), str_of(first->server.user));
     gate_apply(first);
     warn_if_open();
