@@ -374,6 +374,15 @@ static bool settle_in(const struct conf *c)
     return fd != OLLA_ERR;
 }
 
+static bool start_log(const struct conf *c)
+{
+    if (open_log(c) != OLLA_OK) {
+        return false;
+    }
+    log_switch(true);
+    return true;
+}
+
 bool loop_open(struct conf *first, struct conf *spare, int signals)
 {
     current = first;
@@ -385,13 +394,16 @@ bool loop_open(struct conf *first, struct conf *spare, int signals)
     plat_raise_fd_limit(OLLA_MAX_CLIENTS + OLLA_MAX_UPSTREAMS + OLLA_MAX_PROBES + OLLA_MAX_CLIENTS / 4 + 32);
     net_open(&signal_stream, signals, &signal_ops, NULL);
     net_want(&signal_stream, true, false);
-    /* Bind first, probe after: a dead machine must not delay the port. The log is opened by who will open it anew. */
-    if (serve(first) != OLLA_OK || !settle_in(first) || open_log(first) != OLLA_OK) {
+    /* Who will open the log anew at a reload opens it now. */
+    bool later = first->server.user[0] != '\0';
+    bool good = later || start_log(first);
+    /* Bind first, probe after: a dead machine must not delay the port. */
+    good = good && serve(first) == OLLA_OK && settle_in(first);
+    if (!good || (later && !start_log(first))) {
         log_flush(net_now(), true);
         resolve_close();
         return false;
     }
-    log_switch(true);
     str_copy(user_at_start, sizeof(user_at_start), str_of(first->server.user));
     gate_apply(first);
     warn_if_open();
