@@ -156,6 +156,7 @@ struct exchange {
     /* attempts */
     endpoint_set tried;
     int attempts;
+    bool lost;                  /* an endpoint has failed it */
     int addr_first, addr_tries; /* addresses of e: the one tried first, and how many were tried */
     bool fresh;                 /* no idle connection any more: one was stale */
     bool u_readable;
