@@ -58,6 +58,7 @@ struct page_place {
     uint32_t phase, alias, family, index;
     uint32_t passed; /* elements */
     uint32_t serial, version;
+    uint32_t shown[(OLLA_MAX_LEDGER + 31) / 32]; /* bits: places of the ledger */
     bool listed;
 };
 
