@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "exchange.h"
+#include "ledger.h"
 #include "log.h"
 #include "messages.h"
 #include "queue.h"
@@ -96,6 +97,7 @@ static void reject(struct exchange *x, const struct route_choice *choice)
     err.message = text_z(&t);
     x->who = END_PROXY;
     x->phase = PHASE_REQUEST;
+    ledger_miss(str_of(x->scan.model));
     reply_error(x, &err);
 }
 
@@ -115,6 +117,7 @@ static void refuse_in_line(struct exchange *x, int status, const char *code, con
     err.message = text_z(&t);
     x->who = END_RESOURCE;
     x->phase = PHASE_REQUEST;
+    ledger_miss(str_of(x->scan.model));
     reply_error(x, &err);
     queue_leave(x);
 }
@@ -413,6 +416,7 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
     }
     endpoint_end(x->e, &x->use, limited ? OUTCOME_NONE : OUTCOME_BAD, &(struct tally_event){.served = false});
     x->e = NULL;
+    x->lost = true;
     x->backend_status = 0;
     x->status = x->committed ? 200 : 0;
     x->state = X_CONNECT;
