@@ -1,4 +1,4 @@
-"""Fixtures: `world` (one per test), `kept` (what a module shares) and `site` (a running proxy shared by a module)."""
+"""Fixtures: `world` (one per test), `kept` (what a module shares), `site` (a running proxy shared by a module) and `certs`."""
 
 import resource
 
@@ -6,6 +6,7 @@ import pytest
 
 from backend import LlamaBackend, OllamaBackend, OpenAIBackend
 from harness import BINARY, World, have_binary, report
+from tls import Certificates
 
 
 def pytest_configure(config):
@@ -31,6 +32,12 @@ def binary():
     if not have_binary():
         pytest.fail("no program at %s: build it first or set OLLA_BIN" % BINARY)
     return BINARY
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory):
+    """Certificates and their authorities, made with the openssl command."""
+    return Certificates(tmp_path_factory.mktemp("certs"))
 
 
 @pytest.fixture
