@@ -90,7 +90,8 @@ long tls_read(struct tls *t, void *p, size_t n);
 bool tls_pending(const struct tls *t);
 
 /*
- * count > 0, OLLA_AGAIN, OLLA_ERR. After OLLA_AGAIN the same bytes have to be offered again; more may follow them.
+ * count > 0, OLLA_AGAIN, OLLA_ERR (what has come can still be read). After OLLA_AGAIN the same bytes have to be
+ * offered again; more may follow them.
  * There must be at least one byte.
  */
 long tls_write(struct tls *t, const struct iovec *v, int count);

@@ -229,6 +229,8 @@ struct tls {
     bool over;   /* the handshake is */
     bool ended;  /* close_notify was sent */
     bool failed; /* of no use any more */
+    bool mute;   /* the peer takes nothing more, but what it has sent can be read */
+    bool reading;
     short wants_to_read, wants_to_write;
     size_t unsent; /* of a write that has to be offered again */
 };
@@ -557,7 +559,14 @@ void tls_peer_set(unsigned peer, const char *ca_file, const char *name, bool ins
 static int send_bytes(void *engine, const unsigned char *p, size_t n)
 {
     const struct tls *t = engine;
+    /* An alert: the library would take what is left of it for part of the next write, or the other way round. */
+    if (t->reading && t->unsent > 0) {
+        return BROKEN;
+    }
     long sent = plat_write(t->fd, p, n);
+    if (t->reading && sent != (long)n) {
+        return BROKEN;
+    }
     return sent > 0 ? (int)sent : sent == OLLA_AGAIN ? MBEDTLS_ERR_SSL_WANT_WRITE : BROKEN;
 }
 
@@ -789,7 +798,9 @@ long tls_read(struct tls *t, void *p, size_t n)
     mbedtls_ssl_context *ssl = &t->context->ssl;
 
     for (int round = 0; round < EMPTY_ROUNDS && !t->failed; round++) {
+        t->reading = true;
         int got = mbedtls_ssl_read(ssl, p, n);
+        t->reading = false;
         if (got > 0) {
             return got;
         }
@@ -816,7 +827,7 @@ long tls_write(struct tls *t, const struct iovec *v, int count)
     static unsigned char bytes[16384];
     size_t n = 0;
 
-    if (t->failed) {
+    if (t->failed || t->mute) {
         return OLLA_ERR;
     }
     for (int i = 0; i < count && n < sizeof(bytes); i++) {
@@ -834,7 +845,7 @@ long tls_write(struct tls *t, const struct iovec *v, int count)
     }
     t->unsent = 0;
     if (sent <= 0) {
-        t->failed = true;
+        t->mute = true;
         return fail("broke the TLS connection off");
     }
     return sent;
@@ -847,7 +858,7 @@ short tls_wants(const struct tls *t, bool writing)
 
 void tls_end(struct tls *t)
 {
-    if (t->over && !t->failed && !t->ended) {
+    if (t->over && !t->failed && !t->mute && !t->ended) {
         t->ended = true;
         (void)mbedtls_ssl_close_notify(&t->context->ssl);
     }

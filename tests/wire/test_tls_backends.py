@@ -535,6 +535,20 @@ def test_answer_before_the_upload_is_over(fleet, how):
     assert reply.status == 413 and reply.json()["error"]["message"] == "image too large"
 
 
+def test_answer_that_waits_when_writing_fails(fleet):
+    """The backend's answer came before it reset the connection, and the next write fails: the answer counts, as without TLS."""
+    def handler(conn, request):
+        fleet.proxy.signal(signal.SIGSTOP)
+        conn.reply({"error": {"message": "image too large"}}, 413, headers={"Connection": "close"})
+        conn.sock.raw.close()  # unread bytes of the request make this a reset
+        fleet.proxy.signal(signal.SIGCONT)
+    fleet.a.on("/v1/chat/completions", handler, read_body=False)
+    body = b'{"model":"m1","x":"' + b"a" * (4 << 20) + b'"}'
+    for _ in range(5):
+        client = fleet.client()
+        client.try_send(request_bytes("POST", PATH, json_headers(), body))
+        assert client.read_response("POST", 15).status == 413
+
 
 # ---- everything else over https
 
