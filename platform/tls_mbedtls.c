@@ -281,7 +281,7 @@ static int fail(const char *text)
 
 static int start_config(mbedtls_ssl_config *config, int side)
 {
-    static const char *protocols[] = {"http/1.1", NULL};
+    static const char *served_protocols[] = {"http/1.1", "http/1.0", NULL}, *wanted_protocols[] = {"http/1.1", NULL};
 
     mbedtls_ssl_config_init(config);
     if (mbedtls_ssl_config_defaults(config, side, MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT) != 0) {
@@ -291,7 +291,7 @@ static int start_config(mbedtls_ssl_config *config, int side)
     set_groups(config);
     mbedtls_ssl_conf_ciphersuites(config, suites);
 #if defined(MBEDTLS_SSL_ALPN)
-    mbedtls_ssl_conf_alpn_protocols(config, protocols);
+    mbedtls_ssl_conf_alpn_protocols(config, side == MBEDTLS_SSL_IS_SERVER ? served_protocols : wanted_protocols);
 #endif
     return OLLA_OK;
 }

@@ -88,6 +88,7 @@ def test_curl(https, tmp_path):
     curl = ["curl", "-sS", "--fail", "--cacert", https.ca]
     assert json.loads(run(*curl, https.url + "/v1/models"))["data"][0]["id"] == "m1"
     assert b"[DONE]" in run(*curl, "-N", "-d", json.dumps(STREAM), "-H", "Content-Type: application/json", https.url + PATH)
+    assert b"[DONE]" in run(*curl, "--http1.0", "-N", "-d", json.dumps(STREAM), "-H", "Content-Type: application/json", https.url + PATH)
     big = tmp_path / "big.json"
     big.write_bytes(b'{"model":"m1","x":"' + pattern(1 << 20, 2).hex().encode() + b'"}')
     assert json.loads(run(*curl, "--data-binary", "@%s" % big, "-H", "Expect: 100-continue", https.url + PATH))["served_by"] == "a"
