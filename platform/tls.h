@@ -71,7 +71,7 @@ int tls_check_trust(const char *ca_file);
 void tls_peer_set(unsigned peer, const char *ca_file, const char *name, bool insecure);
 void tls_peer_drop(unsigned peer);
 
-/* An engine for a connection that is up. NULL: none is free, or the peer cannot be verified (tls_why). */
+/* An engine for a connection that is being made. NULL: none is free, or the peer cannot be verified (tls_why). */
 struct tls *tls_connect(unsigned peer, int fd);
 bool tls_can_connect(void);
 

@@ -633,6 +633,40 @@ def test_tunnel(world, certs, both):
 
 # ---- more of them than engines
 
+def test_more_than_there_are_engines(world, certs):
+    """OLLA_MAX_TLS_UPSTREAMS connections at one time; who comes on top gets a 503 with Retry-After. The endpoint is not to
+    blame: it stays healthy, also when it is probed meanwhile."""
+    backend = secure(world, certs)
+    gate = Gate()
+
+    def handler(conn, request):
+        conn.start_chunked()
+        conn.chunk(openai_chunk("one"))
+        gate.wait(30)
+        conn.end_chunks()
+    backend.on("/v1/chat/completions", handler)
+    proxy = world.olla({"a": endpoint(backend, **{"tls.ca_file": certs.good.file, "check_interval": "1s", "check_timeout": "900ms"})},
+                       {"proxy.retry.max_attempts": 1})
+    limit = proxy.pool("tls_upstreams")["count"]
+    clients = [world.client(proxy) for _ in range(limit + 40)]
+    for client in clients:
+        client.start_post(PATH, {"model": "m1", "stream": True})
+    heads = [client.read_head("POST", 20) for client in clients]
+    codes = [head.status for head in heads]
+    assert set(codes) == {200, 503}, {code: codes.count(code) for code in codes}
+    assert codes.count(200) >= limit - 8
+    refused = heads[codes.index(503)]
+    assert refused.has("Retry-After") and b"no free connection" in refused.read_rest().body
+    probed = len(backend.probes)
+    proxy_state = [proxy.endpoint("a")["status"]]
+    time.sleep(2.5)
+    proxy_state.append(proxy.endpoint("a")["status"])
+    gate.open()
+    for head in heads:
+        assert head.read_rest(20).complete
+    assert proxy_state == ["healthy", "healthy"], (proxy.endpoint("a"), len(backend.probes) - probed)
+    assert proxy.post(PATH, {"model": "m1"}).status == 200
+
 
 def test_idle_connections_make_room(world, certs):
     """All engines are idle connections to one endpoint: another one is served."""
