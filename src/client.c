@@ -119,7 +119,8 @@ static int open_all(const struct place *places, int n, uint16_t *bad)
     for (int i = 0; i < n; i++) {
         struct listener *l = find_listener(&places[i].addr);
         if (l) {
-            l->tls = places[i].tls; /* it may have changed */
+            l->tls = places[i].tls; /* it may have changed, and with it what it waits for */
+            net_want(&l->s, may_accept(l), false);
         }
         opened += l || open_listener(&places[i]) == OLLA_OK;
         bool last = i == n - 1 || places[i + 1].port != places[i].port;

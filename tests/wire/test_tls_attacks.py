@@ -117,6 +117,26 @@ def test_flood_does_not_spin(world, certs):
     assert target.served()
 
 
+def test_reload_without_tls_in_a_flood(world, certs):
+    """All engines are taken and the port turns to plain HTTP: no engine is needed for that."""
+    backend = world.backend(OpenAIBackend, "a", ["m1"])
+    endpoints = {"a": rarely_probed(backend)}
+    proxy = world.olla(endpoints)
+    limit = proxy.pool("tls_clients")["count"]
+
+    def reload(settings):
+        before = len(proxy.find_logs("configuration reloaded"))
+        proxy.reload(endpoints, dict(settings, **{"server.read_header_timeout": "60s"}))
+        eventually(lambda: len(proxy.find_logs("configuration reloaded")) > before, "reloaded")
+    plain = world.client(proxy)
+    reload(certs.server().settings())
+    flood = [raw_connect(proxy.port) for _ in range(limit)]
+    world.clients += flood
+    eventually(lambda: {p["name"]: p["used"] for p in proxy.status(plain)["pools"]}["tls_clients"] == limit, "all engines are taken")
+    proxy.wait_log("all TLS connections are in use, new ones wait in the kernel")
+    reload({})
+    assert proxy.get("/internal/health").status == 200
+
 
 def test_slow_handshake_is_cut(world, certs):
     """It makes progress all the time, but read_header_timeout is for all of it."""
