@@ -233,6 +233,7 @@ struct tls {
     bool reading;
     short wants_to_read, wants_to_write;
     size_t unsent; /* of a write that has to be offered again */
+    size_t left;   /* bytes of records that are made and not yet sent */
 };
 
 POOL_STORAGE(TLS_IN, struct tls, pool_in)
@@ -558,15 +559,18 @@ void tls_peer_set(unsigned peer, const char *ca_file, const char *name, bool ins
 
 static int send_bytes(void *engine, const unsigned char *p, size_t n)
 {
-    const struct tls *t = engine;
-    /* An alert: the library would take what is left of it for part of the next write, or the other way round. */
-    if (t->reading && t->unsent > 0) {
-        return BROKEN;
+    struct tls *t = engine;
+    bool alert = t->reading && t->left == 0;
+    long sent = t->mute ? (long)n : plat_write(t->fd, p, n);
+
+    if (alert && sent != (long)n) {
+        return BROKEN; /* the library would take what is left of it for part of the next write */
     }
-    long sent = plat_write(t->fd, p, n);
-    if (t->reading && sent != (long)n) {
-        return BROKEN;
+    if (sent == OLLA_ERR && t->reading) {
+        t->mute = true; /* a reader that has to make room first must not fail for that */
+        sent = (long)n;
     }
+    t->left = n - (sent > 0 ? (size_t)sent : 0);
     return sent > 0 ? (int)sent : sent == OLLA_AGAIN ? MBEDTLS_ERR_SSL_WANT_WRITE : BROKEN;
 }
 
@@ -822,29 +826,44 @@ bool tls_pending(const struct tls *t)
     return !t->failed && mbedtls_ssl_check_pending(&t->context->ssl) != 0;
 }
 
+/* Seals at most n bytes and sends them. As tls_write. */
+static long write_record(struct tls *t, const unsigned char *bytes, size_t n)
+{
+    for (int round = 0; round < EMPTY_ROUNDS; round++) {
+        /* Reading had to send it first: for the library there is nothing to repeat any more. */
+        bool gone = t->unsent > 0 && t->left == 0;
+        int sent = gone ? (int)t->unsent : mbedtls_ssl_write(&t->context->ssl, bytes, n);
+        if (is_ticket(sent)) {
+            keep_session(t);
+        } else if (sent == MBEDTLS_ERR_SSL_WANT_WRITE || sent == MBEDTLS_ERR_SSL_WANT_READ) {
+            t->unsent = t->left > 0 ? n : 0;
+            t->wants_to_write = sent == MBEDTLS_ERR_SSL_WANT_READ ? POLLIN : POLLOUT;
+            return OLLA_AGAIN;
+        } else {
+            t->unsent = 0;
+            return sent > 0 ? sent : OLLA_ERR;
+        }
+    }
+    return OLLA_AGAIN;
+}
+
 long tls_write(struct tls *t, const struct iovec *v, int count)
 {
     static unsigned char bytes[16384];
-    size_t n = 0;
+    int max = mbedtls_ssl_get_max_out_record_payload(&t->context->ssl);
+    size_t n = 0, room = max > 0 && max < (int)sizeof(bytes) ? (size_t)max : sizeof(bytes);
 
     if (t->failed || t->mute) {
         return OLLA_ERR;
     }
-    for (int i = 0; i < count && n < sizeof(bytes); i++) {
-        size_t part = v[i].iov_len < sizeof(bytes) - n ? v[i].iov_len : sizeof(bytes) - n;
+    for (int i = 0; i < count && n < room; i++) {
+        size_t part = v[i].iov_len < room - n ? v[i].iov_len : room - n;
         memcpy(bytes + n, v[i].iov_base, part);
         n += part;
     }
     /* The record is made: the library only wants to hear the same length again. */
-    n = t->unsent > 0 ? t->unsent : n;
-    int sent = mbedtls_ssl_write(&t->context->ssl, bytes, n);
-    if (sent == MBEDTLS_ERR_SSL_WANT_WRITE || sent == MBEDTLS_ERR_SSL_WANT_READ || is_ticket(sent)) {
-        t->unsent = n;
-        t->wants_to_write = sent == MBEDTLS_ERR_SSL_WANT_READ ? POLLIN : POLLOUT;
-        return OLLA_AGAIN;
-    }
-    t->unsent = 0;
-    if (sent <= 0) {
+    long sent = write_record(t, bytes, t->unsent > 0 ? t->unsent : n);
+    if (sent == OLLA_ERR) {
         t->mute = true;
         return fail("broke the TLS connection off");
     }

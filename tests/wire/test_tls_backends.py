@@ -5,7 +5,6 @@ import json
 import signal
 import socket
 import ssl
-import subprocess
 import threading
 import time
 
@@ -15,7 +14,7 @@ from backend import Backend, Gate, LlamaBackend, OllamaBackend, OpenAIBackend, e
 from client import Closed, dump, json_headers, request_bytes
 from harness import World, endpoint, ini, new_id, rarely_probed, report, run_cli
 from messages import events as message_events
-from tls import FUTURE, PAST, TlsClient, free_port, library, over_tls, tls_backend
+from tls import FUTURE, PAST, drip, library, over_tls, tls_backend
 
 PATH = "/olla/proxy/v1/chat/completions"
 LIBRARY = library()
@@ -32,6 +31,12 @@ def trusted(certs, backend, **keys):
     return rarely_probed(backend, **dict({"tls.ca_file": certs.good.file}, **keys))
 
 
+def with_little_room(backend):
+    """Its connections take few bytes unread: writes of olla are refused soon."""
+    backend.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+    return backend
+
+
 def limited(context, version):
     context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, version)
     return context
@@ -42,7 +47,7 @@ class Fleet:
 
     def __init__(self, certs):
         self.world, self.certs = World(), certs
-        self.a = secure(self.world, certs)
+        self.a = with_little_room(secure(self.world, certs))
         self.proxy = self.world.olla({"a": trusted(certs, self.a)}, {"proxy.breaker.open_time": "1ms", "proxy.breaker.max_open_time": "1ms",
                                                                      "proxy.retry.max_attempts": 1})
 
@@ -492,7 +497,6 @@ def test_upload_to_a_slow_backend(fleet, size):
     seen, lock = {}, threading.Lock()
 
     def handler(conn, request):
-        conn.sock.raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         time.sleep(0.2)  # until then nothing can be written any more
         request.read_body()
         with lock:
@@ -629,6 +633,30 @@ def test_tunnel(world, certs, both):
     backend.calls[-1].conn.fin()
     assert client.read_eof() == b""
     assert not both or client.sock.ended == "notify"
+
+
+@pytest.mark.skipif(not WITH_13, reason="this library has no TLS 1.3")
+def test_tickets_while_writing_waits(world, certs):
+    """TLS 1.3: the tickets come when what olla sends has filled every buffer on its way. The library has to finish the record
+    it was writing in order to read them, and no byte may be lost or sent twice for that. (They come byte by byte, because
+    each of them makes olla try to write, until really nothing more can be written.)"""
+    backend = with_little_room(secure(world, certs, context=limited(certs.server_context(), "TLSv1_3")))
+    text = pattern(6 << 20, 2).hex()
+
+    def handler(conn, request):
+        time.sleep(0.7)  # until then nothing can be written any more
+        tickets = conn.sock.tickets
+        assert len(tickets) > 100
+        drip(conn.sock.raw, 0.003)(tickets)
+        request.read_body()
+        assert request.json()["messages"][0]["content"] == text
+        OpenAIBackend.chat(backend, conn, request)
+    backend.on("/v1/chat/completions", handler, read_body=False)
+    proxy = world.olla({"a": trusted(certs, backend)}, {"proxy.engine": "sherpa"})
+    backend.keeps_tickets = True
+    for _ in range(2):
+        reply = proxy.post("/olla/anthropic/v1/messages", {"model": "m1", "max_tokens": 9, "messages": [{"role": "user", "content": text}]})
+        assert reply.status == 200, reply.body
 
 
 # ---- more of them than engines

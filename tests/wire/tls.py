@@ -154,6 +154,7 @@ class TlsSocket:
         self.lock, self.write_lock = threading.Lock(), threading.Lock()
         self.ended = None
         self.notifies = True  # at its end
+        self.keeps_tickets, self.tickets = False, b""  # of a TLS 1.3 server: what it says last in the handshake
 
     # ---- the handshake
 
@@ -163,6 +164,8 @@ class TlsSocket:
             try:
                 with self.lock:
                     self.engine.do_handshake()
+                if self.keeps_tickets:
+                    self.tickets = self.outgoing.read()
                 self.flush(send)
                 return self
             except ssl.SSLWantReadError:
@@ -292,6 +295,7 @@ def tls_backend(kind):
             self.context, self.named = context, named
             self.shaken, self.refused = [], []  # was it resumed?; why not
             self.before = None  # before(raw socket): instead of the handshake, if it returns True
+            self.keeps_tickets = False
             super().__init__(*args, **keys)
 
         @property
@@ -303,6 +307,7 @@ def tls_backend(kind):
                 conn.sock.close()
                 return
             secure = TlsSocket(conn.sock, self.context, server=True)
+            secure.keeps_tickets = self.keeps_tickets
             try:
                 secure.shake()
             except OSError as error:
