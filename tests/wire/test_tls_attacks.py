@@ -6,15 +6,13 @@ import pathlib
 import re
 import signal
 import socket
-import ssl
 import threading
 import time
 
 import pytest
 
 import harness
-from backend import Gate, OpenAIBackend, eventually, openai_chunk, pattern
-from client import dump, json_headers, request_bytes
+from backend import OpenAIBackend, eventually, openai_chunk, pattern
 from harness import rarely_probed
 from tls import TlsClient, free_port, hello, library, openssl_process, raw_connect, tls_backend
 
@@ -101,6 +99,26 @@ def test_flood_of_half_open_handshakes(world, certs):
         sock.close()
     eventually(lambda: target.proxy.pool("tls_clients")["used"] <= 1, "all engines are free again")
     assert target.served()
+
+
+def test_all_engines_at_work(world, certs):
+    """As many TLS clients as there may be: one more waits until one of them leaves."""
+    target = Target(world, certs, **{"server.read_header_timeout": "20s"})
+    context = certs.context()
+    clients = []
+    for _ in range(target.limit):
+        clients.append(TlsClient(target.port, context))
+        world.clients.append(clients[-1])
+        assert clients[-1].request("GET", "/internal/health").status == 200
+    served = []
+    thread = threading.Thread(target=lambda: served.append(target.served(20)), daemon=True)
+    thread.start()
+    for client in clients[1:]:
+        assert client.request("GET", "/internal/health").status == 200
+    assert not served and target.proxy.get("/internal/health").status == 200
+    clients[0].close()
+    thread.join(20)
+    assert served == [True]
 
 
 def test_flood_does_not_spin(world, certs):
@@ -200,7 +218,7 @@ def heap_kb(pid):
 
 def leave(target):
     """Whole handshakes, a request, and gone."""
-    for _ in range(150):
+    for _ in range(80):
         with TlsClient(target.port, target.context) as client:
             client.request("GET", "/internal/health")
 

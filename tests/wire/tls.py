@@ -10,9 +10,9 @@ import subprocess
 import threading
 import time
 
-from backend import Conn, bind_port
+from backend import Conn, OpenAIBackend, bind_port
 from client import WAIT, Client
-from harness import run_cli
+from harness import rarely_probed, run_cli
 
 CA_CONFIG = """
 [ca]
@@ -40,6 +40,7 @@ subjectKeyIdentifier = hash
 [leaf]
 basicConstraints = CA:FALSE
 subjectAltName = {san}
+{more}
 """
 ALL_NAMES = "DNS:localhost, DNS:olla.test, IP:127.0.0.1, IP:::1"
 NOW = ("20200101000000Z", "20991231235959Z")
@@ -87,31 +88,59 @@ class Pair:
 class Authority:
     """Signs certificates. Each is made once for each set of arguments."""
 
-    def __init__(self, folder, common):
+    def __init__(self, folder, common, above=None):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir()
         (self.folder / "index.txt").touch()
         (self.folder / "serial").write_text("01\n")
         self.made, self.lock = {}, threading.Lock()
-        root = self._make("root", common, "", NOW, "ec", "root", own=True)
+        self.file = ""
+        if above:
+            root = above.sign(self._ask("root", common, "", "ec", ""), self.folder / "root.pem", NOW, "root")
+        else:
+            root = self._make("root", common, "", NOW, "ec", "root", own=True)
         self.file = root.cert
 
-    def _make(self, name, common, san, dates, kind, section, own=False):
-        config, key, request, cert = (self.folder / (name + end) for end in (".conf", ".key", ".csr", ".pem"))
-        config.write_text(CA_CONFIG.format(folder=self.folder, common=common, san=san or "DNS:none.test"))
-        algorithm = ["rsa:2048"] if kind == "rsa" else ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-        openssl("req", "-config", config, "-new", "-nodes", "-newkey", *algorithm, "-keyout", key, "-out", request)
-        signer = ["-selfsign", "-keyfile", key] if own else ["-cert", self.file, "-keyfile", self.folder / "root.key"]
-        openssl("ca", "-config", config, "-batch", "-notext", "-extensions", section, "-startdate", dates[0], "-enddate", dates[1], "-in",
-                request, "-out", cert, *signer)
+    def _ask(self, name, common, san, kind, more):
+        """A key and what asks to have it signed: the path of its files without their ends."""
+        path = self.folder / name
+        path.with_suffix(".conf").write_text(CA_CONFIG.format(folder=self.folder, common=common, san=san or "DNS:none.test", more=more))
+        algorithm = ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"] if kind == "ec" else ["rsa:" + kind[3:]]
+        openssl("req", "-config", path.with_suffix(".conf"), "-new", "-nodes", "-newkey", *algorithm, "-keyout", path.with_suffix(".key"),
+                "-out", path.with_suffix(".csr"))
+        return path
+
+    def sign(self, path, cert, dates, section, own=False, signer=None):
+        """signer: a pair that does it although it is not its business."""
+        key = path.with_suffix(".key")
+        by = ["-selfsign", "-keyfile", key] if own else ["-cert", signer.cert if signer else self.file, "-keyfile",
+                                                         signer.key if signer else self.folder / "root.key"]
+        openssl("ca", "-config", self._config(path), "-batch", "-notext", "-extensions", section, "-startdate", dates[0], "-enddate", dates[1],
+                "-in", path.with_suffix(".csr"), "-out", cert, *by)
         return Pair(cert, key)
 
-    def leaf(self, common="server", san=ALL_NAMES, dates=NOW, kind="ec", own=False):
-        what = common, san, dates, kind, own
+    def _config(self, path):
+        """The sections of the request, with the files of this authority."""
+        config = path.with_suffix(".sign")
+        config.write_text(path.with_suffix(".conf").read_text().replace(str(path.parent), str(self.folder)))
+        return config
+
+    def _make(self, name, common, san, dates, kind, section, own=False, more="", signer=None):
+        path = self._ask(name, common, san, kind, more)
+        return self.sign(path, path.with_suffix(".pem"), dates, section, own, signer)
+
+    def leaf(self, common="server", san=ALL_NAMES, dates=NOW, kind="ec", own=False, more="", signer=None):
+        what = common, san, dates, kind, own, more, signer
         with self.lock:
             if what not in self.made:
-                self.made[what] = self._make("leaf%d" % len(self.made), common, san, dates, kind, "leaf", own)
+                self.made[what] = self._make("leaf%d" % len(self.made), common, san, dates, kind, "leaf", own, more, signer)
             return self.made[what]
+
+    def chain(self, *certs):
+        """The pair of the first one, with the certificates of the others behind its own."""
+        path = self.folder / ("chain%d.pem" % len(list(self.folder.glob("chain*"))))
+        path.write_text("".join(open(getattr(cert, "cert", cert)).read() for cert in certs))
+        return Pair(path, certs[0].key)
 
 
 class Certificates:
@@ -120,12 +149,18 @@ class Certificates:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
         self.good = Authority(self.folder / "good", "Good Test CA")
-        self._bad = None
+        self._bad = self._between = None
 
     @property
     def bad(self):
         self._bad = self._bad or Authority(self.folder / "bad", "Other Test CA")
         return self._bad
+
+    @property
+    def between(self):
+        """An authority that the good one has signed."""
+        self._between = self._between or Authority(self.folder / "between", "Between Test CA", self.good)
+        return self._between
 
     def server(self):
         return self.good.leaf()
@@ -138,6 +173,7 @@ class Certificates:
 
     def server_context(self, pair=None):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")  # what is weak is olla's to refuse
         pair = pair or self.server()
         context.load_cert_chain(pair.cert, pair.key)
         return context
@@ -300,7 +336,8 @@ def tls_backend(kind):
 
         @property
         def url(self):
-            return "https://%s:%d" % (self.named or self.host, self.port)
+            host = "[%s]" % self.host if ":" in self.host else self.host
+            return "https://%s:%d" % (self.named or host, self.port)
 
         def _serve(self, conn: Conn):
             if self.before and self.before(conn.sock):
@@ -365,3 +402,25 @@ def drip(sock, pause=0.001):
             sock.sendall(data[at:at + 1])
             time.sleep(pause)
     return send
+
+
+Secure = tls_backend(OpenAIBackend)
+
+
+def secure(world, certs, name="a", models=("m1",), pair=None, kind=Secure, context=None, **keys):
+    return world.backend(kind, name, list(models), context=context or certs.server_context(pair), **keys)
+
+
+def trusted(certs, backend, **keys):
+    return rarely_probed(backend, **dict({"tls.ca_file": certs.good.file}, **keys))
+
+
+def with_little_room(backend):
+    """Its connections take few bytes unread: writes of olla are refused soon."""
+    backend.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+    return backend
+
+
+def limited(context, version):
+    context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, version)
+    return context
