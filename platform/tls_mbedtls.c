@@ -155,6 +155,11 @@ static bool is_ticket(int result)
 #else
 #define BAD_VERSION MBEDTLS_ERR_SSL_BAD_HS_PROTOCOL_VERSION
 #endif
+#if defined(MBEDTLS_ERR_SSL_BAD_CERTIFICATE)
+#define BAD_CERTIFICATE MBEDTLS_ERR_SSL_BAD_CERTIFICATE
+#else
+#define BAD_CERTIFICATE MBEDTLS_ERR_SSL_BAD_HS_CERTIFICATE
+#endif
 #if defined(MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE)
 #define NO_CIPHER MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE
 #else
@@ -723,6 +728,8 @@ static const char *why_not_verified(uint32_t flags)
         {MBEDTLS_X509_BADCERT_EXPIRED, "has a certificate that has expired, or this machine's clock is wrong"},
         {MBEDTLS_X509_BADCERT_FUTURE, "has a certificate that is not valid yet, or this machine's clock is wrong"},
         {MBEDTLS_X509_BADCERT_CN_MISMATCH, "has a certificate for another name (tls.server_name)"},
+        {MBEDTLS_X509_BADCERT_KEY_USAGE | MBEDTLS_X509_BADCERT_EXT_KEY_USAGE,
+         "has a certificate that is not for servers"},
         {MBEDTLS_X509_BADCERT_NOT_TRUSTED, "has a certificate that no trusted authority has signed (tls.ca_file)"},
     };
     for (size_t i = 0; i < OLLA_COUNT(rows); i++) {
@@ -748,7 +755,7 @@ static const char *why_failed(const struct tls *t, int code)
         {BROKEN, "closed the connection during the TLS handshake"},
         {MBEDTLS_ERR_SSL_ALLOC_FAILED, "needs more memory for TLS than there is"},
     };
-    if (code == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED) {
+    if (code == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED || code == BAD_CERTIFICATE) {
         return why_not_verified(mbedtls_ssl_get_verify_result(&t->context->ssl));
     }
     for (size_t i = 0; i < OLLA_COUNT(rows); i++) {
