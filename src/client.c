@@ -233,7 +233,10 @@ int client_listen(const struct conf *c)
     close_unwanted(places, n, true, old);
     for (size_t i = 0; i < LISTENERS; i++) {
         const struct place *p = net_is_open(&listeners[i].s) ? find_place(places, n, &listeners[i].addr) : NULL;
-        listeners[i].tls = p && p->tls; /* it may have changed */
+        if (p) { /* it may have changed, and with it what it waits for */
+            listeners[i].tls = p->tls;
+            net_want(&listeners[i].s, may_accept(&listeners[i]), false);
+        }
     }
     return OLLA_OK;
 }
