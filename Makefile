@@ -5,6 +5,7 @@
 #   make test            installs what the tests lack, runs all of them
 #   make install         DESTDIR and PREFIX are honoured; an existing configuration is never overwritten
 #   make size | lint | bench | fuzz | test-real | clean
+#   make reference       writes olla.ini and docs/olla.ini.5 anew from the table of settings
 #
 # You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR
 #                      FUZZ_SECONDS (for each target of make fuzz)
@@ -17,6 +18,7 @@ CFLAGS ?= -O2 -g
 PREFIX ?= /usr/local
 SBINDIR ?= $(PREFIX)/sbin
 SYSCONFDIR ?= /etc
+MANDIR ?= $(PREFIX)/share/man
 INSTALL ?= install
 PYTHON ?= /usr/bin/python3
 TLS ?= mbedtls
@@ -58,16 +60,25 @@ $(BUILD)/obj/%.o: %.c $(STAMP)
 	$(CC) $(OLLA_CFLAGS) $(FRAME) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 install: $(BUILD)/olla
-	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(SYSCONFDIR)
+	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
 	$(INSTALL) -m 0755 $(BUILD)/olla $(DESTDIR)$(SBINDIR)/olla
+	$(INSTALL) -m 0644 docs/olla.ini.5 $(DESTDIR)$(MANDIR)/man5/olla.ini.5
+	$(INSTALL) -m 0644 docs/olla.8 $(DESTDIR)$(MANDIR)/man8/olla.8
 	[ -e $(DESTDIR)$(SYSCONFDIR)/olla.ini ] || $(INSTALL) -m 0640 olla.ini $(DESTDIR)$(SYSCONFDIR)/olla.ini
+
+# What is committed, so that nobody needs to run the program to install it.
+reference: $(BUILD)/olla
+	$(BUILD)/olla --print-settings > $(BUILD)/reference
+	cp $(BUILD)/reference olla.ini
+	awk -f docs/settings.awk -v page=docs/olla.ini.5 < $(BUILD)/reference > $(BUILD)/olla.ini.5
+	cp $(BUILD)/olla.ini.5 docs/olla.ini.5
 
 size: $(BUILD)/olla
 	size $(BUILD)/olla
 	@cp $(BUILD)/olla $(BUILD)/olla.stripped && strip $(BUILD)/olla.stripped && wc -c < $(BUILD)/olla.stripped | sed 's/$$/ bytes stripped/'
 
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/test $(BUILD)/lint-* $(BUILD)/olla $(BUILD)/olla.stripped $(STAMP)
+	rm -rf $(BUILD)/obj $(BUILD)/test $(BUILD)/lint-* $(BUILD)/olla $(BUILD)/olla.stripped $(BUILD)/reference $(BUILD)/olla.ini.5 $(STAMP)
 
 # ---- tests: everything below runs a build with sanitizers and leak checks ------------------
 
@@ -157,6 +168,6 @@ lint: deps-build deps-lint layers
 	tests/lint.sh
 	shellcheck tests/*.sh tests/real/*.sh .ci/run
 
-.PHONY: all install size clean unit wire test run test-real bench fuzz fuzz-run layers lint
+.PHONY: all install reference size clean unit wire test run test-real bench fuzz fuzz-run layers lint
 .SECONDARY:
 -include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d)

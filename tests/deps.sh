@@ -71,6 +71,7 @@ need_lint() {
     need clang-format command clang-format
     need cppcheck command cppcheck
     need shellcheck command shellcheck
+    need mandoc command mandoc
 }
 
 need_fuzz() {

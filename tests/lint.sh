@@ -22,4 +22,12 @@ cppcheck --quiet --error-exitcode=1 --std=c99 --enable=warning,portability,perfo
 
 echo "== format"
 clang-format --dry-run -Werror olla.c olla.h src/*.[ch] platform/*.[ch] tests/unit/*.[ch] tests/fuzz/*.c tests/bench/*.c
+
+# The two name each other, which mandoc believes only when they are installed.
+echo "== manual"
+said=$(mandoc -T lint docs/olla.8 docs/olla.ini.5 | grep -v 'referenced manual not found: Xr olla') || true
+if [ -n "$said" ]; then
+    echo "$said" >&2
+    exit 1
+fi
 echo "lint: fine"
