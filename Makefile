@@ -4,16 +4,28 @@
 #   make run             installs what the build lacks, builds, starts olla in front of local servers
 #   make test            installs what the tests lack, runs all of them
 #   make install         DESTDIR and PREFIX are honoured; an existing configuration is never overwritten
-#   make size | lint | bench | fuzz | test-real | clean
+#   make size | lint | bench | fuzz | test-real | packages | clean
 #   make reference       writes olla.ini and docs/olla.ini.5 anew from the table of settings
 #
 # You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR
+#                      CROSS=arm-linux-gnueabihf (its compiler and tools; goes to build/arm-linux-gnueabihf)
 #                      FUZZ_SECONDS (for each target of make fuzz)
 # and options with -D:  make CPPFLAGS=-DOLLA_MAX_CLIENTS=64     (limits: see olla.h)
 #   RESOLVER=sync       names are resolved at start and reload only; no fork
 #   TLS=none            without TLS: no https backends, no https listener, no mbedTLS (default: TLS=mbedtls)
 
+# With or without a "-" at its end: OpenWrt gives it with one, and CC, too.
+CROSS ?=
+TOOLS := $(patsubst %-,%,$(CROSS))
+ifneq ($(TOOLS),)
+ifeq ($(origin CC),default)
+CC := $(TOOLS)-gcc
+endif
+BUILD ?= build/$(notdir $(TOOLS))
+endif
 CC ?= cc
+STRIP ?= $(TOOLS:%=%-)strip
+SIZE ?= $(TOOLS:%=%-)size
 CFLAGS ?= -O2 -g
 PREFIX ?= /usr/local
 SBINDIR ?= $(PREFIX)/sbin
@@ -31,7 +43,10 @@ endif
 # Ours, kept apart from CFLAGS so that a CFLAGS on the command line cannot lose them.
 OLLA_CFLAGS := -std=c99 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wvla
 FRAME := -Wframe-larger-than=2048
-PLATFORM_NAME := $(shell uname -s 2>/dev/null | tr 'A-Z' 'a-z')/$(shell uname -m 2>/dev/null)
+# The machine that it is built for, which need not be this one.
+MACHINE := $(shell $(CC) -dumpmachine 2>/dev/null)
+SYSTEM := $(if $(findstring linux,$(MACHINE)),linux,$(shell uname -s 2>/dev/null | tr 'A-Z' 'a-z'))
+PLATFORM_NAME := $(SYSTEM)/$(or $(firstword $(subst -, ,$(MACHINE))),$(shell uname -m 2>/dev/null))
 OLLA_CPPFLAGS := -DOLLA_PLATFORM='"$(PLATFORM_NAME)"'
 ifeq ($(RESOLVER),sync)
 OLLA_CPPFLAGS += -DOLLA_RESOLVER_SYNC=1
@@ -74,8 +89,8 @@ reference: $(BUILD)/olla
 	cp $(BUILD)/olla.ini.5 docs/olla.ini.5
 
 size: $(BUILD)/olla
-	size $(BUILD)/olla
-	@cp $(BUILD)/olla $(BUILD)/olla.stripped && strip $(BUILD)/olla.stripped && wc -c < $(BUILD)/olla.stripped | sed 's/$$/ bytes stripped/'
+	$(SIZE) $(BUILD)/olla
+	@cp $(BUILD)/olla $(BUILD)/olla.stripped && $(STRIP) $(BUILD)/olla.stripped && wc -c < $(BUILD)/olla.stripped | sed 's/$$/ bytes stripped/'
 
 clean:
 	rm -rf $(BUILD)/obj $(BUILD)/test $(BUILD)/lint-* $(BUILD)/olla $(BUILD)/olla.stripped $(BUILD)/reference $(BUILD)/olla.ini.5 $(STAMP)
@@ -158,6 +173,10 @@ fuzz: deps-build deps-fuzz
 layers:
 	@tests/check-layers.sh
 
+packages: deps-build deps-packages
+	$(MAKE) --no-print-directory all
+	@tests/packages.sh $(BUILD)/olla
+
 # Warnings are errors with both compilers, in both TLS-less builds; then the tools.
 lint: deps-build deps-lint layers
 	$(MAKE) --no-print-directory BUILD=$(BUILD)/lint-gcc CC=gcc CFLAGS="-O2 -Werror" all
@@ -168,6 +187,6 @@ lint: deps-build deps-lint layers
 	tests/lint.sh
 	shellcheck tests/*.sh tests/real/*.sh .ci/run
 
-.PHONY: all install reference size clean unit wire test run test-real bench fuzz fuzz-run layers lint
+.PHONY: all install reference size clean unit wire test run test-real bench fuzz fuzz-run layers packages lint
 .SECONDARY:
 -include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d)

@@ -1,14 +1,14 @@
 #!/bin/sh
 # Installs what a target of the Makefile needs and this machine lacks.
 #
-#   tests/deps.sh build|test|real|bench|fuzz|lint ...
+#   tests/deps.sh build|test|real|bench|fuzz|lint|packages ...
 #
 # Looks for the command, header or module itself, so a machine that has everything is left alone at once, without the
 # network, whatever its distribution. What is missing comes from the system's packages on Debian and its relatives, as
 # root or through sudo; elsewhere the package names are printed and the exit status is 1.
 set -eu
 
-usage="usage: tests/deps.sh build|test|real|bench|fuzz|lint ..."
+usage="usage: tests/deps.sh build|test|real|bench|fuzz|lint|packages ..."
 attempts=3
 missing=""
 services=""
@@ -72,6 +72,10 @@ need_lint() {
     need cppcheck command cppcheck
     need shellcheck command shellcheck
     need mandoc command mandoc
+}
+
+need_packages() {
+    need shellcheck command shellcheck
 }
 
 need_fuzz() {
@@ -157,7 +161,7 @@ stop_services() {
 [ $# -gt 0 ] || { echo "$usage" >&2; exit 2; }
 for target in "$@"; do
     case $target in
-    build | test | real | bench | fuzz | lint) ;;
+    build | test | real | bench | fuzz | lint | packages) ;;
     *) echo "$usage" >&2; exit 2 ;;
     esac
 done
