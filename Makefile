@@ -123,8 +123,13 @@ clean:
 # ---- tests: everything below runs a build with sanitizers and leak checks ------------------
 
 T := $(BUILD)/test
+ifeq ($(TOOLS),)
 TEST_CFLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-TEST_CPPFLAGS := -DOLLA_TEST=1
+else
+# An emulator cannot run the sanitizers' libraries; what is undefined ends the program at once.
+TEST_CFLAGS := -O1 -g -fsanitize=undefined -fsanitize-undefined-trap-on-error
+endif
+TEST_CPPFLAGS := -DOLLA_TEST=1 -DTEST_DIR='"$(T)"'
 TEST_OBJ := $(SRC:%.c=$(T)/obj/%.o)
 UNITS := $(patsubst tests/unit/%.c,$(T)/unit/%,$(sort $(wildcard tests/unit/test_*.c))) $(T)/unit/test_resolve_sync
 
@@ -149,8 +154,11 @@ $(T)/unit/test_resolve_sync: tests/unit/test_resolve.c platform/resolve.c $(TEST
 deps-%:
 	@$(if $(TOOLS),:,tests/deps.sh $*)
 
+# RUN goes in front of each, for programs of another machine.
+RUN ?=
+test-programs: $(UNITS) $(T)/olla
 unit: $(UNITS)
-	@set -e; for t in $(UNITS); do echo "== $$t"; $$t; done
+	@set -e; for t in $(UNITS); do echo "== $$t"; $(RUN) $$t; done
 
 wire: $(T)/olla $(BUILD)/olla
 	OLLA_BIN=$(abspath $(T)/olla) $(PYTHON) -m pytest -q tests/wire
@@ -214,6 +222,6 @@ lint: deps-build deps-lint layers
 	shellcheck -x tests/*.sh tests/real/*.sh package/debian/build.sh .ci/run
 	shellcheck -s sh package/debian/postinst package/debian/prerm package/debian/postrm
 
-.PHONY: all install install-strip deb test-deb reference size clean unit wire test run test-real bench fuzz fuzz-run layers packages lint
+.PHONY: all test-programs install install-strip deb test-deb reference size clean unit wire test run test-real bench fuzz fuzz-run layers packages lint
 .SECONDARY:
 -include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d)

@@ -39,9 +39,12 @@ retry() {
 
 # inside NAME SCRIPT [ARGUMENTS]: sh runs it there, in a mount namespace that ends with it
 inside() {
+    where=$chroots/$1
+    script=$2
+    shift 2
     # shellcheck disable=SC2016  # for the inner shell
     unshare --mount --fork sh -c 'mount --make-rprivate / && mount -t proc proc "$0/proc" && exec chroot "$0" /bin/sh -c "$@"' \
-        "$chroots/$1" "$2" inside "$@"
+        "$where" "$script" inside "$@"
 }
 
 make_base() {
