@@ -35,6 +35,11 @@ prepare() {
         apt-get -q -y install --no-install-recommends make dpkg-dev gcc libc6-dev gcc-$triplet libc6-dev:$1 libjsmn-dev \
             libmbedtls-dev:$1 libinih-dev:$1 libcmocka-dev:$1 qemu-user-static python3 python3-pytest openssl procps"
     root=$chroots/cross-$1
+    if [ "$1" = mipsel ]; then
+        # That of Debian 12 gives programs for MIPS the error numbers of another machine (SO_ERROR).
+        have qemu trixie "apt-get -q update && apt-get -q -y install --no-install-recommends qemu-user"
+        cp "$chroots/qemu/usr/bin/qemu-mipsel" "$root/usr/local/bin/$emulator"
+    fi
     mkdir -p "$root/olla"
     find "$root/olla" -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
     tar -C "$top" --exclude=./build --exclude=./.git --exclude=__pycache__ -cf - . | tar -C "$root/olla" -xf -
