@@ -3,14 +3,15 @@
 #   make                 build/olla
 #   make run             installs what the build lacks, builds, starts olla in front of local servers
 #   make test            installs what the tests lack, runs all of them
-#   make install         DESTDIR and PREFIX are honoured; an existing configuration is never overwritten
+#   make install         DESTDIR and PREFIX are honoured; an existing configuration is never overwritten;
+#                        SYSTEMD_UNITS=/lib/systemd/system installs the service, too
 #   make deb             build/olla_VERSION_ARCH.deb, for Debian 12 and later
 #   make size | lint | bench | fuzz | test-real | packages | test-deb | clean
 #   make reference       writes olla.ini and docs/olla.ini.5 anew from the table of settings
 #
 # You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR SYSTEMD_UNITS
 #                      CROSS=arm-linux-gnueabihf (its compiler and tools; goes to build/arm-linux-gnueabihf)
-#                      FUZZ_SECONDS (for each target of make fuzz)
+#                      FUZZ_SECONDS (for each target of make fuzz), FUZZ_JOBS (targets at a time)
 # and options with -D:  make CPPFLAGS=-DOLLA_MAX_CLIENTS=64     (limits: see olla.h)
 #   RESOLVER=sync       names are resolved at start and reload only; no fork
 #   TLS=none            without TLS: no https backends, no https listener, no mbedTLS (default: TLS=mbedtls)
@@ -118,7 +119,8 @@ size: $(BUILD)/olla
 	@cp $(BUILD)/olla $(BUILD)/olla.stripped && $(STRIP) $(BUILD)/olla.stripped && wc -c < $(BUILD)/olla.stripped | sed 's/$$/ bytes stripped/'
 
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/test $(BUILD)/lint-* $(BUILD)/deb* $(BUILD)/for-deb $(BUILD)/olla_*.deb $(BUILD)/olla $(BUILD)/olla.stripped $(BUILD)/reference $(BUILD)/olla.ini.5 $(STAMP)
+	rm -rf $(BUILD)/obj $(BUILD)/test $(SMALL) $(FUZZ)/obj $(BUILD)/lint-* $(BUILD)/deb* $(BUILD)/for-deb $(BUILD)/olla_*.deb
+	rm -f $(addprefix $(BUILD)/,olla olla.stripped olla.service reference olla.ini.5) $(STAMP)
 
 # ---- tests: everything below runs a build with sanitizers and leak checks ------------------
 
@@ -133,6 +135,9 @@ TEST_CPPFLAGS := -DOLLA_TEST=1 -DTEST_DIR='"$(T)"'
 TEST_OBJ := $(SRC:%.c=$(T)/obj/%.o)
 UNITS := $(patsubst tests/unit/%.c,$(T)/unit/%,$(sort $(wildcard tests/unit/test_*.c))) $(T)/unit/test_resolve_sync
 
+# The program without main, and with a platform in memory in the place of the system's sockets, clock and files.
+FAKED_SRC := $(filter-out olla.c platform/posix.c platform/socket.c platform/resolve.c,$(SRC)) $(wildcard tests/fake/*.c)
+
 $(T)/obj/%.o: %.c $(STAMP)
 	@mkdir -p $(@D)
 	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(TEST_CFLAGS) -MMD -MP -c -o $@ $<
@@ -143,6 +148,12 @@ $(T)/olla: $(TEST_OBJ)
 $(T)/unit/%: tests/unit/%.c $(TEST_OBJ)
 	@mkdir -p $(@D)
 	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(TEST_CFLAGS) -MMD -MP -o $@ $< $(filter-out $(T)/obj/olla.o,$(TEST_OBJ)) $(LDLIBS) -lcmocka
+
+# Whole sessions.
+FAKED_UNITS := $(T)/unit/test_exchange $(T)/unit/test_torture
+$(FAKED_UNITS): $(T)/unit/%: tests/unit/%.c $(FAKED_SRC:%.c=$(T)/obj/%.o)
+	@mkdir -p $(@D)
+	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(TEST_CFLAGS) -MMD -MP -o $@ $^ $(LDLIBS) -lcmocka
 
 # The resolver without its child, with the same tests.
 $(T)/unit/test_resolve_sync: tests/unit/test_resolve.c platform/resolve.c $(TEST_OBJ)
@@ -160,7 +171,14 @@ test-programs: $(UNITS) $(T)/olla
 unit: $(UNITS)
 	@set -e; for t in $(UNITS); do echo "== $$t"; $(RUN) $$t; done
 
-wire: $(T)/olla $(BUILD)/olla
+# Every limit so low that a handful of connections reaches it (tests/wire/test_exhaustion.py).
+SMALL := $(BUILD)/small
+small:
+	@$(MAKE) --no-print-directory BUILD=$(SMALL) CPPFLAGS="-DOLLA_MAX_CLIENTS=48 -DOLLA_MAX_UPSTREAMS=36 -DOLLA_MAX_BUFS=24 \
+	    -DOLLA_MAX_BODY_BLOCKS=2 -DOLLA_MAX_MESSAGES=4 -DOLLA_MAX_PROBES=2 -DOLLA_MAX_MODELS=8 -DOLLA_MAX_SESSIONS=4 \
+	    -DOLLA_MAX_RATE_CLIENTS=4" $(SMALL)/test/olla
+
+wire: $(T)/olla $(BUILD)/olla small
 	OLLA_BIN=$(abspath $(T)/olla) $(PYTHON) -m pytest -q tests/wire
 
 test: deps-build deps-test
@@ -180,26 +198,30 @@ bench: deps-build deps-bench
 	@$(PYTHON) tests/bench/catalogue.py $(BUILD)/olla
 	@$(PYTHON) tests/bench/messages.py $(BUILD)/olla
 
-# Arbitrary bytes for what does no I/O. Inputs that fail stay in build/fuzz; run one again with build/fuzz/TARGET FILE.
+# Arbitrary bytes, for every parser and for whole sessions. A target is one file and gets all of src/, with a platform
+# in memory (tests/fake) in the place of the system's. Inputs that fail stay in build/fuzz; run one again with
+# build/fuzz/TARGET FILE.
 FUZZ := $(BUILD)/fuzz
 FUZZ_CC ?= clang
 FUZZ_SECONDS ?= 30
-FUZZ_CFLAGS := -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+FUZZ_JOBS ?= 2
+FUZZ_CFLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 FUZZ_TARGETS := $(patsubst tests/fuzz/%.c,$(FUZZ)/%,$(sort $(wildcard tests/fuzz/*.c)))
-FUZZ_SRC := $(sort $(wildcard src/json*.c) $(wildcard src/anthropic*.c)) src/pieces.c src/sse.c src/str.c
+FUZZ_OBJ := $(FAKED_SRC:%.c=$(FUZZ)/obj/%.o)
 
-$(FUZZ)/%: tests/fuzz/%.c $(FUZZ_SRC) $(wildcard olla.h src/*.h tests/unit/*.h)
+FUZZ_COVER := -fsanitize=fuzzer-no-link
+$(FUZZ)/obj/tests/fake/%.o: FUZZ_COVER := # what is done there is no news
+
+$(FUZZ)/obj/%.o: %.c $(STAMP)
 	@mkdir -p $(@D)
-	$(FUZZ_CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(FUZZ_CFLAGS) -o $@ $< $(FUZZ_SRC)
+	$(FUZZ_CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(FUZZ_CFLAGS) $(FUZZ_COVER) -MMD -MP -c -o $@ $<
 
+$(FUZZ)/%: $(FUZZ)/obj/tests/fuzz/%.o $(FUZZ_OBJ)
+	$(FUZZ_CC) $(FUZZ_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+
+# FUZZ_JOBS targets at a time; all of them run, even when one fails.
 fuzz-run: $(FUZZ_TARGETS)
-	@bad=0; for t in $(notdir $(FUZZ_TARGETS)); do \
-	    echo "== fuzz $$t, $(FUZZ_SECONDS) s"; mkdir -p $(FUZZ)/corpus/$$t; \
-	    if $(FUZZ)/$$t -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=20 -print_final_stats=1 \
-	        -dict=tests/fuzz/words.dict -artifact_prefix=$(FUZZ)/$$t- \
-	        $(FUZZ)/corpus/$$t tests/fuzz/corpus/$$t > $(FUZZ)/$$t.log 2>&1; \
-	    then grep number_of_executed_units $(FUZZ)/$$t.log; else tail -n 40 $(FUZZ)/$$t.log; bad=1; fi; \
-	done; exit $$bad
+	@printf '%s\n' $(notdir $(FUZZ_TARGETS)) | xargs -n 1 -P $(FUZZ_JOBS) tests/fuzz/run.sh $(FUZZ) $(FUZZ_SECONDS)
 
 fuzz: deps-build deps-fuzz
 	$(MAKE) --no-print-directory fuzz-run
@@ -219,9 +241,9 @@ lint: deps-build deps-lint layers
 	$(MAKE) --no-print-directory BUILD=$(BUILD)/lint-tiny CC=gcc CFLAGS="-Os -Werror" \
 	    CPPFLAGS="-DOLLA_MAX_CLIENTS=2 -DOLLA_MAX_BUFS=8 -DOLLA_BUF_SIZE=4096 -DOLLA_MAX_ENDPOINTS=2 -DOLLA_MAX_MODELS=16" all
 	tests/lint.sh
-	shellcheck -x tests/*.sh tests/real/*.sh package/debian/build.sh .ci/run
+	shellcheck -x tests/*.sh tests/fuzz/*.sh tests/real/*.sh package/debian/build.sh .ci/run
 	shellcheck -s sh package/debian/postinst package/debian/prerm package/debian/postrm
 
-.PHONY: all test-programs install install-strip deb test-deb reference size clean unit wire test run test-real bench fuzz fuzz-run layers packages lint
+.PHONY: all test-programs install install-strip deb test-deb reference size clean unit small wire test run test-real bench fuzz fuzz-run layers packages lint
 .SECONDARY:
--include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d)
+-include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d) $(FUZZ_OBJ:.o=.d) $(FUZZ_TARGETS:$(FUZZ)/%=$(FUZZ)/obj/tests/fuzz/%.d)

@@ -193,6 +193,16 @@ static int check_pools(int code)
 }
 #endif
 
+/* Whether server.user is somebody. Not at a reload: names may come from the network. */
+static int check_user(const struct conf *c)
+{
+    if (c->server.user[0] && plat_user_check(c->server.user) != OLLA_OK) {
+        conf_tell_setting(say, "server.user", plat_error_text(), c->server.user);
+        return OLLA_ERR;
+    }
+    return OLLA_OK;
+}
+
 int main(int argc, char **argv)
 {
     struct options o = {0};
@@ -205,7 +215,8 @@ int main(int argc, char **argv)
     if (o.memory && path) {
         return print_memory();
     }
-    bool valid = path && conf_load(&confs[0], path, say) == OLLA_OK && endpoint_check(&confs[0], say) == OLLA_OK;
+    bool valid = path && conf_load(&confs[0], path, say) == OLLA_OK && endpoint_check(&confs[0], say) == OLLA_OK &&
+                 check_user(&confs[0]) == OLLA_OK;
     if (o.validate) {
         const char *shown = path ? path : o.config ? o.config : "";
         printf("olla: configuration %s is %s\n", shown[0] ? shown : "(built-in defaults)",
@@ -214,14 +225,13 @@ int main(int argc, char **argv)
     if (!valid || o.validate) {
         return valid ? OLLA_EXIT_OK : OLLA_EXIT_CONF;
     }
-    /* The resolver child is forked before anything else is open. */
-    int resolver = resolve_open();
+    plat_harden();
     int signals = plat_signals_open();
-    if (resolver == OLLA_ERR || signals == OLLA_ERR) {
+    if (signals == OLLA_ERR) {
         fprintf(stderr, "olla: cannot start: %s\n", plat_error_text());
         return OLLA_EXIT_CONF;
     }
-    code = loop_run(&confs[0], &confs[1], resolver, signals);
+    code = loop_run(&confs[0], &confs[1], signals);
 #if OLLA_TEST
     code = check_pools(code);
 #endif

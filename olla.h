@@ -68,7 +68,7 @@
 #endif
 
 /* Blocks in the pool, OLLA_BUF_SIZE bytes each. A connection holds one only
- * while bytes wait in it. When they run out, reading waits. */
+ * while bytes wait in it. When they run out, reading waits; before that, nothing is read for peers that take nothing. */
 #ifndef OLLA_MAX_BUFS
 #define OLLA_MAX_BUFS 328
 #endif
@@ -134,6 +134,11 @@
 /* Largest model list read from a backend, in bytes; it is never held as a whole. */
 #ifndef OLLA_MAX_LIST
 #define OLLA_MAX_LIST (10u * 1024u * 1024u)
+#endif
+
+/* Largest reply, or event of one, that is kept to be told in other words or to be recorded, in bytes; the spool holds it. */
+#ifndef OLLA_MAX_KEPT
+#define OLLA_MAX_KEPT (32u * 1024u * 1024u)
 #endif
 
 /* Tokens for one JSON slice (one catalogue entry); 20 B each. jsmn's cost is quadratic in them. */

@@ -30,6 +30,8 @@ enum plat_fail {
     PLAT_FAIL_UNREACHABLE, /* no route to host or network */
     PLAT_FAIL_NO_FDS,      /* out of descriptors or kernel buffers (EMFILE, ENFILE, ENOBUFS, ENOMEM) */
     PLAT_FAIL_NO_SPACE,    /* disk full, or a quota or size limit reached */
+    PLAT_FAIL_IN_USE,      /* the address to listen on is taken */
+    PLAT_FAIL_DENIED,      /* this user may not */
     PLAT_FAIL_OTHER
 };
 
@@ -128,11 +130,27 @@ bool plat_is_tty(int fd);
 long plat_raise_fd_limit(size_t want); /* the soft limit after trying to raise it to want */
 uint64_t plat_rss_bytes(void);         /* resident memory; 0 where it cannot be known */
 
+/*
+ * Start-up only: what this process and its children can do without. New files are for their owner alone, a crash
+ * leaves no core file (there are keys in it), and on Linux no program that is started can have more rights than this
+ * one. The working directory stays: paths of the configuration may be relative to it.
+ */
+void plat_harden(void);
+
+/*
+ * Start-up only (both may block, names are looked up): another user, as NAME, NAME:GROUP or with numbers. The first
+ * only tells whether there is one. The second becomes that user, with its groups, for good; whoever is that user
+ * already need not be root. Groups beside the own one can be given up on Linux, and where PLAT_SETGROUPS says so;
+ * elsewhere nobody is changed, which is OLLA_ERR.
+ */
+int plat_user_check(const char *who);
+int plat_user_become(const char *who);
+
 /* ---- names (platform/resolve.c) ----------------------------------------- */
 
 /*
- * A child process asks getaddrinfo, because that blocks. Start it before
- * anything else is open. With RESOLVER=sync (OLLA_RESOLVER_SYNC) there is no
+ * A child process asks getaddrinfo, because that blocks. It is the user that
+ * its parent is when it starts. With RESOLVER=sync (OLLA_RESOLVER_SYNC) there is no
  * child: questions are answered inside resolve_ask, which then may block, and
  * are asked at start and reload only.
  */

@@ -1,7 +1,7 @@
 /*
  * posix.c - level 2: platform.h on POSIX.1-2008 (Linux and the BSDs): errors,
  * time, signals, files, log sinks, process. Sockets and addresses are in
- * socket.c, the resolver child is in resolve.c.
+ * socket.c, the resolver child is in resolve.c, who the process is in user.c.
  *
  * Invariants:
  *  - every descriptor made here is close-on-exec;
@@ -86,6 +86,9 @@ enum plat_fail plat_error(void)
         {ENOSPC, PLAT_FAIL_NO_SPACE},
         {EDQUOT, PLAT_FAIL_NO_SPACE},
         {EFBIG, PLAT_FAIL_NO_SPACE}, /* the process's own file size limit */
+        {EADDRINUSE, PLAT_FAIL_IN_USE},
+        {EACCES, PLAT_FAIL_DENIED},
+        {EPERM, PLAT_FAIL_DENIED},
     };
 
     for (size_t i = 0; i < OLLA_COUNT(kinds); i++) {

@@ -10,7 +10,9 @@
 #include "log.h"
 #include "pool.h"
 
-#define LISTENERS          8
+/* Those of a new configuration are opened before the old ones go. */
+#define PLACES             8
+#define LISTENERS          (2 * PLACES)
 #define ACCEPTS_PER_TURN   64
 #define EXCHANGES_PER_TURN 16
 /* A peer that is told off and goes on sending: so long, and so many bytes, until it is cut. */
@@ -112,24 +114,27 @@ static int open_listener(const struct place *p)
     return OLLA_ERR;
 }
 
-/* Each port needs one address at least. OLLA_ERR: *bad has none. */
-static int open_all(const struct place *places, int n, uint16_t *bad)
+/*
+ * Each port needs one address at least. OLLA_ERR: *bad has none. *taken: another listener, perhaps of ours, is in the
+ * way of one.
+ */
+static int open_all(const struct place *places, int n, uint16_t *bad, bool *taken)
 {
-    int opened = 0;
+    int opened = 0, result = n > 0 ? OLLA_OK : OLLA_ERR;
+
     for (int i = 0; i < n; i++) {
         struct listener *l = find_listener(&places[i].addr);
-        if (l) {
-            l->tls = places[i].tls; /* it may have changed */
-        }
-        opened += l || open_listener(&places[i]) == OLLA_OK;
+        bool open = l || open_listener(&places[i]) == OLLA_OK;
         bool last = i == n - 1 || places[i + 1].port != places[i].port;
+        *taken = *taken || (!open && plat_error() == PLAT_FAIL_IN_USE);
+        opened += open;
         if (last && opened == 0) {
             *bad = places[i].port;
-            return OLLA_ERR;
+            result = OLLA_ERR;
         }
         opened = last ? 0 : opened;
     }
-    return OLLA_OK;
+    return result;
 }
 
 static void cannot_listen(const char *host, uint16_t port)
@@ -138,8 +143,11 @@ static void cannot_listen(const char *host, uint16_t port)
         log_z("host", host);
         log_u64("port", port);
         log_z("error", plat_error_text());
-        log_z("remedy",
-              "choose another server.port (or server.tls.port) or server.host, or stop the program that has it");
+        log_z("remedy", plat_error() == PLAT_FAIL_DENIED
+                            ? "ports below 1024 are for root (or CAP_NET_BIND_SERVICE) and, with server.user, for the "
+                              "start alone: restart olla, or choose another port"
+                            : "choose another server.port (or server.tls.port) or server.host, or stop the program "
+                              "that has it");
         log_end();
     }
 }
@@ -157,7 +165,7 @@ static void accept_waiting(struct listener *l)
 /* The addresses of one port. Their number, or OLLA_ERR. */
 static int find_places(const char *host, uint16_t port, bool tls, struct place *to)
 {
-    struct plat_addr addrs[LISTENERS / 2];
+    struct plat_addr addrs[PLACES / 2];
     int n = plat_listen_addrs(host, port, addrs, (int)OLLA_COUNT(addrs));
 
     for (int i = 0; i < n; i++) {
@@ -166,10 +174,44 @@ static int find_places(const char *host, uint16_t port, bool tls, struct place *
     return n > 0 ? n : OLLA_ERR;
 }
 
+static const struct place *find_place(const struct place *places, int n, const struct plat_addr *a)
+{
+    for (int i = 0; i < n; i++) {
+        if (plat_addr_eq(&places[i].addr, a)) {
+            return &places[i];
+        }
+    }
+    return NULL;
+}
+
+/* Closes what is not wanted, of those ports or (all) of any, and tells in old[] what it was. */
+static int close_unwanted(const struct place *places, int n, bool all, struct place *old)
+{
+    int olds = 0;
+
+    for (size_t i = 0; i < LISTENERS; i++) {
+        struct listener *l = &listeners[i];
+        bool goes = net_is_open(&l->s) && !find_place(places, n, &l->addr), same_port = false;
+        for (int k = 0; k < n; k++) {
+            same_port = same_port || places[k].port == plat_addr_port(&l->addr);
+        }
+        if (goes && (all || same_port)) {
+            old[olds++] = (struct place){l->addr, plat_addr_port(&l->addr), l->tls};
+            accept_waiting(l);
+            net_close(&l->s, NET_CLOSE);
+        }
+    }
+    return olds;
+}
+
+/*
+ * An old listener goes only when a new one is there, because it could not always be had back: its port may need rights
+ * that olla has no more. Where it stands in the way itself it goes first; "taken" is the proof that its port is allowed.
+ */
 int client_listen(const struct conf *c)
 {
-    struct place places[LISTENERS], old[LISTENERS];
-    bool two = c->server.tls.enabled && c->server.tls.port > 0;
+    struct place places[PLACES], old[LISTENERS];
+    bool two = c->server.tls.enabled && c->server.tls.port > 0, taken = false;
     uint16_t bad = c->server.port;
     int n = find_places(c->server.host, c->server.port, c->server.tls.enabled && !two, places), olds = 0;
 
@@ -178,24 +220,20 @@ int client_listen(const struct conf *c)
         bad = more > 0 ? bad : c->server.tls.port;
         n = more > 0 ? n + more : OLLA_ERR;
     }
-
-    for (size_t i = 0; i < LISTENERS; i++) {
-        struct listener *l = &listeners[i];
-        bool wanted = false;
-        for (int k = 0; k < n; k++) {
-            wanted = wanted || plat_addr_eq(&l->addr, &places[k].addr);
-        }
-        /* An old address can stand in the way of a wider one, so the old ones go first. */
-        if (net_is_open(&l->s) && !wanted && n > 0) {
-            old[olds++] = (struct place){l->addr, plat_addr_port(&l->addr), l->tls};
-            accept_waiting(l);
-            net_close(&l->s, NET_CLOSE);
-        }
+    int result = open_all(places, n, &bad, &taken);
+    if (taken) {
+        olds = close_unwanted(places, n, false, old);
+        result = open_all(places, n, &bad, &taken);
     }
-    if (n <= 0 || open_all(places, n, &bad) != OLLA_OK) {
+    if (result != OLLA_OK) {
         cannot_listen(c->server.host, bad);
-        (void)open_all(old, olds, &bad);
+        (void)open_all(old, olds, &bad, &taken);
         return OLLA_ERR;
+    }
+    close_unwanted(places, n, true, old);
+    for (size_t i = 0; i < LISTENERS; i++) {
+        const struct place *p = net_is_open(&listeners[i].s) ? find_place(places, n, &listeners[i].addr) : NULL;
+        listeners[i].tls = p && p->tls; /* it may have changed */
     }
     return OLLA_OK;
 }
@@ -448,8 +486,12 @@ static bool try_head(struct client *c)
         started = exchange_start(c, &req, (size_t)n);
     }
     c->scanned = 0;
-    if (!started) {
-        return false; /* cannot happen while there are as many exchanges as clients */
+    if (!started) { /* cannot happen while there are as many exchanges as clients; tests make it so */
+        c->starved = true;
+        c->readable = false; /* until then */
+        net_want(&c->s, false, false);
+        net_deadline(&c->s, net_now() + RETRY_MS);
+        return false;
     }
     busy++;
     c->state = CLIENT_BUSY;

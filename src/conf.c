@@ -623,6 +623,14 @@ void conf_tell(const struct conf *c, conf_message *say, int line, const char *se
     say(true, text_z(&t));
 }
 
+void conf_tell_setting(conf_message *say, const char *path, const char *what, const char *value)
+{
+    loader.say = say;
+    loader.line = *conf_seen(&loader, path);
+    CONF_SAY(&loader, .key = path, .what = what, .value = str_of(value),
+             .allowed = conf_row_find(str_of(path))->allowed);
+}
+
 const char *conf_find(const char *option, conf_message *say)
 {
     static const char *const places[] = {

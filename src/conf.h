@@ -144,6 +144,7 @@ struct conf {
             const char *cert_file, *key_file;
             uint16_t port; /* 0 = TLS is on server.port itself */
         } tls;
+        const char *user; /* "" = as it was started */
         bool root_api;
         bool request_logging;
         /* all times in ms, 0 = none unless said otherwise */
@@ -294,6 +295,9 @@ int conf_load(struct conf *c, const char *path, conf_message *say);
 /* One line about a section of the configuration, for checks that need to know more than the text: an error. */
 void conf_tell(const struct conf *c, conf_message *say, int line, const char *section, const char *name,
                const char *what, const char *value, const char *remedy);
+
+/* The same about one setting of the configuration that was loaded last. */
+void conf_tell_setting(conf_message *say, const char *path, const char *what, const char *value);
 
 /* The alias of that name, any case, or NULL. */
 const struct conf_alias *conf_alias_find(const struct conf *c, struct str name);

@@ -51,6 +51,11 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
      .help = "Name or address to listen on; \"\" listens on all interfaces."},
     {SET(server.port), INT("40114", 1, 65535), .flags = CONF_ACTIVE, .env = "OLLA_SERVER_PORT",
      .help = "TCP port to listen on."},
+    {SET(server.user), .type = CONF_WORD, .def = "",
+     .allowed = "a user of this system: NAME, NAME:GROUP, or numbers; or nothing",
+     .help = "Started as root, olla becomes this user when it listens: so a port below 1024 needs no root later.\n"
+             "Nothing = it stays who it is. Files with secrets are read by root at the start, but by this\n"
+             "user at a reload, and so is this file. A change needs a restart."},
     {SET(server.read_timeout), DURATION("30s"), .env = "OLLA_SERVER_READ_TIMEOUT",
      .help = "A client must have sent its whole request, head and body, within this time; each KiB of the body buys\n"
              "one more second, but no pause in it may be longer than this. 0 = no limit."},

@@ -268,6 +268,9 @@ void exchange_client_left(struct exchange *x)
 static bool step_local(struct exchange *x)
 {
     struct client *c = x->c;
+    if (buf_scarce() && !net_writable(&c->s)) {
+        return false;
+    }
     x->moved = true;
     reply_more(x, &local_pages[x->route.page]);
     if (buf_len(&c->out) > 0 && net_flush(&c->s, &c->out) == OLLA_ERR) {
@@ -334,7 +337,8 @@ static bool step(struct exchange *x)
 static void set_wants(struct exchange *x)
 {
     struct client *c = x->c;
-    bool out_waits = buf_len(&c->out) > 0 || x->state == X_LOCAL;
+    bool full = x->state == X_STREAM && x->client_full;
+    bool out_waits = buf_len(&c->out) > 0 || x->state == X_LOCAL || full;
 
     if (x->state == X_TUNNEL) {
         tunnel_wants(x);
@@ -352,12 +356,16 @@ static void set_wants(struct exchange *x)
     }
     if (x->u) {
         bool want_read = x->state == X_WAIT || x->state == X_SEND ||
-                         (x->state == X_STREAM && buf_len(&c->out) <= OLLA_BUF_SIZE / 2 && buf_len(&x->u->in) == 0);
+                         (x->state == X_STREAM && !full && buf_len(&c->out) <= OLLA_BUF_SIZE / 2 &&
+                          buf_len(&x->u->in) == 0);
         net_want(&x->u->s, want_read && !c->starved, (x->state == X_CONNECT || x->state == X_SEND) && !c->starved);
     }
 }
 
-/* States that move reply bytes count from the last one moved; the others set theirs when they begin or progress. */
+/*
+ * States that move reply bytes count from the last one moved, or from their beginning, however they were come to; the
+ * others set theirs when they begin or progress.
+ */
 static void set_deadline(struct exchange *x)
 {
     const struct conf *cf = conf_now;
@@ -368,8 +376,8 @@ static void set_deadline(struct exchange *x)
         uint64_t limit = (uint64_t)cf->server.read_timeout;
         uint64_t in_all = x->started + limit + x->bytes_in / BODY_RATE * 1000;
         x->deadline = limit == 0 ? 0 : in_all < now + limit ? in_all : now + limit;
-    } else if (x->state >= X_STREAM && x->moved) {
-        bool backend = x->state == X_TUNNEL || (x->state == X_STREAM && buf_len(&x->c->out) == 0);
+    } else if (x->state >= X_STREAM && (x->moved || x->deadline == 0)) {
+        bool backend = x->state == X_TUNNEL || (x->state == X_STREAM && buf_len(&x->c->out) == 0 && !x->client_full);
         x->deadline = now + (backend ? exchange_read_timeout(x) : stall);
         x->moved = false;
     }
@@ -536,7 +544,7 @@ void exchange_expired(struct exchange *x)
         backend_expired(x);
         break;
     case X_STREAM:
-        if (buf_len(&x->c->out) == 0) {
+        if (buf_len(&x->c->out) == 0 && !x->client_full) {
             exchange_truncate(x, END_SERVER_SLOW, PHASE_DATA,
                               "the backend went silent in the middle of its reply (proxy.read_timeout)");
             break;

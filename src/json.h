@@ -45,6 +45,12 @@ size_t json_unescape(struct json_unescape *u, char c, char out[8]);
 /* A key of n < JSON_KEY_CAP bytes, as it is written, unescaped in place and NUL-terminated. */
 void json_unescape_key(char *key, size_t n);
 
+/*
+ * Crosses a string that nobody wants, from inside it, to the end of the bytes or behind its closing quote; *in_string
+ * says whether it goes on, *escaped whether the last byte of it was an unpaired backslash.
+ */
+const char *json_skip_string(const char *p, const char *end, bool *in_string, bool *escaped);
+
 /* Where a reader of the top level of one JSON object is; what lies below is only counted. Private to json_scan.c. */
 enum json_state {
     JSON_START = 0, /* nothing seen yet; a byte order mark may come */

@@ -73,14 +73,13 @@ static const char *take_string(struct json_top *t, const char *p, const char *en
     return p;
 }
 
-/* Crosses a string nobody wants. */
-static const char *skip_string(struct json_top *t, const char *p, const char *end)
+const char *json_skip_string(const char *p, const char *end, bool *in_string, bool *escaped)
 {
-    if (t->escaped && p < end) {
-        t->escaped = false;
+    if (*escaped && p < end) {
+        *escaped = false;
         p++;
     }
-    while (t->in_string && p < end) {
+    while (*in_string && p < end) {
         const char *quote = memchr(p, '"', (size_t)(end - p));
         const char *stop = quote ? quote : end;
         const char *run = stop;
@@ -89,11 +88,17 @@ static const char *skip_string(struct json_top *t, const char *p, const char *en
             run--;
         }
         const bool odd = ((stop - run) & 1) != 0;
-        t->escaped = odd && !quote;
-        t->in_string = odd || !quote;
+        *escaped = odd && !quote;
+        *in_string = odd || !quote;
         p = quote ? quote + 1 : end;
     }
     return p;
+}
+
+/* Crosses a string nobody wants. */
+static const char *skip_string(struct json_top *t, const char *p, const char *end)
+{
+    return json_skip_string(p, end, &t->in_string, &t->escaped);
 }
 
 /* ---- the top level ------------------------------------------------------------ */

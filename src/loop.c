@@ -27,7 +27,8 @@ static struct conf *current, *spare_conf;
 static struct stream signal_stream = {.fd = -1}, resolver_stream = {.fd = -1};
 static bool stopping, now_or_never;
 static uint64_t stop_at;
-static uint64_t resolver_at; /* when to start the resolver again, 0 = it runs */
+static char user_at_start[256]; /* server.user: what a reload says comes too late */
+static uint64_t resolver_at;    /* when to start the resolver again, 0 = it runs */
 
 static void signal_ready(struct stream *s, short events);
 static void resolver_ready(struct stream *s, short events);
@@ -144,6 +145,10 @@ static void reload(void)
     spare_conf = old;
     conf_now = current;
     setup_log(current);
+    if (!str_eq(str_of(current->server.user), str_of(user_at_start))) {
+        log_line(LOG_WARN, "server.user has changed: that needs a restart", "at_start", str_of(user_at_start), "now",
+                 str_of(current->server.user));
+    }
     gate_apply(current);
     /* An endpoint that is gone keeps its slot until its requests end, so its models must go first. */
     endpoint_apply(current);
@@ -233,7 +238,7 @@ static uint64_t earliest(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-static void turn(void)
+void loop_turn(void)
 {
     struct resolve_answer answer;
     uint64_t wake = endpoint_resolve();
@@ -279,7 +284,38 @@ static int finish(void)
     return code;
 }
 
-int loop_run(struct conf *first, struct conf *spare, int resolver, int signals)
+/* False, after a message: olla cannot be who it shall be, or has no resolver. */
+static bool settle_in(const struct conf *c)
+{
+    if (c->server.user[0]) {
+        log_flush(net_now(), false); /* the log's own way to a terminal can be opened only by the terminal's user */
+        if (plat_user_become(c->server.user) != OLLA_OK) {
+            if (log_begin(LOG_ERROR, "cannot become the user of server.user")) {
+                log_z("user", c->server.user);
+                log_z("error", plat_error_text());
+                log_z("remedy", "start olla as root, or as that user, or take server.user away");
+                log_end();
+            }
+            return false;
+        }
+        log_line(LOG_INFO, "running as another user", "user", str_of(c->server.user), NULL, STR(""));
+        if (c->path[0] && !plat_readable(c->path)) {
+            log_line(LOG_WARN, "reloads will fail: the user of server.user cannot read the configuration", "file",
+                     str_of(c->path), "user", str_of(c->server.user));
+        }
+    }
+    /* It must not keep the rights that were given up, so it starts after that. */
+    int fd = resolve_open();
+    if (fd == OLLA_ERR) {
+        log_line(LOG_ERROR, "cannot start the resolver process", "error", str_of(plat_error_text()), NULL, STR(""));
+    } else if (fd != RESOLVE_NO_FD) {
+        net_open(&resolver_stream, fd, &resolver_ops, NULL);
+        net_want(&resolver_stream, true, false);
+    }
+    return fd != OLLA_ERR;
+}
+
+bool loop_open(struct conf *first, struct conf *spare, int signals)
 {
     current = first;
     spare_conf = spare;
@@ -290,23 +326,27 @@ int loop_run(struct conf *first, struct conf *spare, int resolver, int signals)
     plat_raise_fd_limit(OLLA_MAX_CLIENTS + OLLA_MAX_UPSTREAMS + OLLA_MAX_PROBES + OLLA_MAX_CLIENTS / 4 + 32);
     net_open(&signal_stream, signals, &signal_ops, NULL);
     net_want(&signal_stream, true, false);
-    if (resolver != RESOLVE_NO_FD) {
-        net_open(&resolver_stream, resolver, &resolver_ops, NULL);
-        net_want(&resolver_stream, true, false);
-    }
     /* Bind first, probe after: a dead machine must not delay the port. */
-    if (serve(first) != OLLA_OK) {
+    if (serve(first) != OLLA_OK || !settle_in(first)) {
         log_flush(net_now(), true);
-        resolve_close();
-        return OLLA_EXIT_CONF;
+        return false;
     }
+    str_copy(user_at_start, sizeof(user_at_start), str_of(first->server.user));
     gate_apply(first);
     warn_if_open();
     cors_log();
     inspector_announce();
     endpoint_apply(first);
+    return true;
+}
+
+int loop_run(struct conf *first, struct conf *spare, int signals)
+{
+    if (!loop_open(first, spare, signals)) {
+        return OLLA_EXIT_CONF;
+    }
     while (!stopping || (client_count() > 0 && net_now() < stop_at && !now_or_never)) {
-        turn();
+        loop_turn();
     }
     return finish();
 }

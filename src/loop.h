@@ -15,10 +15,18 @@ void loop_init_pools(void);
 void loop_log_pools(void);
 
 /*
- * Runs with the configuration `first`; a reload reads its path again into
- * `spare`, and the two change places. resolver and signals are descriptors
- * already open. Returns an exit code.
+ * What loop_run is made of, for tests that are their own loop: the start, with the same arguments (false: it cannot
+ * listen; what it had opened is closed), and one turn.
  */
-int loop_run(struct conf *first, struct conf *spare, int resolver, int signals);
+bool loop_open(struct conf *first, struct conf *spare, int signals);
+void loop_turn(void);
+
+/*
+ * Runs with the configuration `first`; a reload reads its path again into
+ * `spare`, and the two change places. signals is a descriptor already open.
+ * Listens, becomes the user of server.user, and only then looks at what
+ * comes in. Returns an exit code.
+ */
+int loop_run(struct conf *first, struct conf *spare, int signals);
 
 #endif

@@ -22,7 +22,7 @@
 /*        id        name               count                  when it is empty */
 #define POOL_TABLE(X)                                                                                   \
     X(CLIENT,   "clients",         OLLA_MAX_CLIENTS,      "the listener waits, the kernel queues")     \
-    X(EXCHANGE, "exchanges",       OLLA_MAX_CLIENTS,      "503")                                       \
+    X(EXCHANGE, "exchanges",       OLLA_MAX_CLIENTS,      "the request waits")                         \
     X(UPSTREAM, "upstreams",       OLLA_MAX_UPSTREAMS,    "an idle one is closed, else 503")           \
     X(TLS_IN,   "tls_clients",     OLLA_MAX_TLS_CLIENTS,  "the TLS listener waits")                     \
     X(TLS_OUT,  "tls_upstreams",   OLLA_MAX_TLS_UPSTREAMS, "an idle one is closed, else 503")           \

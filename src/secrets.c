@@ -192,7 +192,9 @@ void secrets_feed(struct secrets *s, const char *p, size_t n)
             hold(s, p[i]);
         }
     }
-    put(s, p + from, n - from);
+    if (from < n) { /* of a header that is not there not even the address */
+        put(s, p + from, n - from);
+    }
 }
 
 void secrets_end(struct secrets *s)

@@ -71,14 +71,52 @@ static bool take(struct sse *s, char c)
     case BLANK:
         s->state = DATA;
         return c == ' ';
-    case NAME:
-        if (c != ' ' || s->event_n > 0) {
-            keep(s->event, &s->event_n, c);
-        }
-        return true;
     default:
         return true;
     }
+}
+
+/* Bytes in front of the end of the line. The other kind of end may be far away: it is not looked for far behind. */
+static size_t line_length(struct str in)
+{
+    size_t done = 0;
+    for (size_t step = 512; done < in.n; step *= 2) {
+        struct str part = {in.p + done, in.n - done < step ? in.n - done : step};
+        size_t lf = str_find(part, '\n'), cr = str_find((struct str){part.p, lf}, '\r');
+        done += cr;
+        if (cr < part.n) {
+            break;
+        }
+    }
+    return done;
+}
+
+/* Nearly all lines begin with one of these two, and with all of it at hand. */
+static bool take_field(struct sse *s, struct str *in)
+{
+    bool data = str_starts(*in, STR("data:"));
+    if (!data && !str_starts(*in, STR("event:"))) {
+        return false;
+    }
+    if (!data) {
+        s->event_n = 0;
+        s->event[0] = '\0';
+    }
+    s->begun = true;
+    s->state = data ? BLANK : NAME;
+    *in = str_skip(*in, data ? 5 : 6);
+    return true;
+}
+
+/* The rest of a line, as far as it is at hand: a name or nothing of interest. Returns its length. */
+static size_t take_rest(struct sse *s, struct str rest)
+{
+    for (size_t i = 0; i < rest.n && s->state == NAME && s->event_n < SSE_NAME - 1; i++) {
+        if (rest.p[i] != ' ' || s->event_n > 0) {
+            keep(s->event, &s->event_n, rest.p[i]);
+        }
+    }
+    return rest.n;
 }
 
 enum sse_got sse_next(struct sse *s, struct str *in, struct str *data)
@@ -104,10 +142,16 @@ enum sse_got sse_next(struct sse *s, struct str *in, struct str *data)
             }
             continue;
         }
+        if (s->state == LINE && take_field(s, in)) {
+            continue;
+        }
+        if (s->state == NAME || s->state == SKIP) {
+            *in = str_skip(*in, take_rest(s, (struct str){in->p, line_length(*in)}));
+            continue;
+        }
         if (s->state == DATA || !take(s, c)) {
-            size_t lf = str_find(*in, '\n'), cr = str_find((struct str){in->p, lf}, '\r');
-            *data = (struct str){in->p, cr};
-            *in = str_skip(*in, cr);
+            *data = (struct str){in->p, line_length(*in)};
+            *in = str_skip(*in, data->n);
             return SSE_DATA;
         }
         *in = str_skip(*in, 1);

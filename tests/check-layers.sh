@@ -7,7 +7,7 @@ level() {
     case $1 in
     olla.h) echo 0 ;;
     str | pool | buf | bucket | platform | tls) echo 1 ;;
-    posix | socket | resolve | tls_* | log | multipart | sse | pieces | failure | secrets | sha256 | cidr | http | http_* | json | json_* | traits) echo 2 ;;
+    posix | socket | resolve | user | tls_* | log | multipart | sse | usage | pieces | failure | secrets | sha256 | cidr | http | http_* | json | json_* | traits) echo 2 ;;
     conf | conf_* | net) echo 3 ;;
     profile | endpoint | breaker | upstream | model | catalogue) echo 4 ;;
     route | choose | sticky | gate | limits | cors) echo 5 ;;

@@ -168,6 +168,7 @@ static void check_default_settings(void)
     static const uint16_t statuses[] = {429, 502, 503, 504, 529};
 
     assert_string_equal(conf.server.host, "localhost");
+    assert_string_equal(conf.server.user, "");
     assert_int_equal(conf.server.port, 40114);
     assert_true(conf.server.root_api);
     assert_true(conf.server.request_logging);
@@ -268,8 +269,9 @@ static void test_empty_file(void **state)
 }
 
 static const char all_settings[] =
-    "[server]\nhost = 192.0.2.7\nport = 8080\nread_timeout = 1s\nread_header_timeout = 2s\nwrite_timeout = 3s\n"
-    "idle_timeout = 4s\nshutdown_timeout = 5s\nrequest_logging = false\nroot_api = off\n"
+    "[server]\nhost = 192.0.2.7\nport = 8080\nuser = nobody:1000\n"
+    "read_timeout = 1s\nread_header_timeout = 2s\nwrite_timeout = 3s\nidle_timeout = 4s\nshutdown_timeout = 5s\n"
+    "request_logging = false\nroot_api = off\n"
     "[server.cors]\nenabled = true\nallowed_origins = https://a.test, 'http://*.b.test' ; x\nallowed_origins = c:*\n"
     "allowed_methods = GET\nallowed_headers = X-A, authorization\nexposed_headers = [\"X-B\", X-C]\n"
     "allow_credentials = true\nmax_age = 30\n"
@@ -359,7 +361,7 @@ static void check_all_endpoint_keys(void)
     assert_int_equal(e->connection_timeout, 26000);
     assert_int_equal(e->first_byte_timeout, 27000);
     assert_int_equal(e->read_timeout, 28000);
-    assert_int_equal(e->line, 103);
+    assert_int_equal(e->line, 104);
 }
 
 static void check_limit_settings(void)
@@ -449,7 +451,7 @@ static void check_all_profile_keys(void)
     assert_string_equal(p->openai_base, "/api");
     assert_string_equal(p->messages_path, "/x/v1/messages");
     assert_int_equal(p->idle_timeout, 90000);
-    assert_int_equal(p->line, 126);
+    assert_int_equal(p->line, 127);
 }
 
 static void expect_digest(const struct conf_key *k, const char *secret)
@@ -505,6 +507,7 @@ static void test_every_setting(void **state)
     write_secret("in-a-file-0123");
     expect_quiet(all_settings);
     assert_string_equal(conf.server.host, "192.0.2.7");
+    assert_string_equal(conf.server.user, "nobody:1000");
     assert_int_equal(conf.server.port, 8080);
     assert_false(conf.server.root_api);
     assert_false(conf.server.request_logging);

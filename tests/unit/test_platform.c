@@ -608,6 +608,49 @@ static void test_process(void **state)
 #endif
 }
 
+/* Who there is; that root can become another is tested with the whole program. */
+static void test_user(void **state)
+{
+    static const struct {
+        const char *who;
+        const char *fault; /* NULL = there is one */
+    } cases[] = {
+        {"root", NULL},
+        {"0", NULL},
+        {"0:0", NULL},
+        {"root:0", NULL},
+        {"4000000000:4000000000", NULL}, /* numbers need no names */
+        {"4000000000", "a number without a name needs a group, too, as UID:GID"},
+        {"", "there is no such user"},
+        {":", "there is no such user"},
+        {":0", "there is no such user"},
+        {"no such", "there is no such user"},
+        {"-1", "there is no such user"},
+        {"0x0", "there is no such user"},
+        {"4294967295:0", "there is no such user"}, /* the number that means nobody at all */
+        {"18446744073709551616:0", "there is no such user"},
+        {"root:", "there is no such group"},
+        {"root:no such", "there is no such group"},
+        {"0:4294967295", "there is no such group"},
+        {"root:0:0", "there is no such group"},
+    };
+    char self[64];
+    static char long_name[400];
+
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(cases); i++) {
+        assert_int_equal(plat_user_check(cases[i].who), cases[i].fault ? OLLA_ERR : OLLA_OK);
+        if (cases[i].fault) {
+            assert_string_equal(plat_error_text(), cases[i].fault);
+        }
+    }
+    memset(long_name, 'x', sizeof(long_name) - 1);
+    assert_int_equal(plat_user_check(long_name), OLLA_ERR);
+    (void)snprintf(self, sizeof(self), "%lu:%lu", (unsigned long)getuid(), (unsigned long)getgid());
+    assert_int_equal(plat_user_become(self), OLLA_OK);
+    assert_int_equal(plat_user_become("no such"), OLLA_ERR);
+}
+
 static void test_out_of_descriptors(void **state)
 {
     struct rlimit before, small;
@@ -649,6 +692,7 @@ int main(void)
         cmocka_unit_test(test_log_to_terminal),
         cmocka_unit_test(test_log_to_file),
         cmocka_unit_test(test_process),
+        cmocka_unit_test(test_user),
         cmocka_unit_test(test_out_of_descriptors),
     };
 

@@ -186,6 +186,34 @@ static void test_long_line(void **state)
     assert_int_equal(sse_next(&s, &in, &data), SSE_MORE);
 }
 
+/* Ends of lines are found wherever they stand, also if the next one is of another kind and near or far. */
+static void test_far_ends(void **state)
+{
+    static const char ends[] = "\r\n";
+    static char stream[4096], log[4096];
+    (void)state;
+    for (size_t n = 1; n < 1600; n += n % 512 < 2 || n % 512 > 509 ? 1 : 127) {
+        for (size_t e = 0; e < 4; e++) {
+            struct text t = text_in(stream, sizeof stream), got = text_in(log, sizeof log);
+            struct sse s;
+            text_addz(&t, e & 1 ? "data:" : "other:");
+            for (size_t i = 0; i < n; i++) {
+                text_char(&t, 'x');
+            }
+            text_char(&t, ends[e / 2]);
+            text_addz(&t, "data: y");
+            text_char(&t, ends[1 - e / 2]);
+            text_char(&t, ends[1 - e / 2]);
+            memset(&s, 0, sizeof s);
+            assert_false(t.full);
+            read_piece(&s, t.p, t.n, &got);
+            assert_false(got.full);
+            assert_int_equal(got.n, (e & 1 ? n + 1 : 0) + 4);
+            assert_memory_equal(got.p + got.n - 4, "y|# ", 4);
+        }
+    }
+}
+
 /* The name stays readable until the next call, and is gone then, also when there is nothing to read. */
 static void test_name(void **state)
 {
@@ -204,7 +232,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cases),     cmocka_unit_test(test_mixed_ends), cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_long_line), cmocka_unit_test(test_name),
+        cmocka_unit_test(test_long_line), cmocka_unit_test(test_far_ends),   cmocka_unit_test(test_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,7 +4,9 @@ after each test that nothing leaked and nothing went wrong unseen."""
 import json
 import os
 import pathlib
+import pwd
 import resource
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -36,7 +38,7 @@ def clean_env(extra=None):
     env.setdefault("ASAN_OPTIONS", "exitcode=97:detect_leaks=1:allocator_may_return_null=1")
     env.setdefault("UBSAN_OPTIONS", "halt_on_error=1:exitcode=98:print_stacktrace=1")
     env.update(extra or {})
-    return env
+    return {k: v for k, v in env.items() if v is not None}
 
 
 def run_cli(*args, env=None, cwd=None, timeout=20):
@@ -86,7 +88,9 @@ def build_config(port, endpoints, settings):
 class Olla:
     """One running proxy."""
 
-    def __init__(self, text, port, env=None, cwd=None, limits=None, ignore=(), expect_exit=0):
+    def __init__(self, text, port, env=None, cwd=None, limits=None, ignore=(), expect_exit=0, user=None, under=(),
+                 binary=None):
+        """user: who runs it, a name; under: a command in front of it."""
         self.port, self.expect_exit = port, expect_exit
         self.allowed_errors = []   # parts of ERROR lines that this test expects; True = any
         self.check_idle_at_end = True
@@ -106,9 +110,14 @@ class Olla:
             for number in ignore:
                 signal.signal(number, signal.SIG_IGN)
 
-        self.process = subprocess.Popen([BINARY, "-c", str(self.config)], env=clean_env(env), cwd=cwd or self.dir.name,
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.stderr_file,
-                                        preexec_fn=prepare if limits or ignore else None)
+        program, who = str(binary or BINARY), {}
+        if user:
+            os.chmod(self.dir.name, 0o755)
+            program = shutil.copy(program, self.dir.name)  # the tree may lie where that user cannot go
+            who = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+        self.process = subprocess.Popen([*under, program, "-c", str(self.config)], env=clean_env(env),
+                                        cwd=cwd or self.dir.name, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=self.stderr_file, preexec_fn=prepare if limits or ignore else None, **who)
         self.pid = self.process.pid
         self.reader = threading.Thread(target=self._read_logs, daemon=True)
         self.reader.start()
