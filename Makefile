@@ -5,20 +5,36 @@
 #   make test            installs what the tests lack, runs all of them
 #   make install         DESTDIR and PREFIX are honoured; an existing configuration is never overwritten;
 #                        SYSTEMD_UNITS=/lib/systemd/system installs the service, too
-#   make size | lint | bench | fuzz | test-real | clean
+#   make deb             build/olla_VERSION_ARCH.deb, for Debian 12 and later
+#   make size | lint | bench | fuzz | test-real | test-tls | packages | test-deb | clean
+#   make reference       writes olla.ini and docs/olla.ini.5 anew from the table of settings
 #
 # You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR SYSTEMD_UNITS
+#                      CROSS=arm-linux-gnueabihf (its compiler and tools; goes to build/arm-linux-gnueabihf)
 #                      FUZZ_SECONDS (for each target of make fuzz), FUZZ_JOBS (targets at a time)
 # and options with -D:  make CPPFLAGS=-DOLLA_MAX_CLIENTS=64     (limits: see olla.h)
 #   RESOLVER=sync       names are resolved at start and reload only; no fork
 #   TLS=none            without TLS: no https backends, no https listener, no mbedTLS (default: TLS=mbedtls)
 
+# With or without a "-" at its end: OpenWrt gives it with one, and CC, too.
+CROSS ?=
+TOOLS := $(patsubst %-,%,$(CROSS))
+ifneq ($(TOOLS),)
+ifeq ($(origin CC),default)
+CC := $(TOOLS)-gcc
+endif
+BUILD ?= build/$(notdir $(TOOLS))
+endif
 CC ?= cc
+STRIP ?= $(TOOLS:%=%-)strip
+SIZE ?= $(TOOLS:%=%-)size
 CFLAGS ?= -O2 -g
 PREFIX ?= /usr/local
 SBINDIR ?= $(PREFIX)/sbin
 SYSCONFDIR ?= /etc
+MANDIR ?= $(PREFIX)/share/man
 SYSTEMD_UNITS ?=
+DEB_CFLAGS := -O2 -g -fPIE -fstack-protector-strong -D_FORTIFY_SOURCE=2
 INSTALL ?= install
 PYTHON ?= /usr/bin/python3
 TLS ?= mbedtls
@@ -31,7 +47,10 @@ endif
 # Ours, kept apart from CFLAGS so that a CFLAGS on the command line cannot lose them.
 OLLA_CFLAGS := -std=c99 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wvla
 FRAME := -Wframe-larger-than=2048
-PLATFORM_NAME := $(shell uname -s 2>/dev/null | tr 'A-Z' 'a-z')/$(shell uname -m 2>/dev/null)
+# The machine that it is built for, which need not be this one.
+MACHINE := $(shell $(CC) -dumpmachine 2>/dev/null)
+SYSTEM := $(if $(findstring linux,$(MACHINE)),linux,$(shell uname -s 2>/dev/null | tr 'A-Z' 'a-z'))
+PLATFORM_NAME := $(SYSTEM)/$(or $(firstword $(subst -, ,$(MACHINE))),$(shell uname -m 2>/dev/null))
 OLLA_CPPFLAGS := -DOLLA_PLATFORM='"$(PLATFORM_NAME)"'
 ifeq ($(RESOLVER),sync)
 OLLA_CPPFLAGS += -DOLLA_RESOLVER_SYNC=1
@@ -60,8 +79,10 @@ $(BUILD)/obj/%.o: %.c $(STAMP)
 	$(CC) $(OLLA_CFLAGS) $(FRAME) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 install: $(BUILD)/olla
-	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(SYSCONFDIR)
+	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
 	$(INSTALL) -m 0755 $(BUILD)/olla $(DESTDIR)$(SBINDIR)/olla
+	$(INSTALL) -m 0644 docs/olla.ini.5 $(DESTDIR)$(MANDIR)/man5/olla.ini.5
+	$(INSTALL) -m 0644 docs/olla.8 $(DESTDIR)$(MANDIR)/man8/olla.8
 	[ -e $(DESTDIR)$(SYSCONFDIR)/olla.ini ] || $(INSTALL) -m 0640 olla.ini $(DESTDIR)$(SYSCONFDIR)/olla.ini
 ifneq ($(SYSTEMD_UNITS),)
 	$(INSTALL) -d $(DESTDIR)$(SYSTEMD_UNITS)
@@ -70,18 +91,47 @@ ifneq ($(SYSTEMD_UNITS),)
 	$(INSTALL) -m 0644 $(BUILD)/olla.service $(DESTDIR)$(SYSTEMD_UNITS)/olla.service
 endif
 
+install-strip: install
+	$(STRIP) $(DESTDIR)$(SBINDIR)/olla
+
+deb: deps-build deps-deb
+	rm -rf $(BUILD)/deb $(BUILD)/olla_*.deb && mkdir -p $(BUILD)/deb
+	$(MAKE) --no-print-directory DESTDIR=$(abspath $(BUILD))/deb PREFIX=/usr SYSCONFDIR=/etc SYSTEMD_UNITS=/usr/lib/systemd/system \
+	    CFLAGS="$(DEB_CFLAGS)" LDFLAGS="-Wl,-z,relro -Wl,-z,now -pie" BUILD=$(BUILD)/for-deb install-strip
+	package/debian/build.sh $(BUILD)/deb $(TOOLS)
+
+# The newer one differs in its revision and in the configuration that comes with it.
+test-deb: deb deps-chroot
+	rm -rf $(BUILD)/deb-newer && cp -a $(BUILD)/deb $(BUILD)/deb-newer && rm -r $(BUILD)/deb-newer/DEBIAN
+	echo '; newer' >> $(BUILD)/deb-newer/etc/olla.ini
+	REVISION=2 package/debian/build.sh $(BUILD)/deb-newer
+	tests/deb.sh $(BUILD)/olla_*-1_*.deb $(BUILD)/olla_*-2_*.deb
+
+# What is committed, so that nobody needs to run the program to install it.
+reference: $(BUILD)/olla
+	$(BUILD)/olla --print-settings > $(BUILD)/reference
+	cp $(BUILD)/reference olla.ini
+	awk -f docs/settings.awk -v page=docs/olla.ini.5 < $(BUILD)/reference > $(BUILD)/olla.ini.5
+	cp $(BUILD)/olla.ini.5 docs/olla.ini.5
+
 size: $(BUILD)/olla
-	size $(BUILD)/olla
-	@cp $(BUILD)/olla $(BUILD)/olla.stripped && strip $(BUILD)/olla.stripped && wc -c < $(BUILD)/olla.stripped | sed 's/$$/ bytes stripped/'
+	$(SIZE) $(BUILD)/olla
+	@cp $(BUILD)/olla $(BUILD)/olla.stripped && $(STRIP) $(BUILD)/olla.stripped && wc -c < $(BUILD)/olla.stripped | sed 's/$$/ bytes stripped/'
 
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/test $(SMALL) $(FUZZ)/obj $(BUILD)/lint-* $(BUILD)/olla $(BUILD)/olla.stripped $(BUILD)/olla.service $(STAMP)
+	rm -rf $(BUILD)/obj $(BUILD)/test $(SMALL) $(FUZZ)/obj $(BUILD)/lint-* $(BUILD)/deb* $(BUILD)/for-deb $(BUILD)/olla_*.deb
+	rm -f $(addprefix $(BUILD)/,olla olla.stripped olla.service reference olla.ini.5) $(STAMP)
 
 # ---- tests: everything below runs a build with sanitizers and leak checks ------------------
 
 T := $(BUILD)/test
+ifeq ($(TOOLS),)
 TEST_CFLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-TEST_CPPFLAGS := -DOLLA_TEST=1
+else
+# An emulator cannot run the sanitizers' libraries; what is undefined ends the program at once.
+TEST_CFLAGS := -O1 -g -fsanitize=undefined -fsanitize-undefined-trap-on-error
+endif
+TEST_CPPFLAGS := -DOLLA_TEST=1 -DTEST_DIR='"$(T)"'
 TEST_OBJ := $(SRC:%.c=$(T)/obj/%.o)
 UNITS := $(patsubst tests/unit/%.c,$(T)/unit/%,$(sort $(wildcard tests/unit/test_*.c))) $(T)/unit/test_resolve_sync
 
@@ -111,11 +161,15 @@ $(T)/unit/test_resolve_sync: tests/unit/test_resolve.c platform/resolve.c $(TEST
 	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) -DOLLA_RESOLVER_SYNC=1 $(TEST_CPPFLAGS) $(TEST_CFLAGS) -o $@ tests/unit/test_resolve.c platform/resolve.c \
 	    $(filter-out $(T)/obj/olla.o $(T)/obj/platform/resolve.o,$(TEST_OBJ)) $(LDLIBS) -lcmocka
 
+# Not to be had by deps.sh when the compiler is another machine's: whoever sets CROSS has its libraries.
 deps-%:
-	@tests/deps.sh $*
+	@$(if $(TOOLS),:,tests/deps.sh $*)
 
+# RUN goes in front of each, for programs of another machine.
+RUN ?=
+test-programs: $(UNITS) $(T)/olla
 unit: $(UNITS)
-	@set -e; for t in $(UNITS); do echo "== $$t"; $$t; done
+	@set -e; for t in $(UNITS); do echo "== $$t"; $(RUN) $$t; done
 
 # Every limit so low that a handful of connections reaches it (tests/wire/test_exhaustion.py).
 SMALL := $(BUILD)/small
@@ -137,6 +191,10 @@ run: deps-build
 test-real: deps-build deps-real
 	$(MAKE) --no-print-directory all
 	OLLA_BIN=$(abspath $(BUILD)/olla) tests/real/run.sh
+
+# The other version of the TLS library, in a Debian that has it.
+test-tls: deps-chroot
+	tests/tls.sh
 
 bench: deps-build deps-bench
 	$(MAKE) --no-print-directory all
@@ -175,6 +233,10 @@ fuzz: deps-build deps-fuzz
 layers:
 	@tests/check-layers.sh
 
+packages: deps-build deps-packages
+	$(MAKE) --no-print-directory all
+	@tests/packages.sh $(BUILD)/olla
+
 # Warnings are errors with both compilers, in both TLS-less builds; then the tools.
 lint: deps-build deps-lint layers
 	$(MAKE) --no-print-directory BUILD=$(BUILD)/lint-gcc CC=gcc CFLAGS="-O2 -Werror" all
@@ -183,8 +245,9 @@ lint: deps-build deps-lint layers
 	$(MAKE) --no-print-directory BUILD=$(BUILD)/lint-tiny CC=gcc CFLAGS="-Os -Werror" \
 	    CPPFLAGS="-DOLLA_MAX_CLIENTS=2 -DOLLA_MAX_BUFS=8 -DOLLA_BUF_SIZE=4096 -DOLLA_MAX_ENDPOINTS=2 -DOLLA_MAX_MODELS=16" all
 	tests/lint.sh
-	shellcheck tests/*.sh tests/fuzz/*.sh tests/real/*.sh .ci/run
+	shellcheck -x tests/*.sh tests/fuzz/*.sh tests/real/*.sh package/debian/build.sh .ci/run
+	shellcheck -s sh package/debian/postinst package/debian/prerm package/debian/postrm
 
-.PHONY: all install size clean unit small wire test run test-real bench fuzz fuzz-run layers lint
+.PHONY: all test-programs install install-strip deb test-deb reference size clean unit small wire test run test-real test-tls bench fuzz fuzz-run layers packages lint
 .SECONDARY:
 -include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d) $(FUZZ_OBJ:.o=.d) $(FUZZ_TARGETS:$(FUZZ)/%=$(FUZZ)/obj/tests/fuzz/%.d)

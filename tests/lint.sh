@@ -35,4 +35,12 @@ if command -v systemd-analyze >/dev/null 2>&1; then
         exit 1
     fi
 fi
+
+# The two name each other, which mandoc believes only when they are installed.
+echo "== manual"
+said=$(mandoc -T lint docs/olla.8 docs/olla.ini.5 | grep -v 'referenced manual not found: Xr olla') || true
+if [ -n "$said" ]; then
+    echo "$said" >&2
+    exit 1
+fi
 echo "lint: fine"

@@ -64,7 +64,10 @@ static int load(const char *text)
 }
 
 /* What secret_file names: relative to the working directory, which the tests do not leave for long. */
-#define SECRET_FILE "build/test/olla-test-secret"
+#ifndef TEST_DIR
+#define TEST_DIR "build/test"
+#endif
+#define SECRET_FILE TEST_DIR "/olla-test-secret"
 
 static void write_secret(const char *text)
 {
