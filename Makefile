@@ -183,7 +183,10 @@ WIRE_JOBS ?= 4
 wire: $(T)/olla $(BUILD)/olla small
 	OLLA_BIN=$(abspath $(T)/olla) $(PYTHON) -m pytest -q -n $(WIRE_JOBS) --dist loadscope tests/wire
 
+JOBS ?= 2
 test: deps-build deps-test
+	$(MAKE) --no-print-directory -j$(JOBS) all test-programs $(T)/olla
+	$(MAKE) --no-print-directory -j$(JOBS) small
 	$(MAKE) --no-print-directory layers unit wire
 
 run: deps-build
