@@ -6,7 +6,9 @@
 #   make install         DESTDIR and PREFIX are honoured; an existing configuration is never overwritten;
 #                        SYSTEMD_UNITS=/lib/systemd/system installs the service, too
 #   make deb             build/olla_VERSION_ARCH.deb, for Debian 12 and later
-#   make size | lint | bench | fuzz | test-real | test-tls | packages | test-deb | clean
+#   make tarball         build/olla-VERSION-PLATFORM.tar.gz, linked statically
+#   make release         both, also for armhf and arm64
+#   make size | lint | bench | fuzz | test-real | test-tls | packages | matrix | test-deb | test-cross | clean
 #   make reference       writes olla.ini and docs/olla.ini.5 anew from the table of settings
 #
 # You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR SYSTEMD_UNITS
@@ -27,7 +29,6 @@ BUILD ?= build/$(notdir $(TOOLS))
 endif
 CC ?= cc
 STRIP ?= $(TOOLS:%=%-)strip
-SIZE ?= $(TOOLS:%=%-)size
 CFLAGS ?= -O2 -g
 PREFIX ?= /usr/local
 SBINDIR ?= $(PREFIX)/sbin
@@ -42,6 +43,9 @@ RESOLVER ?= child
 
 ifeq ($(wildcard platform/tls_$(TLS).c),)
 $(error TLS=$(TLS): there is mbedtls and none)
+endif
+ifeq ($(filter $(RESOLVER),child sync),)
+$(error RESOLVER=$(RESOLVER): there is child and sync)
 endif
 
 # Ours, kept apart from CFLAGS so that a CFLAGS on the command line cannot lose them.
@@ -78,6 +82,8 @@ $(BUILD)/obj/%.o: %.c $(STAMP)
 	@mkdir -p $(@D)
 	$(CC) $(OLLA_CFLAGS) $(FRAME) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
+objects: $(OBJ)
+
 install: $(BUILD)/olla
 	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
 	$(INSTALL) -m 0755 $(BUILD)/olla $(DESTDIR)$(SBINDIR)/olla
@@ -100,12 +106,28 @@ deb: deps-build deps-deb
 	    CFLAGS="$(DEB_CFLAGS)" LDFLAGS="-Wl,-z,relro -Wl,-z,now -pie" BUILD=$(BUILD)/for-deb install-strip
 	package/debian/build.sh $(BUILD)/deb $(TOOLS)
 
+# Other machines, under qemu. CROSS_ARCHS: armhf arm64 mipsel s390x riscv64
+test-cross: deps-chroot
+	tests/cross.sh $(CROSS_ARCHS)
+
 # The newer one differs in its revision and in the configuration that comes with it.
 test-deb: deb deps-chroot
 	rm -rf $(BUILD)/deb-newer && cp -a $(BUILD)/deb $(BUILD)/deb-newer && rm -r $(BUILD)/deb-newer/DEBIAN
 	echo '; newer' >> $(BUILD)/deb-newer/etc/olla.ini
 	REVISION=2 package/debian/build.sh $(BUILD)/deb-newer
 	tests/deb.sh $(BUILD)/olla_*-1_*.deb $(BUILD)/olla_*-2_*.deb
+
+# One program without libraries, for systems without packages.
+tarball: deps-build
+	rm -rf $(BUILD)/static && mkdir -p $(BUILD)/static
+	$(MAKE) --no-print-directory DESTDIR=$(abspath $(BUILD))/static PREFIX=/usr SYSCONFDIR=/etc LDFLAGS="-static -Wl,--gc-sections" \
+	    CFLAGS="-O2 -g -fno-pie -ffunction-sections -fdata-sections" BUILD=$(BUILD)/for-tarball install-strip
+	package/tarball.sh $(BUILD)/static $(PLATFORM_NAME)
+
+# The same two, for a Raspberry Pi: in small Debians that have the compilers.
+RELEASE_ARCHS ?= armhf arm64
+release: deps-chroot deb tarball
+	MAKE_IN="deb tarball" tests/cross.sh $(RELEASE_ARCHS)
 
 # What is committed, so that nobody needs to run the program to install it.
 reference: $(BUILD)/olla
@@ -114,13 +136,13 @@ reference: $(BUILD)/olla
 	awk -f docs/settings.awk -v page=docs/olla.ini.5 < $(BUILD)/reference > $(BUILD)/olla.ini.5
 	cp $(BUILD)/olla.ini.5 docs/olla.ini.5
 
-size: $(BUILD)/olla
-	$(SIZE) $(BUILD)/olla
-	@cp $(BUILD)/olla $(BUILD)/olla.stripped && $(STRIP) $(BUILD)/olla.stripped && wc -c < $(BUILD)/olla.stripped | sed 's/$$/ bytes stripped/'
+# With and without TLS, fast and small.
+size: deps-build
+	@tests/matrix.sh gcc gcc-small none none-small
 
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/test $(SMALL) $(FUZZ)/obj $(BUILD)/lint-* $(BUILD)/deb* $(BUILD)/for-deb $(BUILD)/olla_*.deb
-	rm -f $(addprefix $(BUILD)/,olla olla.stripped olla.service reference olla.ini.5) $(STAMP)
+	rm -rf $(BUILD)/obj $(BUILD)/test $(SMALL) $(FUZZ)/obj $(BUILD)/matrix $(BUILD)/deb* $(BUILD)/static $(BUILD)/for-*
+	rm -f $(BUILD)/olla_*.deb $(BUILD)/olla-*.tar.gz $(addprefix $(BUILD)/,olla olla.service reference olla.ini.5) $(STAMP)
 
 # ---- tests: everything below runs a build with sanitizers and leak checks ------------------
 
@@ -242,17 +264,15 @@ packages: deps-build deps-packages
 	$(MAKE) --no-print-directory all
 	@tests/packages.sh $(BUILD)/olla
 
-# Warnings are errors with both compilers, in both TLS-less builds; then the tools.
+# Every way to build it, without warnings.
+matrix: deps-build deps-test deps-matrix
+	tests/matrix.sh
+
 lint: deps-build deps-lint layers
-	$(MAKE) --no-print-directory BUILD=$(BUILD)/lint-gcc CC=gcc CFLAGS="-O2 -Werror" all
-	$(MAKE) --no-print-directory BUILD=$(BUILD)/lint-clang CC=clang CFLAGS="-O2 -Werror" all
-	$(MAKE) --no-print-directory BUILD=$(BUILD)/lint-sync CC=gcc RESOLVER=sync CFLAGS="-Os -Werror" all
-	$(MAKE) --no-print-directory BUILD=$(BUILD)/lint-tiny CC=gcc CFLAGS="-Os -Werror" \
-	    CPPFLAGS="-DOLLA_MAX_CLIENTS=2 -DOLLA_MAX_BUFS=8 -DOLLA_BUF_SIZE=4096 -DOLLA_MAX_ENDPOINTS=2 -DOLLA_MAX_MODELS=16" all
 	tests/lint.sh
 	shellcheck -x tests/*.sh tests/fuzz/*.sh tests/real/*.sh package/debian/build.sh .ci/run
 	shellcheck -s sh package/debian/postinst package/debian/prerm package/debian/postrm
 
-.PHONY: all test-programs install install-strip deb test-deb reference size clean unit small wire test run test-real test-tls bench fuzz fuzz-run layers packages lint
+.PHONY: all release tarball test-cross objects matrix test-programs install install-strip deb test-deb reference size clean unit small wire test run test-real test-tls bench fuzz fuzz-run layers packages lint
 .SECONDARY:
 -include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d) $(FUZZ_OBJ:.o=.d) $(FUZZ_TARGETS:$(FUZZ)/%=$(FUZZ)/obj/tests/fuzz/%.d)

@@ -214,8 +214,8 @@
 #define OLLA_LOG_BUF 32768
 #endif
 
-#if OLLA_MAX_ENDPOINTS > 64
-#error "OLLA_MAX_ENDPOINTS: at most 64, a set of endpoints is one 64-bit word"
+#if OLLA_MAX_ENDPOINTS < 1 || OLLA_MAX_ENDPOINTS > 64
+#error "OLLA_MAX_ENDPOINTS: set it to 1..64, a set of endpoints is one 64-bit word"
 #endif
 #if OLLA_MAX_CLIENTS < 1 || OLLA_MAX_CLIENTS > 30000
 #error "OLLA_MAX_CLIENTS: set it to 1..30000"
@@ -244,8 +244,65 @@
 #if OLLA_KEY_NAME < 2 || OLLA_KEY_NAME > 192
 #error "OLLA_KEY_NAME: set it to 2..192, a line of the configuration has no more"
 #endif
-#if OLLA_BODY_BLOCK < OLLA_BUF_SIZE
-#error "OLLA_BODY_BLOCK: must be at least OLLA_BUF_SIZE"
+#if OLLA_BODY_BLOCK < OLLA_BUF_SIZE || OLLA_BODY_BLOCK > 1048576
+#error "OLLA_BODY_BLOCK: set it to at least OLLA_BUF_SIZE and at most 1048576"
+#endif
+#if OLLA_PARKED_HEAD < 64 || OLLA_PARKED_HEAD > 4096
+#error "OLLA_PARKED_HEAD: set it to 64..4096"
+#endif
+#if OLLA_MAX_UPSTREAMS < 1 || OLLA_MAX_UPSTREAMS > 60000
+#error "OLLA_MAX_UPSTREAMS: set it to 1..60000"
+#endif
+#if OLLA_MAX_TLS_CLIENTS < 1 || OLLA_MAX_TLS_CLIENTS > 30000
+#error "OLLA_MAX_TLS_CLIENTS: set it to 1..30000"
+#endif
+#if OLLA_MAX_TLS_UPSTREAMS < 1 || OLLA_MAX_TLS_UPSTREAMS > 60000
+#error "OLLA_MAX_TLS_UPSTREAMS: set it to 1..60000"
+#endif
+#if OLLA_MAX_TRUSTS < 1 || OLLA_MAX_TRUSTS > 64
+#error "OLLA_MAX_TRUSTS: set it to 1..64"
+#endif
+#if OLLA_MAX_IDLE_PER_ENDPOINT < 1 || OLLA_MAX_IDLE_PER_ENDPOINT > 60000
+#error "OLLA_MAX_IDLE_PER_ENDPOINT: set it to 1..60000"
+#endif
+#if OLLA_MAX_HEADERS < 32 || OLLA_MAX_HEADERS > 1024
+#error "OLLA_MAX_HEADERS: set it to 32..1024"
+#endif
+#if OLLA_MAX_BODY_BLOCKS < 1 || OLLA_MAX_BODY_BLOCKS > 30000
+#error "OLLA_MAX_BODY_BLOCKS: set it to 1..30000"
+#endif
+#if OLLA_MAX_ADDRS < 1 || OLLA_MAX_ADDRS > 16
+#error "OLLA_MAX_ADDRS: set it to 1..16"
+#endif
+#if OLLA_MAX_MODELS < 2 || OLLA_MAX_MODELS > 30000
+#error "OLLA_MAX_MODELS: set it to 2..30000"
+#endif
+#if OLLA_MODEL_NAME < 32 || OLLA_MODEL_NAME > 512
+#error "OLLA_MODEL_NAME: set it to 32..512"
+#endif
+#if OLLA_MAX_PROBES < 1 || OLLA_MAX_PROBES > 1000
+#error "OLLA_MAX_PROBES: set it to 1..1000"
+#endif
+#if OLLA_MAX_TOKENS < 64 || OLLA_MAX_TOKENS > 4096
+#error "OLLA_MAX_TOKENS: set it to 64..4096"
+#endif
+#if OLLA_CONF_TEXT < 4096 || OLLA_CONF_TEXT > 1048576
+#error "OLLA_CONF_TEXT: set it to 4096..1048576"
+#endif
+#if OLLA_MAX_ALIASES < 1 || OLLA_MAX_ALIASES > 1024
+#error "OLLA_MAX_ALIASES: set it to 1..1024"
+#endif
+#if OLLA_MAX_PROFILES < 2 || OLLA_MAX_PROFILES > 64
+#error "OLLA_MAX_PROFILES: set it to 2..64"
+#endif
+#if OLLA_MAX_SESSIONS < 1 || OLLA_MAX_SESSIONS > 30000
+#error "OLLA_MAX_SESSIONS: set it to 1..30000"
+#endif
+#if OLLA_MAX_LIST_ITEMS < 8 || OLLA_MAX_LIST_ITEMS > 64
+#error "OLLA_MAX_LIST_ITEMS: set it to 8..64"
+#endif
+#if OLLA_LOG_BUF < 8192 || OLLA_LOG_BUF > 1048576
+#error "OLLA_LOG_BUF: set it to 8192..1048576"
 #endif
 
 /*

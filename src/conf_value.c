@@ -232,8 +232,10 @@ static void store_number(struct conf_loader *ld, const struct conf_row *row, str
         (void)parse_number(row, str_of(row->def), &v);
     } else if (parsed && (row->flags & CONF_CLAMP) && (v < row->min || v > row->max)) {
         v = v < row->min ? row->min : row->max;
-        CONF_SAY(ld, .key = row->path, .warning = true, .what = "out of range, taken as ", .number = v, .value = s,
-                 .allowed = row->allowed);
+        if (s.p != row->def) { /* that one is nobody's mistake: this build has less than others */
+            CONF_SAY(ld, .key = row->path, .warning = true, .what = "out of range, taken as ", .number = v, .value = s,
+                     .allowed = row->allowed);
+        }
     } else if (!parsed || v < row->min || v > row->max) {
         say_wrong(ld, row, "wrong value", s);
         return;

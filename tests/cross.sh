@@ -3,7 +3,7 @@
 # tests and whole sessions through a proxy under qemu.
 #
 #   tests/cross.sh [ARCH ...]          armhf arm64 mipsel s390x (byte order) riscv64; all of them by itself
-#   MAKE_IN=TARGET tests/cross.sh ARCH ...    only `make TARGET` there, and what it leaves in build/ comes back
+#   MAKE_IN="deb tarball" tests/cross.sh ARCH ...     only makes these there, tries them, and brings them to build/
 #
 # The compilers live in small Debians below build/chroot, so that this machine gets no package of another one.
 set -eu
@@ -73,13 +73,16 @@ run() {
 
 bring() {
     # shellcheck disable=SC2016
-    inside "cross-$1" 'cd /olla && rm -f build/*/*.deb build/*/*.tar.gz && make CROSS="$1" "$2"' \
-        "$triplet" "$MAKE_IN" >"$chroots/log" 2>&1 || {
+    inside "cross-$1" 'cd /olla/build/"$1" 2>/dev/null && rm -f *.deb *.tar.gz; cd /olla && make -j"$(nproc)" CROSS="$1" $2 &&
+        cd "build/$1" && for file in static/usr/sbin/olla deb/usr/sbin/olla; do
+            [ ! -f "$file" ] || "$3" "$file" -t -c /olla/olla.ini || exit 1
+        done' "$triplet" "$MAKE_IN" "$emulator" >"$chroots/log" 2>&1 || {
         tail -n 30 "$chroots/log" >&2
         exit 1
     }
-    find "$root/olla/build/$triplet" -maxdepth 1 \( -name '*.deb' -o -name '*.tar.gz' \) -exec cp {} "$top/build/" \; -print |
-        sed 's|.*/|    build/|'
+    for file in "$root/olla/build/$triplet"/*.deb "$root/olla/build/$triplet"/*.tar.gz; do
+        [ ! -f "$file" ] || { cp "$file" "$top/build/" && say "build/$(basename "$file")"; }
+    done
 }
 
 for arch in "$@"; do

@@ -1,14 +1,14 @@
 #!/bin/sh
 # Installs what a target of the Makefile needs and this machine lacks.
 #
-#   tests/deps.sh build|test|real|bench|fuzz|lint|packages|deb|chroot ...
+#   tests/deps.sh build|test|real|bench|fuzz|lint|matrix|packages|deb|chroot ...
 #
 # Looks for the command, header or module itself, so a machine that has everything is left alone at once, without the
 # network, whatever its distribution. What is missing comes from the system's packages on Debian and its relatives, as
 # root or through sudo; elsewhere the package names are printed and the exit status is 1.
 set -eu
 
-usage="usage: tests/deps.sh build|test|real|bench|fuzz|lint|packages|deb|chroot ..."
+usage="usage: tests/deps.sh build|test|real|bench|fuzz|lint|matrix|packages|deb|chroot ..."
 attempts=3
 missing=""
 services=""
@@ -75,6 +75,11 @@ need_lint() {
     need cppcheck command cppcheck
     need shellcheck command shellcheck
     need mandoc command mandoc
+}
+
+need_matrix() {
+    need clang command clang
+    need musl-tools command musl-gcc
 }
 
 need_packages() {
@@ -172,7 +177,7 @@ stop_services() {
 [ $# -gt 0 ] || { echo "$usage" >&2; exit 2; }
 for target in "$@"; do
     case $target in
-    build | test | real | bench | fuzz | lint | packages | deb | chroot) ;;
+    build | test | real | bench | fuzz | lint | matrix | packages | deb | chroot) ;;
     *) echo "$usage" >&2; exit 2 ;;
     esac
 done
