@@ -43,7 +43,7 @@ endif
 
 SRC := olla.c $(sort $(wildcard src/*.c)) $(sort $(filter-out platform/tls_%.c,$(wildcard platform/*.c))) platform/tls_$(TLS).c
 BUILD ?= build
-OBJ := $(SRC:%.c=$(BUILD)/obj/%.o)
+OBJ := $(SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/ui.o
 
 all: $(BUILD)/olla
 
@@ -58,6 +58,18 @@ $(BUILD)/olla: $(OBJ)
 $(BUILD)/obj/%.o: %.c $(STAMP)
 	@mkdir -p $(@D)
 	$(CC) $(OLLA_CFLAGS) $(FRAME) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+# The dashboard, as strings of C.
+UI := src/ui/index.html src/ui/olla.js src/ui/olla.css
+
+$(BUILD)/ui.c: src/ui/embed.sh $(UI)
+	@mkdir -p $(@D)
+	sh $^ > $@.new
+	@mv $@.new $@
+
+$(BUILD)/obj/ui.o: $(BUILD)/ui.c $(STAMP)
+	@mkdir -p $(@D)
+	$(CC) $(OLLA_CFLAGS) -Isrc $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 install: $(BUILD)/olla
 	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(SYSCONFDIR)
@@ -75,19 +87,23 @@ size: $(BUILD)/olla
 	@cp $(BUILD)/olla $(BUILD)/olla.stripped && strip $(BUILD)/olla.stripped && wc -c < $(BUILD)/olla.stripped | sed 's/$$/ bytes stripped/'
 
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/test $(BUILD)/lint-* $(BUILD)/olla $(BUILD)/olla.stripped $(BUILD)/olla.service $(STAMP)
+	rm -rf $(BUILD)/obj $(BUILD)/test $(BUILD)/lint-* $(BUILD)/olla $(BUILD)/olla.stripped $(BUILD)/olla.service $(BUILD)/ui.c $(STAMP)
 
 # ---- tests: everything below runs a build with sanitizers and leak checks ------------------
 
 T := $(BUILD)/test
 TEST_CFLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 TEST_CPPFLAGS := -DOLLA_TEST=1
-TEST_OBJ := $(SRC:%.c=$(T)/obj/%.o)
+TEST_OBJ := $(SRC:%.c=$(T)/obj/%.o) $(T)/obj/ui.o
 UNITS := $(patsubst tests/unit/%.c,$(T)/unit/%,$(sort $(wildcard tests/unit/test_*.c))) $(T)/unit/test_resolve_sync
 
 $(T)/obj/%.o: %.c $(STAMP)
 	@mkdir -p $(@D)
 	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(TEST_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(T)/obj/ui.o: $(BUILD)/ui.c $(STAMP)
+	@mkdir -p $(@D)
+	$(CC) $(OLLA_CFLAGS) -Isrc $(CPPFLAGS) $(TEST_CFLAGS) -c -o $@ $<
 
 $(T)/olla: $(TEST_OBJ)
 	$(CC) $(TEST_CFLAGS) $(LDFLAGS) -o $@ $(TEST_OBJ) $(LDLIBS)
@@ -163,7 +179,7 @@ lint: deps-build deps-lint layers
 	$(MAKE) --no-print-directory BUILD=$(BUILD)/lint-tiny CC=gcc CFLAGS="-Os -Werror" \
 	    CPPFLAGS="-DOLLA_MAX_CLIENTS=2 -DOLLA_MAX_BUFS=8 -DOLLA_BUF_SIZE=4096 -DOLLA_MAX_ENDPOINTS=2 -DOLLA_MAX_MODELS=16" all
 	tests/lint.sh
-	shellcheck tests/*.sh tests/real/*.sh .ci/run
+	shellcheck src/ui/*.sh tests/*.sh tests/real/*.sh .ci/run
 
 .PHONY: all install size clean unit wire test run test-real bench fuzz fuzz-run layers lint
 .SECONDARY:
