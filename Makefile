@@ -87,7 +87,7 @@ size: $(BUILD)/olla
 	@cp $(BUILD)/olla $(BUILD)/olla.stripped && strip $(BUILD)/olla.stripped && wc -c < $(BUILD)/olla.stripped | sed 's/$$/ bytes stripped/'
 
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/test $(BUILD)/lint-* $(BUILD)/olla $(BUILD)/olla.stripped $(BUILD)/olla.service $(BUILD)/ui.c $(STAMP)
+	rm -rf $(BUILD)/obj $(BUILD)/test $(SMALL) $(BUILD)/lint-* $(BUILD)/olla $(BUILD)/olla.stripped $(BUILD)/olla.service $(BUILD)/ui.c $(STAMP)
 
 # ---- tests: everything below runs a build with sanitizers and leak checks ------------------
 
@@ -124,7 +124,14 @@ deps-%:
 unit: $(UNITS)
 	@set -e; for t in $(UNITS); do echo "== $$t"; $$t; done
 
-wire: $(T)/olla $(BUILD)/olla
+# Every limit so low that a handful of connections reaches it (tests/wire/test_exhaustion.py).
+SMALL := $(BUILD)/small
+small:
+	@$(MAKE) --no-print-directory BUILD=$(SMALL) CPPFLAGS="-DOLLA_MAX_CLIENTS=48 -DOLLA_MAX_UPSTREAMS=36 -DOLLA_MAX_BUFS=24 \
+	    -DOLLA_MAX_BODY_BLOCKS=2 -DOLLA_MAX_MESSAGES=4 -DOLLA_MAX_PROBES=2 -DOLLA_MAX_MODELS=8 -DOLLA_MAX_SESSIONS=4 \
+	    -DOLLA_MAX_RATE_CLIENTS=4" $(SMALL)/test/olla
+
+wire: $(T)/olla $(BUILD)/olla small
 	OLLA_BIN=$(abspath $(T)/olla) $(PYTHON) -m pytest -q tests/wire
 
 test: deps-build deps-test
@@ -181,6 +188,6 @@ lint: deps-build deps-lint layers
 	tests/lint.sh
 	shellcheck src/ui/*.sh tests/*.sh tests/real/*.sh .ci/run
 
-.PHONY: all install size clean unit wire test run test-real bench fuzz fuzz-run layers lint
+.PHONY: all install size clean unit small wire test run test-real bench fuzz fuzz-run layers lint
 .SECONDARY:
 -include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d)

@@ -10,11 +10,13 @@
 
 #include "platform/platform.h"
 #include "platform/tls.h"
+#include "src/account.h"
 #include "src/conf.h"
 #include "src/endpoint.h"
 #include "src/ledger.h"
 #include "src/limits.h"
 #include "src/loop.h"
+#include "src/meter.h"
 #include "src/pool.h"
 #include "src/sticky.h"
 #include "src/sha256.h"
@@ -149,6 +151,8 @@ static int print_memory(void)
         {"endpoints", sizeof(struct endpoint), OLLA_MAX_ENDPOINTS},
         {"conversations", sticky_cost(), OLLA_MAX_SESSIONS},
         {"models' use", ledger_cost(), OLLA_MAX_LEDGER},
+        {"usage by key", meter_cost(), OLLA_MAX_METER},
+        {"last errors", account_cost(), 1},
         {"rate limits", limits_cost(), OLLA_MAX_RATE_CLIENTS},
         {"TLS engines", tls_cost(), OLLA_MAX_TLS_CLIENTS + OLLA_MAX_TLS_UPSTREAMS},
         {"TLS peers", tls_peer_cost(), TLS_PEERS},

@@ -68,7 +68,7 @@
 #endif
 
 /* Blocks in the pool, OLLA_BUF_SIZE bytes each. A connection holds one only
- * while bytes wait in it. When they run out, reading waits. */
+ * while bytes wait in it. When they run out, reading waits; before that, nothing is read for peers that take nothing. */
 #ifndef OLLA_MAX_BUFS
 #define OLLA_MAX_BUFS 328
 #endif
@@ -136,6 +136,11 @@
 #define OLLA_MAX_LIST (10u * 1024u * 1024u)
 #endif
 
+/* Largest reply, or event of one, that is kept to be told in other words or to be recorded, in bytes; the spool holds it. */
+#ifndef OLLA_MAX_KEPT
+#define OLLA_MAX_KEPT (32u * 1024u * 1024u)
+#endif
+
 /* Tokens for one JSON slice (one catalogue entry); 20 B each. jsmn's cost is quadratic in them. */
 #ifndef OLLA_MAX_TOKENS
 #define OLLA_MAX_TOKENS 512
@@ -189,6 +194,12 @@
 /* Models whose use is counted; each costs about 700 B. Beyond it the one that was used longest ago is forgotten. */
 #ifndef OLLA_MAX_LEDGER
 #define OLLA_MAX_LEDGER 64
+#endif
+
+/* Pairs of key and model whose tokens wait to be written to usage.file; each costs about 220 B. With more of them it is
+ * written earlier. */
+#ifndef OLLA_MAX_METER
+#define OLLA_MAX_METER 128
 #endif
 
 /* Items in one list setting. */

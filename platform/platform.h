@@ -121,6 +121,10 @@ int plat_record_open(const char *dir, const char *day, const char *name, uint64_
 int plat_record_write(int fd, const void *p, size_t n); /* OLLA_OK or OLLA_ERR, then maybe a part */
 void plat_record_undo(int fd, uint64_t end);            /* what was written goes away again */
 
+/* Appends to a plain file, which is made, for the owner alone, if it is not there. All of it or nothing. OLLA_OK or
+ * OLLA_ERR. */
+int plat_append(const char *path, const void *p, size_t n);
+
 /* Writes to a log descriptor only if that cannot block: count, OLLA_AGAIN or OLLA_ERR. */
 long plat_log_write(int fd, const void *p, size_t n);
 bool plat_is_tty(int fd);
@@ -128,6 +132,7 @@ bool plat_is_tty(int fd);
 /* ---- process ------------------------------------------------------------ */
 
 long plat_raise_fd_limit(size_t want); /* the soft limit after trying to raise it to want */
+unsigned plat_cpu_count(void);         /* at least 1 */
 uint64_t plat_rss_bytes(void);         /* resident memory; 0 where it cannot be known */
 
 /*

@@ -398,6 +398,29 @@ int plat_record_write(int fd, const void *p, size_t n)
     return OLLA_OK;
 }
 
+int plat_append(const char *path, const void *p, size_t n)
+{
+    struct stat st;
+    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
+
+    if (fd == -1) {
+        return plat_fail(errno);
+    }
+    if (fstat(fd, &st) == -1) {
+        return plat_fail_closing(fd);
+    }
+    if (!S_ISREG(st.st_mode)) {
+        close(fd);
+        return plat_fail_words("not a regular file");
+    }
+    int result = plat_record_write(fd, p, n);
+    if (result != OLLA_OK) {
+        plat_record_undo(fd, (uint64_t)st.st_size);
+    }
+    close(fd);
+    return result;
+}
+
 void plat_record_undo(int fd, uint64_t end)
 {
     int done = ftruncate(fd, (off_t)end);
@@ -490,6 +513,16 @@ long plat_raise_fd_limit(size_t want)
         getrlimit(RLIMIT_NOFILE, &limit);
     }
     return limit.rlim_cur < LONG_MAX ? (long)limit.rlim_cur : LONG_MAX;
+}
+
+unsigned plat_cpu_count(void)
+{
+#ifdef _SC_NPROCESSORS_ONLN
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (unsigned)n : 1;
+#else
+    return 1;
+#endif
 }
 
 uint64_t plat_rss_bytes(void)

@@ -31,6 +31,7 @@
 #endif
 
 #define LISTEN_BACKLOG 511
+#define UNSENT_MAX     (128 * 1024)
 
 /* ---- addresses ---------------------------------------------------------- */
 
@@ -245,6 +246,10 @@ static int open_socket(int family)
         return plat_fail_closing(fd);
     }
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+#ifdef TCP_NOTSENT_LOWAT
+    /* Peers that take nothing must not cost the kernel its default of 4 MB each: some hundreds use up what it has. */
+    set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_MAX);
+#endif
     return fd;
 }
 
@@ -293,7 +298,7 @@ int plat_accept(int fd, struct plat_addr *peer)
     if (SOCKET_FLAGS == 0 && !plat_set_flags(got)) {
         return plat_fail_closing(got);
     }
-    /* TCP_NODELAY is inherited from the listening socket. */
+    /* Options are inherited from the listening socket. */
     name_put(&name.sa, peer);
     return got;
 }

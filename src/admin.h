@@ -15,14 +15,24 @@ const struct exchange_local *admin_pages(void);
 /* RFC 3339 in UTC; and the wall time of the start. */
 void admin_time_text(struct text *t, int64_t wall_ms);
 int64_t admin_start_wall(void);
+uint64_t admin_start(void); /* the same, monotonic ms */
+
+/* "key":"..." around what a value function writes. */
+#define ADMIN_MEMBER(t, key, call)       \
+    do {                                 \
+        text_addz(t, ",\"" key "\":\""); \
+        call;                            \
+        text_char(t, '"');               \
+    } while (0)
 
 /* Values as the reference writes them (http-surface.md 7); `at` is monotonic, 0 = never. */
 void admin_bytes_text(struct text *t, uint64_t n);
 void admin_percent_text(struct text *t, uint64_t part, uint64_t whole);
 void admin_latency_text(struct text *t, uint64_t ms);
+void admin_until_text(struct text *t, uint64_t at);
+void admin_uptime_text(struct text *t, uint64_t ms);
 void admin_ago_text(struct text *t, uint64_t at);
 void admin_instant_text(struct text *t, uint64_t at);
-void admin_endpoint_id(struct text *t, const struct endpoint *e);
 
 /* When one of these endpoints last told its models. */
 uint64_t admin_last_seen(endpoint_set set);

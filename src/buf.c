@@ -37,6 +37,11 @@ bool buf_hold(struct buf *b, enum buf_class class_)
     return b->mem != NULL;
 }
 
+bool buf_scarce(void)
+{
+    return pool_free_count(POOL_BUF) <= (size_t)2 * OLLA_RESERVED_BUFS;
+}
+
 void buf_drop(struct buf *b)
 {
     pool_put(POOL_BUF, b->mem);

@@ -29,6 +29,9 @@ void buf_init(void); /* binds the pool; once at start */
 
 /* Makes sure a block is held. false: none is to be had now; try again later. */
 bool buf_hold(struct buf *b, enum buf_class class_);
+/* So few blocks are free that a stream must not fill one for a peer that takes nothing. */
+bool buf_scarce(void);
+
 void buf_drop(struct buf *b); /* gives the block back with whatever is in it */
 void buf_drop_if_empty(struct buf *b);
 

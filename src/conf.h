@@ -239,6 +239,10 @@ struct conf {
         } anthropic;
     } translators;
     struct {
+        const char *file; /* "" = none */
+        int64_t interval; /* ms */
+    } usage;
+    struct {
         enum conf_log_level level;
         enum conf_log_format format;
     } logging;

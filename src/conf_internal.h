@@ -61,7 +61,7 @@ struct conf_row {
 };
 
 /* Ends with a row without a path. */
-#define CONF_ROWS_MAX 152
+#define CONF_ROWS_MAX 192
 extern const struct conf_row conf_rows[CONF_ROWS_MAX];
 
 const struct conf_row *conf_row_find(struct str path); /* NULL = unknown */

@@ -239,6 +239,11 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
     {SET(translators.anthropic.inspector.session_header), WORD("X-Session-ID"),
      .help = "The header that names the session; without it X-Request-ID does. \"\" = X-Session-ID."},
 
+    {SET(usage.file), FREE(""),
+     .help = "Tokens by key and model are added to this file, one JSON object in each line. Nothing = not."},
+    {SET(usage.interval), RANGE("1h", 1000, LONGEST, "a duration of 1s or more"),
+     .help = "... once in this time, to spare flash memory; and when olla stops."},
+
     {SET(logging.level), ENUM("info", "debug, info, warn/warning, error"), .env = "OLLA_LOGGING_LEVEL",
      .help = "Lines below this level are left out."},
     {SET(logging.format), ENUM("auto", "auto, text, json"), .env = "OLLA_LOGGING_FORMAT",

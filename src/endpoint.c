@@ -627,6 +627,9 @@ void endpoint_end(struct endpoint *e, const struct endpoint_use *use, enum outco
         e->latency_ms_max = ms > e->latency_ms_max ? ms : e->latency_ms_max;
         histogram_add(&e->whole, event->ms);
     }
+    if (event->rate > 0) {
+        e->rate = e->rate > 0 ? (3 * e->rate + event->rate) / 4 : event->rate;
+    }
     if (event->began) {
         histogram_add(&e->first, event->first_ms);
     }

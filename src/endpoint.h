@@ -150,6 +150,7 @@ struct endpoint {
     struct upstream *idle;  /* most recently used first */
     unsigned idle_n;
     struct tally sum;
+    uint64_t rate; /* thousandths of tokens per second, the last replies' average; 0 = not known */
     uint32_t latency_ms_min, latency_ms_max; /* of what was served */
     struct histogram first, whole;           /* ms to the first byte of the body, and to the end */
 };

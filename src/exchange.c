@@ -10,6 +10,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "account.h"
 #include "admit.h"
 #include "cors.h"
 #include "gather.h"
@@ -18,7 +19,6 @@
 #include "log.h"
 #include "messages.h"
 #include "pool.h"
-#include "ledger.h"
 #include "queue.h"
 
 /* A slow upload is fine as long as it moves: each KiB received buys one more second. */
@@ -28,7 +28,6 @@
 
 POOL_STORAGE(EXCHANGE, struct exchange, exchange_pool)
 
-struct exchange_totals exchange_totals;
 static const struct exchange_local *local_pages;
 static bool draining;
 
@@ -273,6 +272,9 @@ void exchange_client_left(struct exchange *x)
 static bool step_local(struct exchange *x)
 {
     struct client *c = x->c;
+    if (buf_scarce() && !net_writable(&c->s)) {
+        return false;
+    }
     x->moved = true;
     reply_more(x, &local_pages[x->route.page]);
     if (buf_len(&c->out) > 0 && net_flush(&c->s, &c->out) == OLLA_ERR) {
@@ -339,7 +341,8 @@ static bool step(struct exchange *x)
 static void set_wants(struct exchange *x)
 {
     struct client *c = x->c;
-    bool out_waits = buf_len(&c->out) > 0 || x->state == X_LOCAL;
+    bool full = x->state == X_STREAM && x->client_full;
+    bool out_waits = buf_len(&c->out) > 0 || x->state == X_LOCAL || full;
 
     if (x->state == X_TUNNEL) {
         tunnel_wants(x);
@@ -357,7 +360,8 @@ static void set_wants(struct exchange *x)
     }
     if (x->u) {
         bool want_read = x->state == X_WAIT || x->state == X_SEND ||
-                         (x->state == X_STREAM && buf_len(&c->out) <= OLLA_BUF_SIZE / 2 && buf_len(&x->u->in) == 0);
+                         (x->state == X_STREAM && !full && buf_len(&c->out) <= OLLA_BUF_SIZE / 2 &&
+                          buf_len(&x->u->in) == 0);
         net_want(&x->u->s, want_read && !c->starved, (x->state == X_CONNECT || x->state == X_SEND) && !c->starved);
     }
 }
@@ -374,7 +378,7 @@ static void set_deadline(struct exchange *x)
         uint64_t in_all = x->started + limit + x->bytes_in / BODY_RATE * 1000;
         x->deadline = limit == 0 ? 0 : in_all < now + limit ? in_all : now + limit;
     } else if (x->state >= X_STREAM && x->moved) {
-        bool backend = x->state == X_TUNNEL || (x->state == X_STREAM && buf_len(&x->c->out) == 0);
+        bool backend = x->state == X_TUNNEL || (x->state == X_STREAM && buf_len(&x->c->out) == 0 && !x->client_full);
         x->deadline = now + (backend ? exchange_read_timeout(x) : stall);
         x->moved = false;
     }
@@ -475,6 +479,7 @@ void exchange_truncate(struct exchange *x, enum end_who who, enum end_phase phas
     }
     x->who = who;
     x->phase = phase;
+    x->error = message;
     if (x->headless) { /* nothing went down: it can be said properly */
         struct reply_error err = {.status = who == END_SERVER_SLOW ? 504 : 502,
                                   .code = "backend_error",
@@ -541,7 +546,7 @@ void exchange_expired(struct exchange *x)
         backend_expired(x);
         break;
     case X_STREAM:
-        if (buf_len(&x->c->out) == 0) {
+        if (buf_len(&x->c->out) == 0 && !x->client_full) {
             exchange_truncate(x, END_SERVER_SLOW, PHASE_DATA,
                               "the backend went silent in the middle of its reply (proxy.read_timeout)");
             break;
@@ -575,126 +580,6 @@ const char *exchange_client(const struct exchange *x)
     return x->from_text[0] ? x->from_text : x->c->peer_text;
 }
 
-/* A server that counted nothing: of a prompt four bytes, of a stream one event are about a token. */
-static void estimate(const struct exchange *x, struct usage_figures *f)
-{
-    f->input = x->scan.prompt_n / 4;
-    f->output = f->events > 0 ? f->events : x->bytes_out / 4;
-}
-
-static struct tally_event event_of(const struct exchange *x, uint64_t ms)
-{
-    struct tally_event e = {.ms = ms, .bytes = x->bytes_out};
-    struct usage_figures f = usage_figures(&x->usage);
-    bool told = (f.told & (1u << USAGE_INPUT | 1u << USAGE_OUTPUT)) != 0;
-
-    e.began = x->first_at > 0;
-    e.first_ms = e.began ? x->first_at - x->started : 0;
-    if (x->counts && x->reads_usage && !told && x->backend_status < 400) {
-        estimate(x, &f);
-        e.estimated = true;
-    }
-    e.input = f.input;
-    e.output = f.output;
-    return e;
-}
-
-/* Tokens, and how fast they came. */
-static void log_tokens(const struct exchange *x, const struct tally_event *e)
-{
-    struct usage_figures f = usage_figures(&x->usage);
-    char mem[24];
-    struct text t = text_in(mem, sizeof(mem) - 1);
-
-    if (e->input + e->output > 0) {
-        log_u64("input_tokens", e->input);
-        log_u64("output_tokens", e->output);
-        log_u64("total_tokens", e->estimated ? e->input + e->output : f.total);
-    }
-    if (e->estimated) {
-        log_z("tokens", "estimated");
-    }
-    if (f.told & 1u << USAGE_CACHED) {
-        log_u64("cached_tokens", f.cached);
-    }
-    if (f.rate > 0) {
-        text_u64(&t, f.rate / 1000);
-        text_char(&t, '.');
-        text_u64(&t, f.rate % 1000 / 100);
-        log_z("tokens_per_sec", text_z(&t));
-    }
-    if (f.model[0] && !str_ieq(str_of(f.model), str_of(x->scan.model))) {
-        log_z("provider_model", f.model);
-    }
-}
-
-static void access_line(const struct exchange *x, const struct tally_event *event)
-{
-    char end[2] = {(char)x->who, (char)x->phase};
-    if (!conf_now->server.request_logging || !log_begin(LOG_INFO, "request")) {
-        return;
-    }
-    log_str("request_id", str_of(x->id));
-    log_z("client", exchange_client(x));
-    log_z("method", x->method);
-    log_z("path", x->path);
-    log_u64("status", (uint64_t)(x->status > 0 ? x->status : 499));
-    log_str("end", (struct str){end, 2});
-    if (x->key.key > 0) {
-        log_z("key", x->key.name);
-    }
-    if (x->e) {
-        log_z("endpoint", x->e->name);
-    }
-    if (x->scan.model[0]) {
-        log_z("model", x->scan.model);
-    }
-    if (x->messages && x->e) {
-        log_z("translator_mode", x->translated ? "translation" : "passthrough");
-    }
-    log_u64("attempts", (uint64_t)x->attempts);
-    log_u64("bytes_in", x->bytes_in);
-    log_u64("bytes_out", x->bytes_out);
-    if (x->head_at > 0) {
-        log_u64("wait_ms", x->head_at - x->started);
-    }
-    if (event->began) {
-        log_u64("ttft_ms", event->first_ms);
-    }
-    log_tokens(x, event);
-    log_u64("duration_ms", event->ms);
-    log_end();
-}
-
-/* What it says about its endpoint. */
-static enum outcome outcome_of(const struct exchange *x)
-{
-    if (x->who == END_SERVER || x->who == END_SERVER_SLOW || x->backend_status >= 500) {
-        return OUTCOME_BAD;
-    }
-    bool silent = x->backend_status == 0 || x->backend_status == 429 || x->who == END_CLIENT ||
-                  x->who == END_CLIENT_SLOW;
-    return silent || x->who == END_KILLED || x->who == END_RESOURCE ? OUTCOME_NONE : OUTCOME_GOOD;
-}
-
-static void count(struct exchange *x, struct tally_event *event)
-{
-    bool served = x->status > 0 && x->status < 500 && x->backend_status < 500 && x->who != END_SERVER &&
-                  x->who != END_SERVER_SLOW;
-    exchange_totals.active--;
-    if (!x->e) {
-        ledger_miss(str_of(x->scan.model));
-        return;
-    }
-    event->served = served || x->who == END_CLIENT || x->who == END_CLIENT_SLOW;
-    tally_add(&exchange_totals.sum, event);
-    gate_add(&x->key, event, plat_wall_ms());
-    bool fallback = x->decision && str_eq(str_of(x->decision), STR("fallback"));
-    ledger_add(attempt_model(x), event, fallback ? LEDGER_FALLBACK : LEDGER_HIT, str_hash(str_of(exchange_client(x))),
-               net_now());
-    endpoint_end(x->e, &x->use, outcome_of(x), event);
-}
-
 /* What the end of the exchange means for the connection. */
 static enum exchange_after after(const struct exchange *x)
 {
@@ -718,16 +603,13 @@ static enum exchange_after after(const struct exchange *x)
 enum exchange_after exchange_finish(struct exchange *x)
 {
     struct client *c = x->c;
-    uint64_t ms = net_now() - x->started;
 
     assert(x->state == X_DONE);
     queue_leave(x);
     attempt_drop_upstream(x);
     gather_cancel(x);
-    struct tally_event event = event_of(x, ms);
-    access_line(x, &event);
     inspector_finish(x);
-    count(x, &event);
+    account_close(x);
     messages_finish(x);
     body_free(&x->body);
     buf_drop(&c->out);

@@ -177,14 +177,16 @@ struct exchange {
 
     /* reply */
     int status;
+    const char *error; /* static text: what went wrong, as a code or a sentence; NULL = nothing */
     bool began;
     bool headless; /* ... but its head has not been written: that depends on what comes */
     int broken;    /* the status for the event that tells that it broke off, 0 = 502 */
     bool chunked_out;
-    bool to_close; /* the reply's end is the connection's end */
-    bool moved;    /* reply bytes have moved since the deadline was set */
-    bool reusable; /* u may be used again after this reply */
-    bool gathers;  /* small pieces that come together go down together */
+    bool to_close;    /* the reply's end is the connection's end */
+    bool client_full; /* there is no block for bytes that it would not take */
+    bool moved;       /* reply bytes have moved since the deadline was set */
+    bool reusable;    /* u may be used again after this reply */
+    bool gathers;     /* small pieces that come together go down together */
     unsigned keep_s;
     struct http_body out_body;
     unsigned newlines; /* line ends at the end of what went down */
@@ -239,6 +241,7 @@ struct exchange_local {
     bool (*check)(struct exchange *x, struct reply_error *err); /* NULL = fine; false is answered with *err */
     bool (*ready)(struct exchange *x);                          /* NULL = at once; false: asked again soon */
     bool etag;
+    const char *type;                            /* Content-Type; NULL = JSON */
     uint64_t (*state)(const struct exchange *x); /* ... of this; NULL: of the text */
 };
 

@@ -37,6 +37,15 @@ static bool is_allowed(const struct probe *p)
            gate_allows(&x->key, str_of(name));
 }
 
+/* One element that is no JSON would spoil the page for all machines. */
+static bool is_json(const struct probe *p)
+{
+    struct json_check check;
+    json_check_start(&check, NULL, NULL);
+    json_check_feed(&check, p->list.out, p->list.n);
+    return check.done && !check.bad;
+}
+
 /* {"name":... becomes {"endpoint":"NAME","name":... */
 static void add_element(struct probe *p)
 {
@@ -46,7 +55,7 @@ static void add_element(struct probe *p)
     struct str rest = str_skip((struct str){p->list.out, p->list.n}, 1);
     bool empty = str_starts(str_trim(rest), STR("}"));
 
-    if (!is_allowed(p)) {
+    if (!is_allowed(p) || !is_json(p)) {
         return;
     }
     t.n = RECORD_HEAD;

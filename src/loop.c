@@ -18,6 +18,7 @@
 #include "inspector.h"
 #include "log.h"
 #include "messages.h"
+#include "meter.h"
 #include "pool.h"
 #include "probe.h"
 
@@ -140,6 +141,7 @@ static void reload(void)
                  STR("cannot listen as configured"), NULL, STR(""));
         return;
     }
+    meter_flush(); /* the next lines go where the new configuration says */
     struct conf *old = current;
     current = spare_conf;
     spare_conf = old;
@@ -254,6 +256,7 @@ static void turn(void)
     wake = earliest(wake, discover_tick());
     wake = earliest(wake, load_tick());
     wake = earliest(wake, queue_tick());
+    wake = earliest(wake, meter_tick());
     int log_ms = log_flush(net_now(), false);
     if (log_ms >= 0) {
         wake = earliest(wake, net_now() + (uint64_t)log_ms);
@@ -272,6 +275,7 @@ static int finish(void)
 
     probe_cancel(NULL);
     upstream_drop_idle(NULL);
+    meter_flush();
     if (cut > 0) {
         code = OLLA_EXIT_CUT;
     }

@@ -18,6 +18,8 @@
 #define LATE_MS 50
 /* Framing of a piece for the client. */
 #define FRAMING 8
+/* What a client reads when a reply cannot be kept as far as it must be. */
+#define NO_ROOM "the backend's reply is too long to be translated, or olla has no room for it (proxy.spool_dir)"
 /* Bytes of an error reply that are looked at. */
 #define ERROR_MAX 16384
 
@@ -230,7 +232,7 @@ static bool end_frame(struct exchange *x, bool complete)
     if (complete) {
         begin_document(m);
     } else if (b->n > 0 && !store_add(&m->doc, "\n", 1)) { /* one event, several lines */
-        fail(x, 502, "olla has no room for the backend's reply (proxy.spool_dir)");
+        fail(x, 502, NO_ROOM);
         return false;
     } else if (b->n > 0) {
         json_check_feed(&m->frame, "\n", 1);
@@ -248,7 +250,7 @@ static bool collect(struct exchange *x, struct str bytes)
     }
     json_check_feed(&m->frame, bytes.p, bytes.n);
     if (bytes.n > 0 && !store_add(&m->doc, bytes.p, bytes.n)) {
-        fail(x, 502, "olla has no room for the backend's reply (proxy.spool_dir)");
+        fail(x, 502, NO_ROOM);
         return false;
     }
     return true;

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "admin.h"
+#include "status.h"
 #include "catalogue.h"
 #include "json.h"
 #include "traits.h"
@@ -124,7 +125,7 @@ static void write_endpoints(struct text *t, endpoint_set set, bool ids)
         text_addz(t, i > 0 ? "," : "");
         if (ids) {
             text_char(t, '"');
-            admin_endpoint_id(t, e);
+            status_endpoint_id(t, e);
             text_char(t, '"');
         } else {
             json_text(t, str_of(e->name));
@@ -133,6 +134,18 @@ static void write_endpoints(struct text *t, endpoint_set set, bool ids)
     text_char(t, ']');
 }
 
+/* A server with that model may be sent it for the alias. */
+static bool stands_for(const struct conf_alias *a, const char *name)
+{
+    for (int i = 0; i < a->models.n; i++) {
+        if (str_ieq(str_of(a->models.item[i]), str_of(name))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Names of the same thing: as other servers call it, and as the configuration does. */
 static void write_aliases(const struct exchange *x, struct text *t, const struct model *m)
 {
     int n = 0;
@@ -140,6 +153,13 @@ static void write_aliases(const struct exchange *x, struct text *t, const struct
         if (!same_name(other, m) && other->now.serves && gate_allows(&x->key, str_of(other->facts.name))) {
             text_addz(t, n++ == 0 ? ",\"aliases\":[" : ",");
             json_text(t, str_of(other->facts.name));
+        }
+    }
+    for (int i = 0; i < conf_now->aliases && n < ALIASES_MAX; i++) {
+        const struct conf_alias *a = &conf_now->alias[i];
+        if (stands_for(a, m->facts.name) && gate_allows(&x->key, str_of(a->name))) {
+            text_addz(t, n++ == 0 ? ",\"aliases\":[" : ",");
+            json_text(t, str_of(a->name));
         }
     }
     text_addz(t, n > 0 ? "]" : "");
@@ -189,6 +209,9 @@ static void write_model(const struct exchange *x, struct text *t, const struct m
     }
     string_member(t, "params", f->parameters);
     string_member(t, "quant", f->quantization);
+    if (f->context > 0) {
+        json_member_u64(t, "max_context_length", f->context);
+    }
     text_addz(t, ",\"last_seen\":\"");
     admin_ago_text(t, seen);
     text_char(t, '"');

@@ -303,6 +303,12 @@ long net_read(struct stream *s, struct buf *b, size_t max)
     return n;
 }
 
+bool net_writable(const struct stream *s)
+{
+    struct pollfd one = {.fd = s->fd, .events = POLLOUT};
+    return plat_poll(&one, 1, 0) != 0;
+}
+
 int net_flush(struct stream *s, struct buf *b)
 {
     while (buf_len(b) > 0) {

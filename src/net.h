@@ -91,6 +91,9 @@ long net_give(struct stream *s, const struct iovec *v, int count);
  */
 long net_read(struct stream *s, struct buf *b, size_t max);
 
+/* It takes bytes now, or is broken, which a write will tell. Costs a system call. */
+bool net_writable(const struct stream *s);
+
 /* Writes what is in b and consumes it. OLLA_OK when b is empty, else OLLA_AGAIN or OLLA_ERR. */
 int net_flush(struct stream *s, struct buf *b);
 

@@ -14,6 +14,8 @@
 /* Rounds of read and write before another connection gets its turn. */
 #define ROUNDS      4
 #define MAX_INTERIM 64
+/* A client that takes bytes takes so many: what is read for it when blocks are scarce. */
+#define SCARCE_MAX 4096
 /* The end of a body that is put into an event. */
 #define EMBED_ROOM (OLLA_BUF_SIZE / 2 + 64)
 
@@ -318,6 +320,23 @@ static void end_reply(struct exchange *x)
     x->state = X_FLUSH;
 }
 
+/*
+ * Read only what the client can take: a slow reader slows its backend. When blocks are scarce it gets none to wait in:
+ * many clients that take nothing must not hold up the streams of those that do.
+ */
+static bool may_read(struct exchange *x)
+{
+    size_t waiting = buf_len(&x->c->out);
+    if (!x->u_readable || x->out_body.done || buf_len(&x->u->in) > 0) {
+        return false;
+    }
+    if (!buf_scarce()) {
+        return waiting <= OLLA_BUF_SIZE / 2;
+    }
+    x->client_full = waiting > 0 || !net_writable(&x->c->s);
+    return !x->client_full;
+}
+
 /* Reads into the room that c->out has. 0 = nothing came, > 0 more may wait, or OLLA_EOF, OLLA_ERR. */
 static long read_more(struct exchange *x)
 {
@@ -326,6 +345,9 @@ static long read_more(struct exchange *x)
         return 0;
     }
     size_t room = OLLA_BUF_SIZE - buf_len(&x->c->out) - FRAMING_MAX;
+    if (room > SCARCE_MAX && buf_scarce()) {
+        room = SCARCE_MAX;
+    }
     buf_compact(&u->in);
     long n = net_read(&u->s, &u->in, room);
     if (n == OLLA_AGAIN || (n < (long)room && !x->gathers)) {
@@ -350,10 +372,11 @@ static void broken(struct exchange *x, long how)
 void relay_stream(struct exchange *x)
 {
     struct buf *in = &x->u->in, *out = &x->c->out;
+    bool was_full = x->client_full;
 
+    x->client_full = false;
     for (int round = 0; round < ROUNDS; round++) {
-        /* Read only what the client can take: a slow reader slows its backend. */
-        if (x->u_readable && !x->out_body.done && buf_len(in) == 0 && buf_len(out) <= OLLA_BUF_SIZE / 2) {
+        if (may_read(x)) {
             long n = read_more(x);
             bool ended = n == OLLA_EOF && x->translated && http_body_at_eof(&x->out_body);
             if (ended || (n < 0 && messages_told(x))) {
@@ -386,7 +409,11 @@ void relay_stream(struct exchange *x)
             return;
         }
         buf_drop_if_empty(in);
-        if (x->gathers && x->u_readable && !x->c->starved && buf_len(out) <= OLLA_BUF_SIZE / 2) {
+        if (x->client_full && buf_len(out) == 0 && !messages_pending(x)) {
+            x->moved = x->moved || !was_full; /* its time runs from now on */
+            return;
+        }
+        if (x->gathers && x->u_readable && !x->c->starved && !buf_scarce() && buf_len(out) <= OLLA_BUF_SIZE / 2) {
             round -= round > 0; /* what comes together goes down together */
             continue;
         }

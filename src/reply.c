@@ -152,6 +152,7 @@ void reply_error(struct exchange *x, const struct reply_error *err)
     struct text body = text_in(mem, sizeof(mem)), t;
     bool plain = x->route.dialect == DIALECT_PLAIN;
 
+    x->error = err->code;
     if (!buf_hold(&x->c->out, BUF_CLIENT)) {
         give_up(x);
         return;
@@ -290,7 +291,6 @@ bool reply_none_match(const struct exchange *x, struct str tag)
 
 void reply_local(struct exchange *x, const struct exchange_local *page)
 {
-    static const char json[] = "application/json";
     char mem[24] = "";
     struct text body, t, tag = text_in(mem, sizeof(mem));
     bool same = false;
@@ -310,7 +310,7 @@ void reply_local(struct exchange *x, const struct exchange_local *page)
     body = text_in(page_mem, sizeof(page_mem));
     int more = same ? 0 : page->write(x, &body);
     t = buf_text(&x->c->out);
-    head(x, &t, same ? 304 : 200, same ? NULL : json);
+    head(x, &t, same ? 304 : 200, same ? NULL : page->type ? page->type : "application/json");
     if (page->etag) {
         text_addz(&t, "ETag: W/");
         text_addz(&t, mem);

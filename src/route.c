@@ -24,6 +24,10 @@ static const struct {
     /* clang-format off */
     {STR("/internal/health"),          EXACT, false, ROUTE_LOCAL,    LOCAL_HEALTH,        0,                 DIALECT_PLAIN},
     {STR("/internal/status"),          EXACT, false, ROUTE_LOCAL,    LOCAL_STATUS,        0,                 DIALECT_PLAIN},
+    {STR("/internal/status/endpoints"), EXACT, false, ROUTE_LOCAL,    LOCAL_STATUS_ENDPOINTS, 0,              DIALECT_PLAIN},
+    {STR("/internal/stats/models"),    EXACT, false, ROUTE_LOCAL,    LOCAL_STATS_MODELS,  0,                 DIALECT_PLAIN},
+    {STR("/internal/process"),         EXACT, false, ROUTE_LOCAL,    LOCAL_PROCESS,       0,                 DIALECT_PLAIN},
+    {STR("/internal/metrics"),         EXACT, false, ROUTE_LOCAL,    LOCAL_METRICS,       0,                 DIALECT_PLAIN},
     {STR("/internal/stats/sticky"),    EXACT, false, ROUTE_LOCAL,    LOCAL_STATS_STICKY,  0,                 DIALECT_PLAIN},
     {STR("/internal/stats/translators"), EXACT, false, ROUTE_LOCAL,  LOCAL_STATS_TRANSLATORS, 0,             DIALECT_PLAIN},
     {STR("/internal/status/models"),   EXACT, false, ROUTE_LOCAL,    LOCAL_STATUS_MODELS, 0,                 DIALECT_PLAIN},

@@ -20,6 +20,10 @@ enum local_page {
     LOCAL_VERSION,
     LOCAL_STATUS,
     LOCAL_STATUS_MODELS,
+    LOCAL_STATUS_ENDPOINTS,
+    LOCAL_STATS_MODELS,
+    LOCAL_PROCESS,
+    LOCAL_METRICS,
     LOCAL_STATS_STICKY,
     LOCAL_STATS_TRANSLATORS,
     LOCAL_DASHBOARD,  /* the page; its file is the route's target */

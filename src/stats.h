@@ -1,5 +1,6 @@
 /*
- * stats.h - level 7: small pages of figures: /internal/stats/sticky,
+ * stats.h - level 7: pages of figures: /internal/stats/models,
+ * /internal/process, /internal/stats/sticky,
  * /internal/stats/translators (anthropic.md 8.2), and the answer to a request
  * that asked for a number of tokens. Parts as in admin.c.
  *
@@ -10,6 +11,8 @@
 
 #include "exchange.h"
 
+bool stats_models_page(struct exchange *x, struct text *t, uint32_t i);
+bool stats_process_page(struct exchange *x, struct text *t, uint32_t i);
 bool stats_sticky_page(struct exchange *x, struct text *t, uint32_t i);
 bool stats_translators_page(struct exchange *x, struct text *t, uint32_t i);
 bool stats_tokens_page(struct exchange *x, struct text *t, uint32_t i);

@@ -18,6 +18,9 @@ bool store_add(void *store, const char *p, size_t n)
     struct store *s = store;
     struct body *b = &s->body;
 
+    if (n > OLLA_MAX_KEPT - b->n) { /* a server that never ends must not fill the disk */
+        return false;
+    }
     if (b->home == BODY_NONE && buf_hold(&s->buf, s->modest ? BUF_NEW_WORK : BUF_BACKEND)) {
         b->home = BODY_INLINE;
         b->mem = s->buf.mem;

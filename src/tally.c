@@ -18,7 +18,7 @@ static unsigned bucket_of(uint64_t ms)
     if (t < PARTS) {
         return (unsigned)t;
     }
-    while (t >> (power + 1) > 0) {
+    while (power < 63 && t >> (power + 1) > 0) {
         power++;
     }
     unsigned i = (power - 1) * PARTS + (unsigned)(t >> (power - 2) & (PARTS - 1));
@@ -36,6 +36,7 @@ void histogram_add(struct histogram *h, uint64_t ms)
 {
     h->n++;
     h->sum += ms;
+    h->longest = ms < UINT32_MAX ? ms > h->longest ? (uint32_t)ms : h->longest : UINT32_MAX;
     h->count[bucket_of(ms)]++;
 }
 
@@ -50,11 +51,12 @@ uint64_t histogram_percentile(const struct histogram *h, unsigned percent)
     for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++) {
         if (before + h->count[i] >= rank) {
             uint64_t low = i > 0 ? upper(i - 1) : 0, width = upper(i) - low;
-            return low + (width * (rank - before) + h->count[i] / 2) / h->count[i];
+            uint64_t at = low + (width * (rank - before) + h->count[i] / 2) / h->count[i];
+            return at < h->longest ? at : h->longest;
         }
         before += h->count[i];
     }
-    return upper(HISTOGRAM_BUCKETS - 1);
+    return h->longest;
 }
 
 uint32_t histogram_upto(const struct histogram *h, unsigned power)

@@ -17,6 +17,7 @@
 struct histogram {
     uint64_t sum; /* ms */
     uint32_t n;
+    uint32_t longest;
     uint32_t count[HISTOGRAM_BUCKETS];
 };
 
@@ -36,6 +37,7 @@ struct tally_event {
     uint64_t first_ms;      /* to the first byte of the reply's body */
     uint64_t bytes;         /* of the reply's body, to the client */
     uint64_t input, output; /* tokens */
+    uint64_t rate;          /* thousandths of tokens per second, 0 = not known */
     bool estimated;         /* these are: the backend did not tell */
 };
 

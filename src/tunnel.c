@@ -77,6 +77,10 @@ struct side {
 static int pump(struct exchange *x, const struct side *s)
 {
     if (buf_len(s->b) == 0 && *s->readable && !*s->ended) {
+        if (buf_scarce() && !net_writable(s->to)) { /* no block for bytes that would not be taken */
+            x->c->starved = true;
+            return OLLA_AGAIN;
+        }
         if (!exchange_hold(x, s->b, s->class_)) {
             return OLLA_AGAIN;
         }

@@ -10,9 +10,9 @@ level() {
     posix | socket | resolve | user | tls_* | log | multipart | sse | usage | pieces | failure | secrets | sha256 | cidr | http | http_* | json | json_* | traits) echo 2 ;;
     conf | conf_* | net) echo 3 ;;
     profile | ledger | endpoint | breaker | upstream | model | catalogue) echo 4 ;;
-    route | choose | sticky | gate | limits | cors) echo 5 ;;
-    body | exchange | admit | request | attempt | forward | relay | reply | probe | detect | health | discover | gather | tunnel | queue | session | heartbeat | load | messages | messages_* | store | inspector | anthropic | anthropic_*) echo 6 ;;
-    admin | dashboard | stats | listing | formats | model_status | client) echo 7 ;;
+    route | meter | choose | sticky | gate | limits | cors) echo 5 ;;
+    body | exchange | account | admit | request | attempt | forward | relay | reply | probe | detect | health | discover | gather | tunnel | queue | session | heartbeat | load | messages | messages_* | store | inspector | anthropic | anthropic_*) echo 6 ;;
+    admin | dashboard | stats | status | metrics | listing | formats | model_status | client) echo 7 ;;
     loop) echo 8 ;;
     olla) echo 9 ;;
     *) echo "unknown" ;;

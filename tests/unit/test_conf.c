@@ -210,6 +210,8 @@ static void check_default_settings(void)
     assert_false(conf.translators.anthropic.inspector.enabled);
     assert_string_equal(conf.translators.anthropic.inspector.output_dir, "logs/inspector/anthropic");
     assert_string_equal(conf.translators.anthropic.inspector.session_header, "X-Session-ID");
+    assert_string_equal(conf.usage.file, "");
+    assert_int_equal(conf.usage.interval, 3600000);
     assert_int_equal(conf.logging.level, LOG_LEVEL_INFO);
     assert_int_equal(conf.logging.format, LOG_FORMAT_AUTO);
     check_load_defaults();
@@ -296,6 +298,7 @@ static const char all_settings[] =
     "[translators.anthropic.inspector]\nenabled = true\noutput_dir = /srv/said\nsession_header = X-Mine\n"
     "[model_aliases]\nfast = a:1, \"b\"\nFast = c\n"
     "[model_alias:x:y]\nmodels = d\n"
+    "[usage]\nfile = /var/lib/olla/used\ninterval = 36s\n"
     "[logging]\nlevel = debug\nformat = json\noutput = stdout\n"
     "[endpoint:gpu]\nname = big\nurl = http://[2001:db8::1]:8001/base/\ntype = vLLM\npriority = 0\nenabled = false\n"
     "health_check_url = /alive\nmodel_url = http://192.0.2.9/list\ncheck_interval = 20s\ncheck_timeout = 19s\n"
@@ -358,7 +361,7 @@ static void check_all_endpoint_keys(void)
     assert_int_equal(e->connection_timeout, 26000);
     assert_int_equal(e->first_byte_timeout, 27000);
     assert_int_equal(e->read_timeout, 28000);
-    assert_int_equal(e->line, 104);
+    assert_int_equal(e->line, 107);
 }
 
 static void check_limit_settings(void)
@@ -448,7 +451,7 @@ static void check_all_profile_keys(void)
     assert_string_equal(p->openai_base, "/api");
     assert_string_equal(p->messages_path, "/x/v1/messages");
     assert_int_equal(p->idle_timeout, 90000);
-    assert_int_equal(p->line, 127);
+    assert_int_equal(p->line, 130);
 }
 
 static void expect_digest(const struct conf_key *k, const char *secret)
@@ -534,6 +537,8 @@ static void test_every_setting(void **state)
     assert_int_equal(conf.discovery.model_discovery.interval, 10000);
     assert_int_equal(conf.discovery.model_discovery.timeout, 11000);
     assert_int_equal(conf.discovery.model_discovery.concurrent_workers, 12);
+    assert_string_equal(conf.usage.file, "/var/lib/olla/used");
+    assert_int_equal(conf.usage.interval, 36000);
     assert_int_equal(conf.logging.level, LOG_LEVEL_DEBUG);
     assert_int_equal(conf.logging.format, LOG_FORMAT_JSON);
     check_translator_settings();

@@ -188,11 +188,13 @@ class Response(Headers):
 class Client:
     """One TCP connection."""
 
-    def __init__(self, port, host="127.0.0.1", timeout=WAIT, rcvbuf=0):
+    def __init__(self, port, host="127.0.0.1", timeout=WAIT, rcvbuf=0, source=None):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM)
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        if source:
+            self.sock.bind((source, 0))
         self.sock.settimeout(timeout)
         self.sock.connect((host, port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -5,6 +5,7 @@ import resource
 import pytest
 
 from backend import LlamaBackend, OllamaBackend, OpenAIBackend
+from floods import small_binary
 from harness import BINARY, World, have_binary, report
 
 
@@ -31,6 +32,12 @@ def binary():
     if not have_binary():
         pytest.fail("no program at %s: build it first or set OLLA_BIN" % BINARY)
     return BINARY
+
+
+@pytest.fixture(scope="session")
+def small():
+    """The program with limits that a handful of connections reaches."""
+    return small_binary()
 
 
 @pytest.fixture

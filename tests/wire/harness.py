@@ -88,7 +88,8 @@ def build_config(port, endpoints, settings):
 class Olla:
     """One running proxy."""
 
-    def __init__(self, text, port, env=None, cwd=None, limits=None, ignore=(), expect_exit=0, user=None, under=()):
+    def __init__(self, text, port, env=None, cwd=None, limits=None, ignore=(), expect_exit=0, user=None, under=(),
+                 binary=None):
         """user: who runs it, a name; under: a command in front of it."""
         self.port, self.expect_exit = port, expect_exit
         self.allowed_errors = []   # parts of ERROR lines that this test expects; True = any
@@ -109,10 +110,10 @@ class Olla:
             for number in ignore:
                 signal.signal(number, signal.SIG_IGN)
 
-        program, who = BINARY, {}
+        program, who = str(binary or BINARY), {}
         if user:
             os.chmod(self.dir.name, 0o755)
-            program = shutil.copy(BINARY, self.dir.name)  # the tree may lie where that user cannot go
+            program = shutil.copy(program, self.dir.name)  # the tree may lie where that user cannot go
             who = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
         self.process = subprocess.Popen([*under, program, "-c", str(self.config)], env=clean_env(env),
                                         cwd=cwd or self.dir.name, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
