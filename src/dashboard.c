@@ -18,10 +18,10 @@
 #include "log.h"
 #include "sha256.h"
 
-#define GUARD                                                                                                  \
-    "X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\nReferrer-Policy: no-referrer\r\n"             \
-    "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "        \
-    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; trusted-types 'none'; "  \
+#define GUARD                                                                                                 \
+    "X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\nReferrer-Policy: no-referrer\r\n"            \
+    "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "       \
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; trusted-types 'none'; " \
     "require-trusted-types-for 'script'\r\n"
 #define HOST_SHOWN 200 /* bytes of it in an answer */
 

@@ -302,7 +302,7 @@ void reply_local(struct exchange *x, const struct exchange_local *page); /* firs
 void reply_own(struct exchange *x, const struct reply_own *own);         /* likewise */
 /* Weak comparison (RFC 9110, 13.1.2) of If-None-Match with a tag in quotes. */
 bool reply_none_match(const struct exchange *x, struct str tag);
-void reply_more(struct exchange *x, const struct exchange_local *page);  /* one piece, if there is room */
+void reply_more(struct exchange *x, const struct exchange_local *page); /* one piece, if there is room */
 /* The head of a translated reply: type, and its length (UINT64_MAX = not known). */
 void reply_begin_translated(struct exchange *x, const char *content_type, uint64_t length);
 /* The error event that tells a stream's reader that it broke. */

@@ -364,6 +364,13 @@ uint64_t model_status_state(const struct exchange *x)
         h = (h ^ str_hash(str_of(e->name))) * UINT64_C(1099511628211);
         h = (h ^ e->last_discovery) * UINT64_C(1099511628211);
     }
+    for (int i = 0; i < conf_now->aliases; i++) { /* a reload may have changed them */
+        const struct conf_alias *a = &conf_now->alias[i];
+        h = (h ^ str_hash(str_of(a->name))) * UINT64_C(1099511628211);
+        for (int k = 0; k < a->models.n; k++) {
+            h = (h ^ str_hash(str_of(a->models.item[k]))) * UINT64_C(1099511628211);
+        }
+    }
     return h;
 }
 
