@@ -5,7 +5,7 @@
 #   make test            installs what the tests lack, runs all of them
 #   make install         DESTDIR and PREFIX are honoured; an existing configuration is never overwritten;
 #                        SYSTEMD_UNITS=/lib/systemd/system installs the service, too
-#   make size | lint | bench | fuzz | test-real | clean
+#   make size | lint | bench | fuzz | test-real | test-browser | clean
 #
 # You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR SYSTEMD_UNITS
 #                      FUZZ_SECONDS (for each target of make fuzz)
@@ -145,6 +145,11 @@ test-real: deps-build deps-real
 	$(MAKE) --no-print-directory all
 	OLLA_BIN=$(abspath $(BUILD)/olla) tests/real/run.sh
 
+# The dashboard in a headless Chromium; pictures of it stay in build/screenshots.
+test-browser: deps-build deps-browser
+	$(MAKE) --no-print-directory $(T)/olla
+	OLLA_BIN=$(abspath $(T)/olla) $(PYTHON) -m pytest -q tests/browser
+
 bench: deps-build deps-bench
 	$(MAKE) --no-print-directory all
 	@$(PYTHON) tests/bench/bench.py $(BUILD)/olla
@@ -188,6 +193,6 @@ lint: deps-build deps-lint layers
 	tests/lint.sh
 	shellcheck src/ui/*.sh tests/*.sh tests/real/*.sh .ci/run
 
-.PHONY: all install size clean unit small wire test run test-real bench fuzz fuzz-run layers lint
+.PHONY: all install size clean unit small wire test run test-real test-browser bench fuzz fuzz-run layers lint
 .SECONDARY:
 -include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d)

@@ -1,8 +1,9 @@
 #!/bin/sh
 # embed.sh FILE... > ui.c: the files of the dashboard as strings of C, for the Makefile. Any POSIX sh and sed will do.
 #
-# Indents, empty lines, lines that are nothing but a comment, and blanks that mean nothing in CSS stay out. Every "?" gets
-# a backslash, so that no two of them are a trigraph. The files are ASCII; no line begins with blanks that matter.
+# What only readers need stays out: indents, empty lines, lines that are nothing but a comment, blanks around the punctuation
+# of CSS, around "=", "===", "=>" and "+" of JavaScript (so no text there may have these between blanks). Every "?" gets a
+# backslash, so that no two of them are a trigraph. The files are ASCII.
 set -eu
 
 echo '#include "str.h"'
@@ -10,6 +11,7 @@ for file in "$@"; do
     name=ui_$(basename "$file" | tr . _)
     case $name in
     *_css) blanks='s/ *\([{};:,]\) */\1/g' ;;
+    *_js) blanks='s/ \([+=]=*>*\) /\1/g' ;;
     *) blanks='' ;;
     esac
     echo "extern const struct str $name;"

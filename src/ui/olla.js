@@ -35,7 +35,7 @@ const ICONS = {
 };
 // The two letters of an end.
 const WHO = {C: 'the client left', c: 'the client was too slow', S: 'the server failed', s: 'the server was too slow', P: 'refused by olla',
-    R: 'olla was full', K: 'olla was stopped'};
+    R: 'olla was full', K: 'olla was stopped', '-': 'the server answered with an error'};
 const PHASE = {R: 'at the request', C: 'while connecting', H: 'before an answer', D: 'within the answer', L: 'at the last bytes'};
 
 // ---- elements
@@ -135,7 +135,9 @@ function table(parent, caption, columns, empty) {
     const head = part('thead', 'rowgroup', '', part('tr', 'row', '', ...columns.map(([title, name]) => set(part('th', 'columnheader', name, title), {scope: 'col'}))));
     const root = part('table', 'table', 'table', el('caption', '', caption), head, body);
     parent.append(root, nothing);
-    return (items, key, cells) => {
+    let cells;
+    return (items, key, now) => {
+        cells = now;
         root.hidden = !items.length;
         nothing.hidden = items.length > 0;
         keyed(body, items, key, () => {
@@ -210,8 +212,8 @@ function judge(e, latencies) {
 
 function showVerdict(endpoints) {
     const used = endpoints.filter(e => e.state !== 'disabled'), of = look => used.filter(e => e.look === look), bad = of('bad'), warn = of('warn'), all = used.length;
-    const [look, text] = !all ? ['bad', 'There are no endpoints'] : bad.length ? ['bad', bad.length + ' of ' + plural(all, 'endpoint') + (bad.length > 1 ? ' are out' : ' is out')]
-        : warn.length ? ['warn', warn.length + ' of ' + plural(all, 'endpoint') + (warn.length > 1 ? ' need' : ' needs') + ' a look']
+    const [look, text] = !all ? ['bad', 'There are no endpoints'] : bad.length ? ['bad', all === 1 ? 'The only endpoint is out' : bad.length + ' of ' + plural(all, 'endpoint') + (bad.length > 1 ? ' are out' : ' is out')]
+        : warn.length ? ['warn', all === 1 ? 'The endpoint needs a look' : warn.length + ' of ' + plural(all, 'endpoint') + (warn.length > 1 ? ' need' : ' needs') + ' a look']
             : of('none').length ? ['none', 'Not all endpoints have been asked yet'] : ['ok', all > 1 ? 'All ' + all + ' endpoints are well' : 'The endpoint is well'];
     fill($('verdict'), icon(look), text);
     $('verdict').className = look;
@@ -337,7 +339,7 @@ function showErrors() {
     showErrorTable(status.recent_errors, r => r.time + r.request_id, r => {
         const end = [WHO[r.end[0]], PHASE[r.end[1]]].filter(Boolean).join(' ');
         return [
-            [el('b', '', r.message || end || 'failed'), el('span', 'sub', end + ' (' + r.end + ')' + (r.status ? ', status ' + r.status : ''))],
+            [el('b', '', r.message.replaceAll('_', ' ') || end), el('span', 'sub', end + ' (' + r.end + ')' + (r.status ? ', status ' + r.status : ''))],
             clock(Date.parse(r.time)), [r.endpoint || 'no machine', el('span', 'sub', r.model || r.path)], [r.client, el('span', 'sub mono', r.request_id)],
         ];
     });
@@ -353,7 +355,8 @@ function showLimits() {
 
 function show() {
     const latencies = new Map(status.endpoints.map(e => [e.name, latency(boxOf(e))]).filter(([, ms]) => ms >= 0));
-    const endpoints = status.endpoints.map(e => judge(e, latencies));
+    // Each keeps its place whatever becomes of it: what somebody looks at must not move away.
+    const endpoints = status.endpoints.map(e => judge(e, latencies)).sort((a, b) => b.priority - a.priority || (a.name < b.name ? -1 : 1));
     showVerdict(endpoints);
     showTiles();
     showBoxes(endpoints);

@@ -5,6 +5,7 @@ Everything that a page complains about is kept: exceptions, the console, what it
 """
 
 import base64
+import fcntl
 import json
 import os
 import pathlib
@@ -41,11 +42,14 @@ class Browser:
             flags.append("--no-sandbox")  # it refuses root otherwise
 
         self.stderr = open(os.path.join(self.dir.name, "stderr"), "wb")
-        # The shell puts the two pipes where the browser looks for them and becomes the browser.
+        # The two pipes have to be where the browser looks for them; all other descriptors close by themselves.
+        ends = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (to_read, to_write)]
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", 'exec 3<&%d 4>&%d; exec "$@"' % (to_read, to_write), "sh", find(), *flags, "about:blank"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.stderr, pass_fds=(to_read, to_write), start_new_session=True,
+            [find(), *flags, "about:blank"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.stderr, close_fds=False,
+            preexec_fn=lambda: (os.dup2(ends[0], 3), os.dup2(ends[1], 4)), start_new_session=True,
             env=dict(os.environ, HOME=self.dir.name, LC_ALL="C.UTF-8", TZ="UTC"))
+        for fd in ends:
+            os.close(fd)
         os.close(to_read)
         os.close(to_write)
         self.buffer, self.last, self.answers, self.pages = b"", 0, {}, {}
@@ -111,11 +115,12 @@ class Browser:
 
 
 class Page:
-    """One tab. dark: the colour scheme; width, height in CSS pixels."""
+    """One tab, with connections of its own that end with it. dark: the colour scheme; width, height in CSS pixels."""
 
     def __init__(self, browser, width=1440, height=900, dark=False):
         self.browser, self.complaints, self.requests = browser, [], []
-        self.target = browser.call("Target.createTarget", {"url": "about:blank"})["targetId"]
+        self.context = browser.call("Target.createBrowserContext")["browserContextId"]
+        self.target = browser.call("Target.createTarget", {"url": "about:blank", "browserContextId": self.context})["targetId"]
         self.session = browser.call("Target.attachToTarget", {"targetId": self.target, "flatten": True})["sessionId"]
         browser.pages[self.session] = self
         for domain in ("Page", "Runtime", "Log", "Network", "Audits", "DOM", "Accessibility"):
@@ -125,7 +130,7 @@ class Page:
 
     def close(self):
         del self.browser.pages[self.session]
-        self.browser.call("Target.closeTarget", {"targetId": self.target})
+        self.browser.call("Target.disposeBrowserContext", {"browserContextId": self.context})
 
     def call(self, method, params=None, timeout=WAIT):
         return self.browser.call(method, params, self.session, timeout)
@@ -140,7 +145,7 @@ class Page:
         elif method == "Audits.issueAdded" and params["issue"]["code"] == "ContentSecurityPolicyIssue":
             self.complaints.append("CSP: %s" % params["issue"]["details"])
         elif method == "Network.requestWillBeSent":
-            self.requests.append(params["request"]["url"])
+            self.requests.append(params["request"])
 
     def resize(self, width, height):
         self.call("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600})
@@ -154,7 +159,8 @@ class Page:
 
     def js(self, expression):
         """The value of an expression, as JSON has it."""
-        answer = self.call("Runtime.evaluate", {"expression": expression, "returnByValue": True, "awaitPromise": True})
+        answer = self.call("Runtime.evaluate", {"expression": expression, "returnByValue": True, "awaitPromise": True,
+                                              "allowUnsafeEvalBlockedByCSP": False})
         assert "exceptionDetails" not in answer, "%s: %s" % (expression, answer["exceptionDetails"])
         return answer["result"].get("value")
 
