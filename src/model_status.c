@@ -134,15 +134,20 @@ static void write_endpoints(struct text *t, endpoint_set set, bool ids)
     text_char(t, ']');
 }
 
-/* A server with that model may be sent it for the alias. */
-static bool stands_for(const struct conf_alias *a, const char *name)
+/* A server with that model may be sent it for the alias, which is no name that one of the servers has for it. */
+static bool stands_for(const struct conf_alias *a, const struct model *m)
 {
-    for (int i = 0; i < a->models.n; i++) {
-        if (str_ieq(str_of(a->models.item[i]), str_of(name))) {
-            return true;
+    bool listed = false;
+
+    for (const struct model *other = m->head->members; other; other = other->next) {
+        if (strcmp(other->facts.name, a->name) == 0) {
+            return false;
         }
     }
-    return false;
+    for (int i = 0; i < a->models.n; i++) {
+        listed = listed || str_ieq(str_of(a->models.item[i]), str_of(m->facts.name));
+    }
+    return listed;
 }
 
 /* Names of the same thing: as other servers call it, and as the configuration does. */
@@ -157,7 +162,7 @@ static void write_aliases(const struct exchange *x, struct text *t, const struct
     }
     for (int i = 0; i < conf_now->aliases && n < ALIASES_MAX; i++) {
         const struct conf_alias *a = &conf_now->alias[i];
-        if (stands_for(a, m->facts.name) && gate_allows(&x->key, str_of(a->name))) {
+        if (stands_for(a, m) && gate_allows(&x->key, str_of(a->name))) {
             text_addz(t, n++ == 0 ? ",\"aliases\":[" : ",");
             json_text(t, str_of(a->name));
         }

@@ -293,7 +293,7 @@ def test_settings_that_cannot_be(tmp_path, lines, told):
 def test_models_tell_their_context_and_their_names_in_the_configuration(world):
     from servers import Ollama
     server = world.backend(Ollama, "o", ["llama3.2:3b", "qwen2.5:7b"])
-    settings = {"model_aliases.fast": "nothing, LLAMA3.2:3b", "model_aliases.other": "absent"}
+    settings = {"model_aliases.fast": "nothing, LLAMA3.2:3b", "model_aliases.other": "absent", "model_alias:llama3.2:3b.models": "llama3.2:3b"}
     proxy = world.olla({"o": endpoint(server)}, settings)
     path = "/internal/status/models?detailed=true&group=family"
 
