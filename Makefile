@@ -5,20 +5,36 @@
 #   make test            installs what the tests lack, runs all of them
 #   make install         DESTDIR and PREFIX are honoured; an existing configuration is never overwritten;
 #                        SYSTEMD_UNITS=/lib/systemd/system installs the service, too
-#   make size | lint | bench | fuzz | test-real | test-browser | clean
+#   make deb             build/olla_VERSION_ARCH.deb, for Debian 12 and later
+#   make size | lint | bench | fuzz | test-real | test-browser | test-tls | packages | test-deb | clean
+#   make reference       writes olla.ini and docs/olla.ini.5 anew from the table of settings
 #
 # You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR SYSTEMD_UNITS
-#                      FUZZ_SECONDS (for each target of make fuzz)
+#                      CROSS=arm-linux-gnueabihf (its compiler and tools; goes to build/arm-linux-gnueabihf)
+#                      FUZZ_SECONDS (for each target of make fuzz), FUZZ_JOBS (targets at a time)
 # and options with -D:  make CPPFLAGS=-DOLLA_MAX_CLIENTS=64     (limits: see olla.h)
 #   RESOLVER=sync       names are resolved at start and reload only; no fork
 #   TLS=none            without TLS: no https backends, no https listener, no mbedTLS (default: TLS=mbedtls)
 
+# With or without a "-" at its end: OpenWrt gives it with one, and CC, too.
+CROSS ?=
+TOOLS := $(patsubst %-,%,$(CROSS))
+ifneq ($(TOOLS),)
+ifeq ($(origin CC),default)
+CC := $(TOOLS)-gcc
+endif
+BUILD ?= build/$(notdir $(TOOLS))
+endif
 CC ?= cc
+STRIP ?= $(TOOLS:%=%-)strip
+SIZE ?= $(TOOLS:%=%-)size
 CFLAGS ?= -O2 -g
 PREFIX ?= /usr/local
 SBINDIR ?= $(PREFIX)/sbin
 SYSCONFDIR ?= /etc
+MANDIR ?= $(PREFIX)/share/man
 SYSTEMD_UNITS ?=
+DEB_CFLAGS := -O2 -g -fPIE -fstack-protector-strong -D_FORTIFY_SOURCE=2
 INSTALL ?= install
 PYTHON ?= /usr/bin/python3
 TLS ?= mbedtls
@@ -31,7 +47,10 @@ endif
 # Ours, kept apart from CFLAGS so that a CFLAGS on the command line cannot lose them.
 OLLA_CFLAGS := -std=c99 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wvla
 FRAME := -Wframe-larger-than=2048
-PLATFORM_NAME := $(shell uname -s 2>/dev/null | tr 'A-Z' 'a-z')/$(shell uname -m 2>/dev/null)
+# The machine that it is built for, which need not be this one.
+MACHINE := $(shell $(CC) -dumpmachine 2>/dev/null)
+SYSTEM := $(if $(findstring linux,$(MACHINE)),linux,$(shell uname -s 2>/dev/null | tr 'A-Z' 'a-z'))
+PLATFORM_NAME := $(SYSTEM)/$(or $(firstword $(subst -, ,$(MACHINE))),$(shell uname -m 2>/dev/null))
 OLLA_CPPFLAGS := -DOLLA_PLATFORM='"$(PLATFORM_NAME)"'
 ifeq ($(RESOLVER),sync)
 OLLA_CPPFLAGS += -DOLLA_RESOLVER_SYNC=1
@@ -43,7 +62,8 @@ endif
 
 SRC := olla.c $(sort $(wildcard src/*.c)) $(sort $(filter-out platform/tls_%.c,$(wildcard platform/*.c))) platform/tls_$(TLS).c
 BUILD ?= build
-OBJ := $(SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/ui.o
+UI_OBJ := $(BUILD)/obj/ui.o
+OBJ := $(SRC:%.c=$(BUILD)/obj/%.o) $(UI_OBJ)
 
 all: $(BUILD)/olla
 
@@ -59,7 +79,7 @@ $(BUILD)/obj/%.o: %.c $(STAMP)
 	@mkdir -p $(@D)
 	$(CC) $(OLLA_CFLAGS) $(FRAME) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
-# The dashboard, as strings of C.
+# The dashboard, as strings of C: data only, the same for all programs.
 UI := src/ui/index.html src/ui/olla.js src/ui/olla.css
 
 $(BUILD)/ui.c: src/ui/embed.sh $(UI)
@@ -67,13 +87,15 @@ $(BUILD)/ui.c: src/ui/embed.sh $(UI)
 	sh $^ > $@.new
 	@mv $@.new $@
 
-$(BUILD)/obj/ui.o: $(BUILD)/ui.c $(STAMP)
+$(UI_OBJ): $(BUILD)/ui.c $(STAMP)
 	@mkdir -p $(@D)
 	$(CC) $(OLLA_CFLAGS) -Isrc $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 install: $(BUILD)/olla
-	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(SYSCONFDIR)
+	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
 	$(INSTALL) -m 0755 $(BUILD)/olla $(DESTDIR)$(SBINDIR)/olla
+	$(INSTALL) -m 0644 docs/olla.ini.5 $(DESTDIR)$(MANDIR)/man5/olla.ini.5
+	$(INSTALL) -m 0644 docs/olla.8 $(DESTDIR)$(MANDIR)/man8/olla.8
 	[ -e $(DESTDIR)$(SYSCONFDIR)/olla.ini ] || $(INSTALL) -m 0640 olla.ini $(DESTDIR)$(SYSCONFDIR)/olla.ini
 ifneq ($(SYSTEMD_UNITS),)
 	$(INSTALL) -d $(DESTDIR)$(SYSTEMD_UNITS)
@@ -82,28 +104,56 @@ ifneq ($(SYSTEMD_UNITS),)
 	$(INSTALL) -m 0644 $(BUILD)/olla.service $(DESTDIR)$(SYSTEMD_UNITS)/olla.service
 endif
 
+install-strip: install
+	$(STRIP) $(DESTDIR)$(SBINDIR)/olla
+
+deb: deps-build deps-deb
+	rm -rf $(BUILD)/deb $(BUILD)/olla_*.deb && mkdir -p $(BUILD)/deb
+	$(MAKE) --no-print-directory DESTDIR=$(abspath $(BUILD))/deb PREFIX=/usr SYSCONFDIR=/etc SYSTEMD_UNITS=/usr/lib/systemd/system \
+	    CFLAGS="$(DEB_CFLAGS)" LDFLAGS="-Wl,-z,relro -Wl,-z,now -pie" BUILD=$(BUILD)/for-deb install-strip
+	package/debian/build.sh $(BUILD)/deb $(TOOLS)
+
+# The newer one differs in its revision and in the configuration that comes with it.
+test-deb: deb deps-chroot
+	rm -rf $(BUILD)/deb-newer && cp -a $(BUILD)/deb $(BUILD)/deb-newer && rm -r $(BUILD)/deb-newer/DEBIAN
+	echo '; newer' >> $(BUILD)/deb-newer/etc/olla.ini
+	REVISION=2 package/debian/build.sh $(BUILD)/deb-newer
+	tests/deb.sh $(BUILD)/olla_*-1_*.deb $(BUILD)/olla_*-2_*.deb
+
+# What is committed, so that nobody needs to run the program to install it.
+reference: $(BUILD)/olla
+	$(BUILD)/olla --print-settings > $(BUILD)/reference
+	cp $(BUILD)/reference olla.ini
+	awk -f docs/settings.awk -v page=docs/olla.ini.5 < $(BUILD)/reference > $(BUILD)/olla.ini.5
+	cp $(BUILD)/olla.ini.5 docs/olla.ini.5
+
 size: $(BUILD)/olla
-	size $(BUILD)/olla
-	@cp $(BUILD)/olla $(BUILD)/olla.stripped && strip $(BUILD)/olla.stripped && wc -c < $(BUILD)/olla.stripped | sed 's/$$/ bytes stripped/'
+	$(SIZE) $(BUILD)/olla
+	@cp $(BUILD)/olla $(BUILD)/olla.stripped && $(STRIP) $(BUILD)/olla.stripped && wc -c < $(BUILD)/olla.stripped | sed 's/$$/ bytes stripped/'
 
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/test $(SMALL) $(BUILD)/lint-* $(BUILD)/olla $(BUILD)/olla.stripped $(BUILD)/olla.service $(BUILD)/ui.c $(STAMP)
+	rm -rf $(BUILD)/obj $(BUILD)/test $(SMALL) $(FUZZ)/obj $(BUILD)/lint-* $(BUILD)/deb* $(BUILD)/for-deb $(BUILD)/olla_*.deb
+	rm -f $(addprefix $(BUILD)/,olla olla.stripped olla.service ui.c reference olla.ini.5) $(STAMP)
 
 # ---- tests: everything below runs a build with sanitizers and leak checks ------------------
 
 T := $(BUILD)/test
+ifeq ($(TOOLS),)
 TEST_CFLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-TEST_CPPFLAGS := -DOLLA_TEST=1
-TEST_OBJ := $(SRC:%.c=$(T)/obj/%.o) $(T)/obj/ui.o
+else
+# An emulator cannot run the sanitizers' libraries; what is undefined ends the program at once.
+TEST_CFLAGS := -O1 -g -fsanitize=undefined -fsanitize-undefined-trap-on-error
+endif
+TEST_CPPFLAGS := -DOLLA_TEST=1 -DTEST_DIR='"$(T)"'
+TEST_OBJ := $(SRC:%.c=$(T)/obj/%.o) $(UI_OBJ)
 UNITS := $(patsubst tests/unit/%.c,$(T)/unit/%,$(sort $(wildcard tests/unit/test_*.c))) $(T)/unit/test_resolve_sync
+
+# The program without main, and with a platform in memory in the place of the system's sockets, clock and files.
+FAKED_SRC := $(filter-out olla.c platform/posix.c platform/socket.c platform/resolve.c,$(SRC)) $(wildcard tests/fake/*.c)
 
 $(T)/obj/%.o: %.c $(STAMP)
 	@mkdir -p $(@D)
 	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(TEST_CFLAGS) -MMD -MP -c -o $@ $<
-
-$(T)/obj/ui.o: $(BUILD)/ui.c $(STAMP)
-	@mkdir -p $(@D)
-	$(CC) $(OLLA_CFLAGS) -Isrc $(CPPFLAGS) $(TEST_CFLAGS) -c -o $@ $<
 
 $(T)/olla: $(TEST_OBJ)
 	$(CC) $(TEST_CFLAGS) $(LDFLAGS) -o $@ $(TEST_OBJ) $(LDLIBS)
@@ -112,17 +162,27 @@ $(T)/unit/%: tests/unit/%.c $(TEST_OBJ)
 	@mkdir -p $(@D)
 	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(TEST_CFLAGS) -MMD -MP -o $@ $< $(filter-out $(T)/obj/olla.o,$(TEST_OBJ)) $(LDLIBS) -lcmocka
 
+# Whole sessions.
+FAKED_UNITS := $(T)/unit/test_exchange $(T)/unit/test_torture
+$(FAKED_UNITS): $(T)/unit/%: tests/unit/%.c $(FAKED_SRC:%.c=$(T)/obj/%.o) $(UI_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(TEST_CFLAGS) -MMD -MP -o $@ $^ $(LDLIBS) -lcmocka
+
 # The resolver without its child, with the same tests.
 $(T)/unit/test_resolve_sync: tests/unit/test_resolve.c platform/resolve.c $(TEST_OBJ)
 	@mkdir -p $(@D)
 	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) -DOLLA_RESOLVER_SYNC=1 $(TEST_CPPFLAGS) $(TEST_CFLAGS) -o $@ tests/unit/test_resolve.c platform/resolve.c \
 	    $(filter-out $(T)/obj/olla.o $(T)/obj/platform/resolve.o,$(TEST_OBJ)) $(LDLIBS) -lcmocka
 
+# Not to be had by deps.sh when the compiler is another machine's: whoever sets CROSS has its libraries.
 deps-%:
-	@tests/deps.sh $*
+	@$(if $(TOOLS),:,tests/deps.sh $*)
 
+# RUN goes in front of each, for programs of another machine.
+RUN ?=
+test-programs: $(UNITS) $(T)/olla
 unit: $(UNITS)
-	@set -e; for t in $(UNITS); do echo "== $$t"; $$t; done
+	@set -e; for t in $(UNITS); do echo "== $$t"; $(RUN) $$t; done
 
 # Every limit so low that a handful of connections reaches it (tests/wire/test_exhaustion.py).
 SMALL := $(BUILD)/small
@@ -150,38 +210,50 @@ test-browser: deps-build deps-browser
 	$(MAKE) --no-print-directory $(T)/olla
 	OLLA_BIN=$(abspath $(T)/olla) $(PYTHON) -m pytest -q tests/browser
 
+# The other version of the TLS library, in a Debian that has it.
+test-tls: deps-chroot
+	tests/tls.sh
+
 bench: deps-build deps-bench
 	$(MAKE) --no-print-directory all
 	@$(PYTHON) tests/bench/bench.py $(BUILD)/olla
 	@$(PYTHON) tests/bench/catalogue.py $(BUILD)/olla
 	@$(PYTHON) tests/bench/messages.py $(BUILD)/olla
 
-# Arbitrary bytes for what does no I/O. Inputs that fail stay in build/fuzz; run one again with build/fuzz/TARGET FILE.
+# Arbitrary bytes, for every parser and for whole sessions. A target is one file and gets all of src/, with a platform
+# in memory (tests/fake) in the place of the system's. Inputs that fail stay in build/fuzz; run one again with
+# build/fuzz/TARGET FILE.
 FUZZ := $(BUILD)/fuzz
 FUZZ_CC ?= clang
 FUZZ_SECONDS ?= 30
-FUZZ_CFLAGS := -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+FUZZ_JOBS ?= 2
+FUZZ_CFLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 FUZZ_TARGETS := $(patsubst tests/fuzz/%.c,$(FUZZ)/%,$(sort $(wildcard tests/fuzz/*.c)))
-FUZZ_SRC := $(sort $(wildcard src/json*.c) $(wildcard src/anthropic*.c)) src/failure.c src/pieces.c src/sse.c src/str.c src/usage.c
+FUZZ_OBJ := $(FAKED_SRC:%.c=$(FUZZ)/obj/%.o)
 
-$(FUZZ)/%: tests/fuzz/%.c $(FUZZ_SRC) $(wildcard olla.h src/*.h tests/unit/*.h)
+FUZZ_COVER := -fsanitize=fuzzer-no-link
+$(FUZZ)/obj/tests/fake/%.o: FUZZ_COVER := # what is done there is no news
+
+$(FUZZ)/obj/%.o: %.c $(STAMP)
 	@mkdir -p $(@D)
-	$(FUZZ_CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(FUZZ_CFLAGS) -o $@ $< $(FUZZ_SRC)
+	$(FUZZ_CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(FUZZ_CFLAGS) $(FUZZ_COVER) -MMD -MP -c -o $@ $<
 
+$(FUZZ)/%: $(FUZZ)/obj/tests/fuzz/%.o $(FUZZ_OBJ) $(UI_OBJ)
+	$(FUZZ_CC) $(FUZZ_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+
+# FUZZ_JOBS targets at a time; all of them run, even when one fails.
 fuzz-run: $(FUZZ_TARGETS)
-	@bad=0; for t in $(notdir $(FUZZ_TARGETS)); do \
-	    echo "== fuzz $$t, $(FUZZ_SECONDS) s"; mkdir -p $(FUZZ)/corpus/$$t; \
-	    if $(FUZZ)/$$t -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=20 -print_final_stats=1 \
-	        -dict=tests/fuzz/words.dict -artifact_prefix=$(FUZZ)/$$t- \
-	        $(FUZZ)/corpus/$$t tests/fuzz/corpus/$$t > $(FUZZ)/$$t.log 2>&1; \
-	    then grep number_of_executed_units $(FUZZ)/$$t.log; else tail -n 40 $(FUZZ)/$$t.log; bad=1; fi; \
-	done; exit $$bad
+	@printf '%s\n' $(notdir $(FUZZ_TARGETS)) | xargs -n 1 -P $(FUZZ_JOBS) tests/fuzz/run.sh $(FUZZ) $(FUZZ_SECONDS)
 
 fuzz: deps-build deps-fuzz
 	$(MAKE) --no-print-directory fuzz-run
 
 layers:
 	@tests/check-layers.sh
+
+packages: deps-build deps-packages
+	$(MAKE) --no-print-directory all
+	@tests/packages.sh $(BUILD)/olla
 
 # Warnings are errors with both compilers, in both TLS-less builds; then the tools.
 lint: deps-build deps-lint layers
@@ -191,8 +263,9 @@ lint: deps-build deps-lint layers
 	$(MAKE) --no-print-directory BUILD=$(BUILD)/lint-tiny CC=gcc CFLAGS="-Os -Werror" \
 	    CPPFLAGS="-DOLLA_MAX_CLIENTS=2 -DOLLA_MAX_BUFS=8 -DOLLA_BUF_SIZE=4096 -DOLLA_MAX_ENDPOINTS=2 -DOLLA_MAX_MODELS=16" all
 	tests/lint.sh
-	shellcheck src/ui/*.sh tests/*.sh tests/real/*.sh .ci/run
+	shellcheck -x src/ui/*.sh tests/*.sh tests/fuzz/*.sh tests/real/*.sh package/debian/build.sh .ci/run
+	shellcheck -s sh package/debian/postinst package/debian/prerm package/debian/postrm
 
-.PHONY: all install size clean unit small wire test run test-real test-browser bench fuzz fuzz-run layers lint
+.PHONY: all test-programs install install-strip deb test-deb reference size clean unit small wire test run test-real test-browser test-tls bench fuzz fuzz-run layers packages lint
 .SECONDARY:
--include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d)
+-include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d) $(FUZZ_OBJ:.o=.d) $(FUZZ_TARGETS:$(FUZZ)/%=$(FUZZ)/obj/tests/fuzz/%.d)

@@ -21,7 +21,7 @@
 
 /* ---- connections -------------------------------------------------------- */
 
-/* Client connections at one time; each costs about 3.1 KB with its exchange.
+/* Client connections at one time; each costs about 3.2 KB with its exchange.
  * When all are taken the listener is not polled and the kernel queues. */
 #ifndef OLLA_MAX_CLIENTS
 #define OLLA_MAX_CLIENTS 512

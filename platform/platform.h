@@ -125,6 +125,12 @@ void plat_record_undo(int fd, uint64_t end);            /* what was written goes
  * OLLA_ERR. */
 int plat_append(const char *path, const void *p, size_t n);
 
+/*
+ * The end of a file for log lines, or a pipe or terminal that has a name: fd or OLLA_ERR. A missing file is made, for
+ * the owner alone, and a missing directory that it stands in (not those above).
+ */
+int plat_log_open(const char *path);
+int plat_syslog_open(const char *path); /* a datagram socket to the system's log there: fd or OLLA_ERR */
 /* Writes to a log descriptor only if that cannot block: count, OLLA_AGAIN or OLLA_ERR. */
 long plat_log_write(int fd, const void *p, size_t n);
 bool plat_is_tty(int fd);
@@ -132,8 +138,9 @@ bool plat_is_tty(int fd);
 /* ---- process ------------------------------------------------------------ */
 
 long plat_raise_fd_limit(size_t want); /* the soft limit after trying to raise it to want */
-unsigned plat_cpu_count(void);         /* at least 1 */
-uint64_t plat_rss_bytes(void);         /* resident memory; 0 where it cannot be known */
+long plat_pid(void);
+unsigned plat_cpu_count(void); /* at least 1 */
+uint64_t plat_rss_bytes(void); /* resident memory; 0 where it cannot be known */
 
 /*
  * Start-up only: what this process and its children can do without. New files are for their owner alone, a crash

@@ -31,6 +31,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -436,7 +437,7 @@ void plat_record_undo(int fd, uint64_t end)
  */
 enum sink_way {
     SINK_UNKNOWN = 0,
-    SINK_DIRECT, /* a regular file, or our own non-blocking way to a terminal: just write */
+    SINK_DIRECT, /* a regular file, or a non-blocking descriptor of our own: just write */
     SINK_SOCKET, /* the flag can be given for one call */
     SINK_POLLED  /* a pipe: when poll says writable, PIPE_BUF bytes fit */
 };
@@ -447,6 +448,13 @@ struct sink {
     size_t most; /* bytes in one call */
 };
 
+static bool is_nonblocking(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    return flags != -1 && (flags & O_NONBLOCK) != 0;
+}
+
 static struct sink sink_of(int fd)
 {
     struct sink sink = {SINK_POLLED, fd, PIPE_BUF};
@@ -456,7 +464,7 @@ static struct sink sink_of(int fd)
     if (fstat(fd, &st) == -1) {
         return sink;
     }
-    if (S_ISREG(st.st_mode)) {
+    if (S_ISREG(st.st_mode) || (fd > STDERR_FILENO && !S_ISSOCK(st.st_mode) && is_nonblocking(fd))) {
         sink.way = SINK_DIRECT;
         sink.most = SSIZE_MAX;
     } else if (S_ISSOCK(st.st_mode)) {
@@ -490,9 +498,66 @@ long plat_log_write(int fd, const void *p, size_t n)
             return ready == 0 ? OLLA_AGAIN : ready;
         }
     }
-    n = n < sink.most ? n : sink.most;
+    if (sink.way != SINK_SOCKET) { /* a datagram goes as a whole or not at all */
+        n = n < sink.most ? n : sink.most;
+    }
     ssize_t done = sink.way == SINK_SOCKET ? send(fd, p, n, MSG_DONTWAIT | MSG_NOSIGNAL) : write(sink.fd, p, n);
     return done == -1 ? plat_again_or_fail() : (long)done;
+}
+
+/* The directory that a file stands in. */
+static bool make_parent(const char *path)
+{
+    char dir[1024];
+    const char *slash = strrchr(path, '/');
+    size_t n = slash != NULL ? (size_t)(slash - path) : 0;
+
+    if (n == 0 || n >= sizeof(dir)) {
+        return false;
+    }
+    memcpy(dir, path, n);
+    dir[n] = '\0';
+    return mkdir(dir, 0755) == 0;
+}
+
+int plat_log_open(const char *path)
+{
+    /* O_NONBLOCK: for a pipe in the place of a file, and a terminal. */
+    int flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, fd = open(path, flags, 0600);
+
+    if (fd == -1 && errno == ENOENT && make_parent(path)) {
+        fd = open(path, flags, 0600);
+    }
+    if (fd == -1) {
+        return errno == ENXIO ? plat_fail_words("nobody reads from it") : plat_fail(errno);
+    }
+    if (fd <= STDERR_FILENO) { /* closed by whoever started us; these are told apart from our own by their numbers */
+        int own = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+        if (own == -1) {
+            return plat_fail_closing(fd);
+        }
+        close(fd);
+        fd = own;
+    }
+    return fd;
+}
+
+int plat_syslog_open(const char *path)
+{
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+
+    if (strlen(path) >= sizeof(to.sun_path)) {
+        return plat_fail(ENAMETOOLONG);
+    }
+    memcpy(to.sun_path, path, strlen(path) + 1);
+    int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+    if (fd == -1) {
+        return plat_fail(errno);
+    }
+    if (!plat_set_flags(fd) || connect(fd, (struct sockaddr *)&to, sizeof(to)) == -1) {
+        return plat_fail_closing(fd);
+    }
+    return fd;
 }
 
 bool plat_is_tty(int fd)
@@ -523,6 +588,11 @@ unsigned plat_cpu_count(void)
 #else
     return 1;
 #endif
+}
+
+long plat_pid(void)
+{
+    return (long)getpid();
 }
 
 uint64_t plat_rss_bytes(void)

@@ -16,19 +16,29 @@ struct exchange_totals exchange_totals;
 static struct recent_error recent[RECENT_ERRORS];
 static unsigned recent_n; /* of all so far */
 
-/* A server that counted nothing: of a prompt four bytes, of a stream one event are about a token. */
+/*
+ * A server that counted nothing: of a prompt four bytes, of a stream one event are about a token. Vectors and images
+ * are no text, and are not made of tokens.
+ */
 static void estimate(const struct exchange *x, struct usage_figures *f)
 {
+    bool text = x->route.inference == SERVES_CHAT;
+
     f->input = x->scan.prompt_n / 4;
-    f->output = f->events > 0 ? f->events : x->bytes_out / 4;
+    f->output = !text ? 0 : f->events > 0 ? f->events : x->bytes_out / 4;
 }
 
 static struct tally_event event_of(const struct exchange *x, uint64_t ms)
 {
-    struct tally_event e = {.ms = ms, .bytes = x->bytes_out};
+    bool replied = x->backend_status > 0 || x->status == 101; /* else the bytes are our own words */
+    struct tally_event e = {.ms = ms, .bytes = replied ? x->bytes_out : 0};
     struct usage_figures f = usage_figures(&x->usage);
     bool told = (f.told & (1u << USAGE_INPUT | 1u << USAGE_OUTPUT)) != 0;
 
+    if (!told && (f.told & 1u << USAGE_TOTAL)) { /* rerankers tell no more, and write nothing */
+        f.input = f.total;
+        told = true;
+    }
     e.began = x->first_at > 0;
     e.first_ms = e.began ? x->first_at - x->started : 0;
     if (x->counts && x->reads_usage && !told && x->backend_status < 400) {
@@ -60,9 +70,10 @@ static void log_tokens(const struct exchange *x, const struct tally_event *e)
         log_u64("cached_tokens", f.cached);
     }
     if (f.rate > 0) {
-        text_u64(&t, f.rate / 1000);
+        uint64_t tenths = (f.rate + 50) / 100;
+        text_u64(&t, tenths / 10);
         text_char(&t, '.');
-        text_u64(&t, f.rate % 1000 / 100);
+        text_u64(&t, tenths % 10);
         log_z("tokens_per_sec", text_z(&t));
     }
     if (f.model[0] && !str_ieq(str_of(f.model), str_of(x->scan.model))) {
@@ -76,10 +87,12 @@ static void access_line(const struct exchange *x, const struct tally_event *even
     if (!conf_now->server.request_logging || !log_begin(LOG_INFO, "request")) {
         return;
     }
-    log_str("request_id", str_of(x->id));
     log_z("client", exchange_client(x));
     log_z("method", x->method);
     log_z("path", x->path);
+    if (x->query[0]) {
+        log_z("query", x->query + 1); /* without its '?' */
+    }
     log_u64("status", (uint64_t)(x->status > 0 ? x->status : 499));
     log_str("end", (struct str){end, 2});
     if (x->key.key > 0) {
@@ -121,21 +134,23 @@ static enum outcome outcome_of(const struct exchange *x)
 
 static void count(struct exchange *x, struct tally_event *event)
 {
-    bool served = x->status > 0 && x->status < 500 && x->backend_status < 500 && x->who != END_SERVER &&
-                  x->who != END_SERVER_SLOW;
+    bool served = x->e && x->status > 0 && x->status < 500 && x->who != END_SERVER && x->who != END_SERVER_SLOW;
+    bool left = x->who == END_CLIENT || x->who == END_CLIENT_SLOW;
+
     exchange_totals.active--;
-    if (!x->e) {
-        ledger_miss(str_of(x->scan.model));
+    if (!x->e && !x->lost) {
         return;
     }
-    event->served = served || x->who == END_CLIENT || x->who == END_CLIENT_SLOW;
+    event->served = (served || left) && x->backend_status < 500;
     tally_add(&exchange_totals.sum, event);
     gate_add(&x->key, event, plat_wall_ms());
     meter_add(str_of(x->key.name), attempt_model(x), event);
     bool fallback = x->decision && str_eq(str_of(x->decision), STR("fallback"));
     ledger_add(attempt_model(x), event, fallback ? LEDGER_FALLBACK : LEDGER_HIT, str_hash(str_of(exchange_client(x))),
                net_now());
-    endpoint_end(x->e, &x->use, outcome_of(x), event);
+    if (x->e) {
+        endpoint_end(x->e, &x->use, outcome_of(x), event);
+    }
 }
 
 /* ---- errors -------------------------------------------------------------------------------- */

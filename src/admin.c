@@ -223,7 +223,8 @@ static bool page_version(struct exchange *x, struct text *t, uint32_t i)
         "\"supported_backends\":[\"ollama\",\"lemonade\",\"litellm\",\"llamacpp\",\"lmdeploy\",\"lm_studio\",\"omlx\","
         "\"sglang\",\"vllm\",\"vllm-mlx\",\"openai_compatible\",\"docker-model-runner\",\"localai\",\"gpustack\"],"
         "\"api\":{\"version\":\"v1\",\"endpoints\":{\"health\":\"/internal/health\",\"metrics\":\"/internal/metrics\","
-        "\"status\":\"/internal/status\",\"process\":\"/internal/process\",\"version\":\"/version\"}}}\n");
+        "\"status\":\"/internal/status\",\"process\":\"/internal/process\",\"version\":\"/version\"}},"
+        "\"links\":{\"homepage\":\"\",\"documentation\":\"\",\"releases\":\"\"}}\n");
     return true;
 }
 

@@ -5,6 +5,8 @@
  */
 #include "admit.h"
 
+#include "log.h"
+
 bool admit_shows(const struct exchange *x)
 {
     const struct conf_cidrs *list = &conf_now->dashboard.access_policy.allowed_cidrs;
@@ -38,15 +40,28 @@ static bool refuse_for(struct exchange *x, uint64_t seconds, const char *message
     return false;
 }
 
+static void say_limited(const struct exchange *x, const char *limit)
+{
+    static uint64_t warned;
+
+    if (log_allowed(&warned, net_now()) && log_begin(LOG_WARN, "an API key has used up what it may, 429")) {
+        log_z("key", x->key.name);
+        log_z("limit", limit);
+        log_end();
+    }
+}
+
 /* What the key may use: tokens first, because looking takes none. */
 static bool take_rate(struct exchange *x)
 {
     uint64_t wait_ms;
 
     if (!gate_may_spend(&x->key, plat_wall_ms(), &wait_ms)) {
+        say_limited(x, "tokens_per_day");
         return refuse_for(x, (wait_ms + 999) / 1000, "this API key has used up its tokens of today (tokens_per_day)");
     }
     if (!gate_take(&x->key, net_now(), &wait_ms)) {
+        say_limited(x, "requests_per_minute");
         return refuse_for(x, (wait_ms + 999) / 1000,
                           "this API key may send no more requests in this minute (requests_per_minute)");
     }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "exchange.h"
+#include "ledger.h"
 #include "log.h"
 #include "messages.h"
 #include "queue.h"
@@ -96,6 +97,7 @@ static void reject(struct exchange *x, const struct route_choice *choice)
     err.message = text_z(&t);
     x->who = END_PROXY;
     x->phase = PHASE_REQUEST;
+    ledger_miss(str_of(x->scan.model));
     reply_error(x, &err);
 }
 
@@ -115,6 +117,7 @@ static void refuse_in_line(struct exchange *x, int status, const char *code, con
     err.message = text_z(&t);
     x->who = END_RESOURCE;
     x->phase = PHASE_REQUEST;
+    ledger_miss(str_of(x->scan.model));
     reply_error(x, &err);
     queue_leave(x);
 }
@@ -407,13 +410,13 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
         return;
     }
     if (log_begin(LOG_DEBUG, "attempt failed")) {
-        log_str("request_id", str_of(x->id));
         log_z("endpoint", x->e->name);
         log_z("reason", why);
         log_end();
     }
     endpoint_end(x->e, &x->use, limited ? OUTCOME_NONE : OUTCOME_BAD, &(struct tally_event){.served = false});
     x->e = NULL;
+    x->lost = true;
     x->backend_status = 0;
     x->status = x->committed ? 200 : 0;
     x->state = X_CONNECT;
@@ -429,7 +432,10 @@ static bool begin_send(struct exchange *x)
         attempt_drop_upstream(x);
         endpoint_unused(x->e, &x->use);
         x->e = NULL;
+        static struct log_limit hit;
         exchange_totals.size_limited++;
+        log_limit(&hit, net_now(), "a request head has no room for what is added to it, answered with 431",
+                  "OLLA_HEAD_RESERVE", OLLA_HEAD_RESERVE);
         reply_refuse(x, 431, "headers_too_large", "Request headers too large");
         return true;
     }

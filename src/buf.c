@@ -30,6 +30,7 @@ bool buf_hold(struct buf *b, enum buf_class class_)
     }
     static const size_t leave[] = {OLLA_RESERVED_BUFS, OLLA_RESERVED_BUFS / 2, 0};
     if (leave[class_] > 0 && pool_free_count(POOL_BUF) <= leave[class_]) {
+        pool_refused(POOL_BUF);
         return false;
     }
     b->mem = pool_get_raw(POOL_BUF);

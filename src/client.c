@@ -233,7 +233,11 @@ int client_listen(const struct conf *c)
     close_unwanted(places, n, true, old);
     for (size_t i = 0; i < LISTENERS; i++) {
         const struct place *p = net_is_open(&listeners[i].s) ? find_place(places, n, &listeners[i].addr) : NULL;
-        listeners[i].tls = p && p->tls; /* it may have changed */
+        if (p && p->tls != listeners[i].tls) {
+            accept_waiting(&listeners[i]); /* who came before speaks the old protocol */
+            listeners[i].tls = p->tls;
+            net_want(&listeners[i].s, may_accept(&listeners[i]), false);
+        }
     }
     return OLLA_OK;
 }
@@ -486,8 +490,12 @@ static bool try_head(struct client *c)
         started = exchange_start(c, &req, (size_t)n);
     }
     c->scanned = 0;
-    if (!started) {
-        return false; /* cannot happen while there are as many exchanges as clients */
+    if (!started) { /* cannot happen while there are as many exchanges as clients; tests make it so */
+        c->starved = true;
+        c->readable = false; /* until then */
+        net_want(&c->s, false, false);
+        net_deadline(&c->s, net_now() + RETRY_MS);
+        return false;
     }
     busy++;
     c->state = CLIENT_BUSY;
@@ -495,7 +503,7 @@ static bool try_head(struct client *c)
 }
 
 /* Goes on until the connection has to wait. Loops instead of recursing, so that pipelined requests cost no stack. */
-static void client_run(struct client *c)
+static void go_on(struct client *c)
 {
     for (int exchanges = 0;; exchanges++) {
         if (exchanges == EXCHANGES_PER_TURN) {
@@ -525,6 +533,14 @@ static void client_run(struct client *c)
     if (!c->starved) {
         wait_for_head(c);
     }
+}
+
+static void client_run(struct client *c)
+{
+    const char *was = log_about(c->x ? c->x->id : NULL);
+
+    go_on(c);
+    log_about(was);
 }
 
 static void lingering(struct client *c)
@@ -564,7 +580,9 @@ static void client_expired(struct stream *s)
     struct http_error slow = {408, "the request head did not arrive in time (server.read_header_timeout)"};
 
     if (c->state == CLIENT_BUSY) {
+        log_about(c->x->id);
         exchange_expired(c->x);
+        log_about(NULL);
         client_run(c);
     } else if (c->starved) {
         c->starved = false;
@@ -572,6 +590,7 @@ static void client_expired(struct stream *s)
         client_run(c);
     } else if (c->state == CLIENT_HEAD && (buf_len(&c->in) > 0 || c->parked_n > 0) &&
                exchange_start_refused(c, &slow)) {
+        log_about(NULL);
         busy++;
         c->state = CLIENT_BUSY;
         client_run(c);
@@ -599,6 +618,7 @@ unsigned client_kill_all(void)
         enum net_how how = NET_CLOSE;
         if (c && c->state == CLIENT_BUSY) {
             cut++;
+            log_about(c->x->id);
             exchange_kill(c->x);
             how = exchange_finish(c->x) == AFTER_ABORT ? NET_ABORT : NET_CLOSE;
             busy--;

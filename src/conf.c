@@ -570,6 +570,24 @@ static void check_dashboard(struct conf_loader *ld)
     }
 }
 
+/* The reference knows no path, only the directory. */
+static void settle_log(struct conf_loader *ld)
+{
+    static char space[1024];
+    const char *dir = getenv("OLLA_LOG_DIR");
+    struct text t = text_in(space, sizeof(space));
+
+    if (dir && dir[0] && *conf_seen(ld, "logging.file") == 0) {
+        text_addz(&t, dir);
+        text_addz(&t, "/olla.log");
+        ld->c->logging.file = conf_keep(ld, text_str(&t));
+    }
+    if (ld->c->logging.output == LOG_OUTPUT_FILE && !ld->c->logging.file[0]) {
+        ld->line = *conf_seen(ld, "logging.file");
+        CONF_SAY(ld, .key = "logging.file", .what = "empty while logging.output = file", .allowed = "a path");
+    }
+}
+
 static void check_tls(struct conf_loader *ld)
 {
     struct conf *c = ld->c;
@@ -699,6 +717,7 @@ int conf_load(struct conf *c, const char *path, conf_message *say)
     check_rate_limits(ld);
     check_tls(ld);
     check_dashboard(ld);
+    settle_log(ld);
     settle_server(c);
     return ld->errors > 0 ? OLLA_ERR : OLLA_OK;
 }

@@ -40,6 +40,7 @@ enum conf_fallback { FALLBACK_COMPATIBLE_ONLY = 0, FALLBACK_NONE, FALLBACK_ALL }
 /* In the waiting line, the first goes first. */
 enum conf_class { CLASS_HIGH = 0, CLASS_NORMAL, CLASS_LOW };
 enum conf_log_level { LOG_LEVEL_DEBUG = 0, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
+enum conf_log_output { LOG_OUTPUT_STDOUT = 0, LOG_OUTPUT_SYSLOG, LOG_OUTPUT_FILE };
 enum conf_log_format { LOG_FORMAT_AUTO = 0, LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
 
 /* How a backend's model list looks; the order of the words of profile.response_format. */
@@ -245,6 +246,8 @@ struct conf {
     struct {
         enum conf_log_level level;
         enum conf_log_format format;
+        enum conf_log_output output;
+        const char *file, *syslog_socket;
     } logging;
     struct {
         bool enabled;

@@ -20,6 +20,7 @@
 #include "messages.h"
 #include "pool.h"
 #include "queue.h"
+#include "secrets.h"
 
 /* A slow upload is fine as long as it moves: each KiB received buys one more second. */
 #define BODY_RATE   1024
@@ -81,6 +82,14 @@ static void copy_cut(char *to, size_t cap, struct str s)
 {
     s.n = s.n < cap ? s.n : cap - 1;
     str_copy(to, cap, s);
+}
+
+/* As much of it as fits, without secrets. */
+static void copy_target(char *to, size_t cap, struct str s)
+{
+    struct text t = text_in(to, cap - 1);
+    secrets_target(&t, s);
+    to[t.n] = '\0';
 }
 
 static struct exchange *new_exchange(struct client *c)
@@ -187,15 +196,20 @@ bool exchange_start(struct client *c, const struct http_request *req, size_t hea
     x->keep = req->keep_alive && !draining;
     x->request_read = !req->has_body;
     copy_cut(x->method, sizeof(x->method), req->method);
-    copy_cut(x->path, sizeof(x->path), req->path);
+    copy_target(x->path, sizeof(x->path), req->path);
+    copy_target(x->query, sizeof(x->query), req->query);
     make_id(x, http_get(req->fields, STR("X-Request-ID")));
+    log_about(x->id);
     admit_client(x);
     if (!request_clean_path(x)) {
         reply_refuse(x, 400, "bad_request", "400 Bad Request: malformed percent-encoding in the path");
         return true;
     }
     if (head_n > conf_now->server.max_header_size) {
+        static struct log_limit hit;
         exchange_totals.size_limited++;
+        log_limit(&hit, net_now(), "a request head is too large, answered with 431",
+                  "server.request_limits.max_header_size", conf_now->server.max_header_size);
         x->keep = false;
         reply_refuse(x, 431, "headers_too_large", "Request headers too large");
         return true;
@@ -239,6 +253,8 @@ bool exchange_start_refused(struct client *c, const struct http_error *err)
     }
     str_copy(x->method, sizeof(x->method), STR("-"));
     str_copy(x->path, sizeof(x->path), STR("-"));
+    make_id(x, STR(""));
+    log_about(x->id);
     text_u64(&t, (uint64_t)err->status);
     text_char(&t, ' ');
     text_addz(&t, http_reason(err->status));
@@ -247,7 +263,11 @@ bool exchange_start_refused(struct client *c, const struct http_error *err)
         text_addz(&t, err->why);
     }
     if (err->status == 431) {
+        static struct log_limit hit;
+        bool lines = buf_len(&c->in) < OLLA_MAX_HEAD;
         exchange_totals.size_limited++;
+        log_limit(&hit, net_now(), "a request head is too large, answered with 431",
+                  lines ? "OLLA_MAX_HEADERS" : "OLLA_MAX_HEAD", lines ? OLLA_MAX_HEADERS : OLLA_MAX_HEAD);
     }
     reply_refuse(x, err->status, "bad_request", text_z(&t));
     x->keep = false;
@@ -366,7 +386,10 @@ static void set_wants(struct exchange *x)
     }
 }
 
-/* States that move reply bytes count from the last one moved; the others set theirs when they begin or progress. */
+/*
+ * States that move reply bytes count from the last one moved, or from their beginning, however they were come to; the
+ * others set theirs when they begin or progress.
+ */
 static void set_deadline(struct exchange *x)
 {
     const struct conf *cf = conf_now;
@@ -377,7 +400,7 @@ static void set_deadline(struct exchange *x)
         uint64_t limit = (uint64_t)cf->server.read_timeout;
         uint64_t in_all = x->started + limit + x->bytes_in / BODY_RATE * 1000;
         x->deadline = limit == 0 ? 0 : in_all < now + limit ? in_all : now + limit;
-    } else if (x->state >= X_STREAM && x->moved) {
+    } else if (x->state >= X_STREAM && (x->moved || x->deadline == 0)) {
         bool backend = x->state == X_TUNNEL || (x->state == X_STREAM && buf_len(&x->c->out) == 0 && !x->client_full);
         x->deadline = now + (backend ? exchange_read_timeout(x) : stall);
         x->moved = false;
@@ -472,7 +495,6 @@ void exchange_truncate(struct exchange *x, enum end_who who, enum end_phase phas
 {
     attempt_drop_upstream(x);
     if (log_begin(LOG_WARN, "reply broken off")) {
-        log_str("request_id", str_of(x->id));
         log_z("endpoint", x->e->name);
         log_z("reason", message);
         log_end();
@@ -618,6 +640,7 @@ enum exchange_after exchange_finish(struct exchange *x)
     }
     buf_drop_if_empty(&c->in);
     enum exchange_after how = after(x);
+    log_about(NULL);
     pool_put(POOL_EXCHANGE, x);
     c->x = NULL;
     c->starved = false;

@@ -58,6 +58,7 @@ struct page_place {
     uint32_t phase, alias, family, index;
     uint32_t passed; /* elements */
     uint32_t serial, version;
+    uint32_t shown[(OLLA_MAX_LEDGER + 31) / 32]; /* bits: places of the ledger */
     bool listed;
 };
 
@@ -119,8 +120,8 @@ struct exchange {
     enum end_who who;
     enum end_phase phase;
     char id[129];
-    char method[16]; /* copies for the access line: the head is gone by then */
-    char path[128];
+    char method[16];            /* copies for the access line: the head is gone by then */
+    char path[128], query[128]; /* ... without secrets; the query with its '?', or "" */
 
     /* request */
     struct http_request req; /* slices into c->in, valid until the reply begins */
@@ -156,6 +157,7 @@ struct exchange {
     /* attempts */
     endpoint_set tried;
     int attempts;
+    bool lost;                  /* an endpoint has failed it */
     int addr_first, addr_tries; /* addresses of e: the one tried first, and how many were tried */
     bool fresh;                 /* no idle connection any more: one was stale */
     bool u_readable;

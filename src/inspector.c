@@ -231,8 +231,8 @@ static void name_session(struct exchange *x, char to[INSPECTOR_SESSION])
     }
     if (!is_session(name)) {
         if (log_allowed(&warned, net_now())) {
-            log_line(LOG_WARN, "no name for a session of the inspector, taken as default", "request_id", str_of(x->id),
-                     "header", str_of(header));
+            log_line(LOG_WARN, "no name for a session of the inspector, taken as default", "header", str_of(header),
+                     NULL, STR(""));
         }
         name = STR("");
     }

@@ -302,7 +302,7 @@ static bool put_escaped(struct text *t, char c)
         text_char(t, letters[at - meanings]);
         return true;
     }
-    if ((unsigned char)c >= 0x20 && c != '<' && c != '>' && c != '&') {
+    if ((unsigned char)c >= 0x20 && c != 0x7f && c != '<' && c != '>' && c != '&') {
         return false;
     }
     text_addz(t, "\\u");
@@ -314,11 +314,17 @@ static bool put_escaped(struct text *t, char c)
 static size_t plain_length(struct str s)
 {
     size_t n = 0;
-    while (n < s.n && (unsigned char)s.p[n] >= 0x20 && (unsigned char)s.p[n] < 0x80 && s.p[n] != '"' &&
+    while (n < s.n && (unsigned char)s.p[n] >= 0x20 && (unsigned char)s.p[n] < 0x7f && s.p[n] != '"' &&
            s.p[n] != '\\' && s.p[n] != '<' && s.p[n] != '>' && s.p[n] != '&') {
         n++;
     }
     return n;
+}
+
+/* U+0080 to U+009F: JSON may hold them as they are, but terminals take them for commands. */
+static bool is_c1(struct str s)
+{
+    return s.n > 1 && s.p[0] == '\xc2' && (unsigned char)s.p[1] >= 0x80 && (unsigned char)s.p[1] < 0xa0;
 }
 
 void json_text(struct text *t, struct str s)
@@ -332,7 +338,11 @@ void json_text(struct text *t, struct str s)
             continue;
         }
         n = 1;
-        if (!put_escaped(t, s.p[0])) {
+        if (is_c1(s)) {
+            n = 2;
+            text_addz(t, "\\u");
+            text_hex(t, (unsigned char)s.p[1], 4);
+        } else if (!put_escaped(t, s.p[0])) {
             n = json_utf8_length(s);
             text_add(t, n > 0 ? (struct str){s.p, n} : STR("\xef\xbf\xbd"));
         }

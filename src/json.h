@@ -236,7 +236,8 @@ bool json_item(const struct json_slice *s, int array, unsigned i, char *to, size
 
 /* ---- writing ------------------------------------------------------------------ */
 
-/* s as a JSON string with quotes. Controls, quote, backslash, and < > & are escaped; invalid UTF-8 becomes U+FFFD. */
+/* s as a JSON string with quotes. Controls (DEL and those of 8 bits, too), quote, backslash, and
+ * < > & are escaped; invalid UTF-8 becomes U+FFFD. */
 void json_text(struct text *t, struct str s);
 
 /* Length of the valid UTF-8 sequence at the start of s, which is not empty; 0 if there is none. */

@@ -1,11 +1,13 @@
 /*
  * ledger.c - level 4: see ledger.h.
  *
- * May include: olla.h, str.h, tally.h, ledger.h.
+ * May include: olla.h, str.h, json.h, tally.h, ledger.h.
  */
 #include "ledger.h"
 
 #include <string.h>
+
+#include "json.h"
 
 static struct ledger_model models[OLLA_MAX_LEDGER];
 
@@ -33,10 +35,22 @@ static struct ledger_model *find_or_make(struct str name)
     }
     memset(oldest, 0, sizeof(*oldest));
     (void)str_copy(oldest->name, sizeof(oldest->name), name);
-    for (char *c = oldest->name; *c; c++) {
-        *c = str_lower(*c);
-    }
     return oldest;
+}
+
+/* The name as it is kept: lower case, and UTF-8 whatever the client sent, because documents are made of it. */
+static struct str kept_name(struct str name, char mem[OLLA_MODEL_NAME])
+{
+    size_t n = 0;
+
+    while (n < name.n && n < OLLA_MODEL_NAME - 1) {
+        size_t length = json_utf8_length(str_skip(name, n));
+        mem[n] = length > 0 ? str_lower(name.p[n]) : '?';
+        for (n++; length > 1; length--, n++) {
+            mem[n] = name.p[n];
+        }
+    }
+    return (struct str){mem, n};
 }
 
 static void note_client(struct ledger_model *m, uint32_t client)
@@ -56,7 +70,8 @@ void ledger_add(struct str model, const struct tally_event *e, enum ledger_routi
     if (model.n == 0 || model.n >= OLLA_MODEL_NAME) {
         return;
     }
-    struct ledger_model *m = find_or_make(model);
+    char mem[OLLA_MODEL_NAME];
+    struct ledger_model *m = find_or_make(kept_name(model, mem));
     tally_add(&m->sum, e);
     if (e->served) {
         histogram_add(&m->latency, e->ms);
@@ -69,14 +84,15 @@ void ledger_add(struct str model, const struct tally_event *e, enum ledger_routi
 
 void ledger_miss(struct str model)
 {
-    struct ledger_model *m = find(model);
+    char mem[OLLA_MODEL_NAME];
+    struct ledger_model *m = model.n < sizeof(mem) ? find(kept_name(model, mem)) : NULL;
 
     if (m) {
         m->misses++;
     }
 }
 
-static bool comes_before(const struct ledger_model *a, const struct ledger_model *b)
+bool ledger_before(const struct ledger_model *a, const struct ledger_model *b)
 {
     return a->sum.requests != b->sum.requests ? a->sum.requests > b->sum.requests : strcmp(a->name, b->name) < 0;
 }
@@ -86,13 +102,18 @@ const struct ledger_model *ledger_at(unsigned place)
     for (size_t i = 0; i < OLLA_COUNT(models); i++) {
         unsigned before = 0;
         for (size_t k = 0; models[i].name[0] && k < OLLA_COUNT(models); k++) {
-            before += k != i && models[k].name[0] && comes_before(&models[k], &models[i]);
+            before += k != i && models[k].name[0] && ledger_before(&models[k], &models[i]);
         }
         if (models[i].name[0] && before == place) {
             return &models[i];
         }
     }
     return NULL;
+}
+
+const struct ledger_model *ledger_slot(unsigned i)
+{
+    return &models[i];
 }
 
 struct ledger_totals ledger_totals(uint64_t since)

@@ -30,8 +30,14 @@ void ledger_add(struct str model, const struct tally_event *e, enum ledger_routi
 /* One that no endpoint could take: counted if the model is known here. */
 void ledger_miss(struct str model);
 
-/* The i-th in the order of requests, most first; then by name. NULL = there are not so many. */
+/* In the order of requests, most first; then by name. */
+bool ledger_before(const struct ledger_model *a, const struct ledger_model *b);
+
+/* The i-th in that order. NULL = there are not so many. */
 const struct ledger_model *ledger_at(unsigned i);
+
+/* The i-th place of the table, i < OLLA_MAX_LEDGER, where a model stays while it is remembered; name "" = free. */
+const struct ledger_model *ledger_slot(unsigned i);
 
 struct ledger_totals {
     unsigned models;

@@ -93,10 +93,16 @@ static void make_newest(uint16_t at)
 }
 
 /* A place of nobody: an unused one, or that of the client that was idle longest. */
-static uint16_t free_place(void)
+static uint16_t free_place(uint64_t now_ms)
 {
+    static struct log_limit hit;
+
     if (used < OLLA_MAX_RATE_CLIENTS) {
         return used++;
+    }
+    if (now_ms - entries[oldest].window < WINDOW_MS) {
+        log_limit(&hit, now_ms, "clients are forgotten, and with them what they have used of server.rate_limits",
+                  "OLLA_MAX_RATE_CLIENTS", OLLA_MAX_RATE_CLIENTS);
     }
     uint16_t at = oldest, *link = chain_of(&entries[at].who);
     while (*link != at) {
@@ -107,7 +113,7 @@ static uint16_t free_place(void)
     return at;
 }
 
-static struct entry *entry_of(const struct cidr_addr *who)
+static struct entry *entry_of(const struct cidr_addr *who, uint64_t now_ms)
 {
     struct cidr_addr c = client_of(who);
     uint16_t *chain = chain_of(&c), at = *chain;
@@ -116,7 +122,7 @@ static struct entry *entry_of(const struct cidr_addr *who)
         at = entries[at].next;
     }
     if (at == NONE) {
-        at = free_place();
+        at = free_place(now_ms);
         memset(&entries[at], 0, sizeof(entries[at]));
         entries[at].who = c;
         entries[at].next = *chain; /* read again: the place may have come from this chain */
@@ -156,7 +162,7 @@ enum limits_answer limits_take(const struct cidr_addr *who, uint64_t now_ms, str
     if (rate == 0 && all == 0) {
         return LIMITS_NONE;
     }
-    struct entry *e = entry_of(who);
+    struct entry *e = entry_of(who, now_ms);
     uint64_t own_wait = rate > 0 ? bucket_wait(&e->bucket, rate, burst, now_ms) : 0;
     uint64_t shared_wait = all > 0 ? bucket_wait(&shared, all, burst, now_ms) : 0;
     if (e->window == 0 || now_ms - e->window >= WINDOW_MS) {

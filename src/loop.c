@@ -76,8 +76,22 @@ void loop_log_pools(void)
 
 static void setup_log(const struct conf *c)
 {
-    bool json = c->logging.format == LOG_FORMAT_AUTO ? !plat_is_tty(1) : c->logging.format == LOG_FORMAT_JSON;
+    bool text = c->logging.output == LOG_OUTPUT_SYSLOG || (c->logging.output == LOG_OUTPUT_STDOUT && plat_is_tty(1));
+    bool json = c->logging.format == LOG_FORMAT_AUTO ? !text : c->logging.format == LOG_FORMAT_JSON;
     log_setup((enum log_level)c->logging.level, json);
+}
+
+/* Gets the sink ready. OLLA_ERR: after a line that tells why not. */
+static int open_log(const struct conf *c)
+{
+    bool file = c->logging.output == LOG_OUTPUT_FILE;
+
+    if (log_prepare((enum log_output)c->logging.output, file ? c->logging.file : c->logging.syslog_socket) == OLLA_OK) {
+        return OLLA_OK;
+    }
+    const char *error = plat_error_text();
+    log_line(LOG_ERROR, "the log file cannot be opened", "file", str_of(c->logging.file), "error", str_of(error));
+    return OLLA_ERR;
 }
 
 /* That anybody can use it must be somebody's wish: said once, and again when a reload makes it so. */
@@ -130,13 +144,23 @@ static int serve(const struct conf *c)
 
 static void reload(void)
 {
+    /* It may have been renamed, and that has to work even if the rest of the reload does not. */
+    if (current->logging.output == LOG_OUTPUT_FILE && open_log(current) == OLLA_OK) {
+        log_switch(true);
+    }
     if (conf_load(spare_conf, current->path, log_message) != OLLA_OK ||
         endpoint_check(spare_conf, log_message) != OLLA_OK) {
         log_line(LOG_ERROR, "reload refused, the old configuration stays in force", "file", str_of(current->path), NULL,
                  STR(""));
         return;
     }
+    if (open_log(spare_conf) != OLLA_OK) {
+        log_line(LOG_ERROR, "reload refused, the old configuration stays in force", "reason",
+                 STR("the log file cannot be opened"), NULL, STR(""));
+        return;
+    }
     if (serve(spare_conf) != OLLA_OK) {
+        log_switch(false);
         log_line(LOG_ERROR, "reload refused, the old configuration stays in force", "reason",
                  STR("cannot listen as configured"), NULL, STR(""));
         return;
@@ -146,6 +170,7 @@ static void reload(void)
     current = spare_conf;
     spare_conf = old;
     conf_now = current;
+    log_switch(true);
     setup_log(current);
     if (!str_eq(str_of(current->server.user), str_of(user_at_start))) {
         log_line(LOG_WARN, "server.user has changed: that needs a restart", "at_start", str_of(user_at_start), "now",
@@ -233,6 +258,35 @@ static void resolver_ready(struct stream *s, short events)
     }
 }
 
+/* ---- limits ------------------------------------------------------------------------------- */
+
+/* Pools that were found empty since the last turn. Those that are left out have better words of their own elsewhere. */
+static void watch_pools(void)
+{
+    static const bool own_words[POOL_COUNT] = {[POOL_CLIENT] = true, [POOL_TLS_IN] = true, [POOL_MODEL] = true};
+    static struct {
+        uint64_t failed, last;
+    } seen[POOL_COUNT];
+
+    for (int i = 0; i < POOL_COUNT; i++) {
+        const struct pool_stats *p = pool_stats((enum pool_id)i);
+        /* More probes than may run at one time are due whenever there are many endpoints: they come a little later. */
+        enum log_level level = i == POOL_PROBE ? LOG_DEBUG : LOG_WARN;
+        if (p->failed == seen[i].failed || own_words[i] || !log_allowed(&seen[i].last, net_now())) {
+            continue;
+        }
+        if (log_begin(level, "a pool is empty")) {
+            log_z("pool", p->name);
+            log_z("limit", p->limit);
+            log_u64("value", p->count);
+            log_u64("times", p->failed - seen[i].failed);
+            log_z("outcome", p->when_empty);
+            log_end();
+        }
+        seen[i].failed = p->failed;
+    }
+}
+
 /* ---- turns -------------------------------------------------------------------------------- */
 
 static uint64_t earliest(uint64_t a, uint64_t b)
@@ -240,7 +294,7 @@ static uint64_t earliest(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-static void turn(void)
+void loop_turn(void)
 {
     struct resolve_answer answer;
     uint64_t wake = endpoint_resolve();
@@ -257,6 +311,7 @@ static void turn(void)
     wake = earliest(wake, load_tick());
     wake = earliest(wake, queue_tick());
     wake = earliest(wake, meter_tick());
+    watch_pools();
     int log_ms = log_flush(net_now(), false);
     if (log_ms >= 0) {
         wake = earliest(wake, net_now() + (uint64_t)log_ms);
@@ -319,7 +374,16 @@ static bool settle_in(const struct conf *c)
     return fd != OLLA_ERR;
 }
 
-int loop_run(struct conf *first, struct conf *spare, int signals)
+static bool start_log(const struct conf *c)
+{
+    if (open_log(c) != OLLA_OK) {
+        return false;
+    }
+    log_switch(true);
+    return true;
+}
+
+bool loop_open(struct conf *first, struct conf *spare, int signals)
 {
     current = first;
     spare_conf = spare;
@@ -330,10 +394,15 @@ int loop_run(struct conf *first, struct conf *spare, int signals)
     plat_raise_fd_limit(OLLA_MAX_CLIENTS + OLLA_MAX_UPSTREAMS + OLLA_MAX_PROBES + OLLA_MAX_CLIENTS / 4 + 32);
     net_open(&signal_stream, signals, &signal_ops, NULL);
     net_want(&signal_stream, true, false);
+    /* Who will open the log anew at a reload opens it now. */
+    bool later = first->server.user[0] != '\0';
+    bool good = later || start_log(first);
     /* Bind first, probe after: a dead machine must not delay the port. */
-    if (serve(first) != OLLA_OK || !settle_in(first)) {
+    good = good && serve(first) == OLLA_OK && settle_in(first);
+    if (!good || (later && !start_log(first))) {
         log_flush(net_now(), true);
-        return OLLA_EXIT_CONF;
+        resolve_close();
+        return false;
     }
     str_copy(user_at_start, sizeof(user_at_start), str_of(first->server.user));
     gate_apply(first);
@@ -341,8 +410,16 @@ int loop_run(struct conf *first, struct conf *spare, int signals)
     cors_log();
     inspector_announce();
     endpoint_apply(first);
+    return true;
+}
+
+int loop_run(struct conf *first, struct conf *spare, int signals)
+{
+    if (!loop_open(first, spare, signals)) {
+        return OLLA_EXIT_CONF;
+    }
     while (!stopping || (client_count() > 0 && net_now() < stop_at && !now_or_never)) {
-        turn();
+        loop_turn();
     }
     return finish();
 }

@@ -15,6 +15,13 @@ void loop_init_pools(void);
 void loop_log_pools(void);
 
 /*
+ * What loop_run is made of, for tests that are their own loop: the start, with the same arguments (false: it cannot
+ * listen; what it had opened is closed), and one turn.
+ */
+bool loop_open(struct conf *first, struct conf *spare, int signals);
+void loop_turn(void);
+
+/*
  * Runs with the configuration `first`; a reload reads its path again into
  * `spare`, and the two change places. signals is a descriptor already open.
  * Listens, becomes the user of server.user, and only then looks at what

@@ -131,6 +131,7 @@ static void fail(struct exchange *x, int status, const char *message)
     x->backend_status = x->broken = status;
     if (!x->headless && (!x->committed || m->now.reply.told)) {
         exchange_truncate(x, who, PHASE_DATA, message);
+        x->error = "the backend told of an error in its reply"; /* its own words do not live as long */
         return;
     }
     attempt_drop_upstream(x);

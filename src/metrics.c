@@ -134,7 +134,7 @@ static const struct family {
     {"olla_endpoint_priority", "gauge", "Its priority.", ENDPOINT, PRIORITY},
     {"olla_endpoint_models_count", "gauge", "Models in its list.", ENDPOINT, MODELS},
     {"olla_endpoint_breaker_open", "gauge", "1 while its breaker keeps requests away.", ENDPOINT, BREAKER},
-    {"olla_endpoint_probe_ms", "gauge", "Time of the last health check.", ENDPOINT, PROBE},
+    {"olla_endpoint_probe_seconds", "gauge", "Time of the last health check.", ENDPOINT, PROBE},
     {"olla_endpoint_tokens_per_second", "gauge", "Of its last replies, as it told.", ENDPOINT, RATE},
     {"olla_endpoint_input_tokens_total", "counter", "Tokens of prompts.", ENDPOINT, INPUT},
     {"olla_endpoint_output_tokens_total", "counter", "Tokens of answers.", ENDPOINT, OUTPUT},
@@ -329,7 +329,7 @@ static uint64_t endpoint_figure(const struct endpoint *e, enum figure figure)
     case BREAKER:
         return endpoint_is_open(e) ? 0 : 1000;
     case PROBE:
-        return e->probe_ms * UINT64_C(1000);
+        return e->probe_ms;
     case RATE:
         return e->rate;
     default:
@@ -375,15 +375,18 @@ static void label(struct text *t, bool first, const char *key, struct str value)
     text_addz(t, first ? "{" : ",");
     text_addz(t, key);
     text_addz(t, "=\"");
-    for (size_t i = 0; i < value.n; i++) {
-        char c = value.p[i];
+    while (value.n > 0) {
+        size_t n = json_utf8_length(value);
+        char c = n == 0 ? '?' : value.p[0]; /* one byte that is no text would spoil the whole document */
         if (c == '\\' || c == '"') {
             text_char(t, '\\');
         }
-        text_addz(t, c == '\n' ? "\\n" : "");
-        if (c != '\n') {
-            text_char(t, c);
+        if (c == '\n') {
+            text_addz(t, "\\n");
+        } else {
+            text_add(t, n > 0 ? (struct str){value.p, n} : STR("?"));
         }
+        value = str_skip(value, n > 0 ? n : 1);
     }
     text_char(t, '"');
 }
@@ -472,7 +475,7 @@ static void write_endpoint(struct text *t, const struct family *f, const struct 
 static bool write_item(const struct exchange *x, struct text *t, const struct family *f, unsigned item)
 {
     const struct endpoint *e = f->kind == ENDPOINT ? endpoint_at((int)item) : NULL;
-    const struct ledger_model *m = f->kind == MODEL ? ledger_at(item) : NULL;
+    const struct ledger_model *m = f->kind == MODEL && item < OLLA_MAX_LEDGER ? ledger_slot(item) : NULL;
     struct gate_usage key = {.name = NULL};
 
     switch (f->kind) {
@@ -487,7 +490,7 @@ static bool write_item(const struct exchange *x, struct text *t, const struct fa
         }
         return e != NULL;
     case MODEL:
-        if (m && gate_allows(&x->key, str_of(m->name))) {
+        if (m && m->name[0] && gate_allows(&x->key, str_of(m->name))) {
             text_addz(t, f->name);
             label(t, true, "model", str_of(m->name));
             text_char(t, '}');

@@ -20,6 +20,7 @@
 
 #define RECENT_MAX   10
 #define ALIASES_MAX  8
+#define ALIASES_ROOM 512 /* bytes; an element has to fit into a piece */
 #define LONG_CONTEXT 100000
 
 enum phase { HEAD = 0, BY_FAMILY, RECENT, GROUPS, END };
@@ -154,7 +155,8 @@ static bool stands_for(const struct conf_alias *a, const struct model *m)
 static void write_aliases(const struct exchange *x, struct text *t, const struct model *m)
 {
     int n = 0;
-    for (const struct model *other = m->head->members; other && n < ALIASES_MAX; other = other->next) {
+    const size_t most = t->n + ALIASES_ROOM;
+    for (const struct model *other = m->head->members; other && n < ALIASES_MAX && t->n < most; other = other->next) {
         if (!same_name(other, m) && other->now.serves && gate_allows(&x->key, str_of(other->facts.name))) {
             text_addz(t, n++ == 0 ? ",\"aliases\":[" : ",");
             json_text(t, str_of(other->facts.name));

@@ -44,7 +44,7 @@ struct pool {
 
 static struct pool pools[POOL_COUNT] = {
 #define X(id, label, elements, empty) \
-    [POOL_##id] = {.stats = {.name = (label), .when_empty = (empty), .count = (elements)}},
+    [POOL_##id] = {.stats = {.name = (label), .limit = #elements, .when_empty = (empty), .count = (elements)}},
     POOL_TABLE(X)
 #undef X
 };
@@ -119,6 +119,11 @@ void pool_put(enum pool_id id, void *e)
     p->free_list = e;
     p->stats.used--;
     pool_poison(e, p->stats.size);
+}
+
+void pool_refused(enum pool_id id)
+{
+    pools[id].stats.failed++;
 }
 
 size_t pool_free_count(enum pool_id id)

@@ -22,7 +22,7 @@
 /*        id        name               count                  when it is empty */
 #define POOL_TABLE(X)                                                                                   \
     X(CLIENT,   "clients",         OLLA_MAX_CLIENTS,      "the listener waits, the kernel queues")     \
-    X(EXCHANGE, "exchanges",       OLLA_MAX_CLIENTS,      "503")                                       \
+    X(EXCHANGE, "exchanges",       OLLA_MAX_CLIENTS,      "the request waits")                         \
     X(UPSTREAM, "upstreams",       OLLA_MAX_UPSTREAMS,    "an idle one is closed, else 503")           \
     X(TLS_IN,   "tls_clients",     OLLA_MAX_TLS_CLIENTS,  "the TLS listener waits")                     \
     X(TLS_OUT,  "tls_upstreams",   OLLA_MAX_TLS_UPSTREAMS, "an idle one is closed, else 503")           \
@@ -49,12 +49,13 @@ enum {
 
 struct pool_stats {
     const char *name;
+    const char *limit; /* the constant of olla.h that says how many there are */
     const char *when_empty;
     size_t size; /* bytes of one element, 0 before the storage is bound */
     size_t count;
     size_t used;
     size_t max_used;
-    uint64_t failed; /* gets that found it empty */
+    uint64_t failed; /* gets that found it empty, or with no more than is kept for others */
 };
 
 /* In the owning .c file: storage for the pool and the call that binds it, as function name(). */
@@ -75,6 +76,9 @@ void *pool_get_raw(enum pool_id id);
 
 /* Gives back an element got from the same pool. p may be NULL. */
 void pool_put(enum pool_id id, void *p);
+
+/* Counts a get that was not tried, because what is left is kept for others. */
+void pool_refused(enum pool_id id);
 
 size_t pool_free_count(enum pool_id id);
 const struct pool_stats *pool_stats(enum pool_id id);

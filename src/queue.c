@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+#include "log.h"
+
 /* So long a wait lifts a request by one class. */
 #define AGE_MS 15000
 /* Without news they are looked at this often. */
@@ -27,7 +29,10 @@ bool queue_enter(struct exchange *x, endpoint_set full)
         return true;
     }
     if (queue_stats.waiting >= (unsigned)conf_now->proxy.queue.max_waiting) {
+        static struct log_limit hit;
         queue_stats.refused++;
+        log_limit(&hit, net_now(), "the waiting line is full, requests are answered with 429",
+                  "proxy.queue.max_waiting", (uint64_t)conf_now->proxy.queue.max_waiting);
         return false;
     }
     x->queue.in_line = true;

@@ -7,6 +7,7 @@
 #include "exchange.h"
 #include "heartbeat.h"
 #include "inspector.h"
+#include "log.h"
 #include "messages.h"
 
 /* Bytes that framing may add to one piece: chunk size line, its CRLF, the last chunk. */
@@ -126,7 +127,8 @@ static void begin_reply(struct exchange *x, const struct http_response *r, size_
 /* Looks at what came. Returns false when more is needed or the state has changed. */
 static bool one_head(struct exchange *x)
 {
-    struct http_error err;
+    static struct log_limit hit;
+    struct http_error err = {0};
     struct http_response r;
     size_t scanned = 0;
     struct str in = buf_str(&x->u->in);
@@ -134,6 +136,10 @@ static bool one_head(struct exchange *x)
 
     if (n == OLLA_AGAIN) {
         return false;
+    }
+    if (n < 0 && err.status == 431) {
+        log_limit(&hit, net_now(), "the head of a reply is too large, it counts as malformed", "OLLA_MAX_HEAD",
+                  OLLA_MAX_HEAD);
     }
     if (n < 0 || http_parse_response((struct str){in.p, (size_t)n}, x->req.method, &r, &err) != OLLA_OK) {
         exchange_attempt_failed(x, FAIL_GARBLED);

@@ -368,12 +368,10 @@ void reply_more(struct exchange *x, const struct exchange_local *page)
         return;
     }
     buf_compact(out);
-    size_t room = buf_room(out);
-    if (room < PAGE_BYTES / 2) {
+    if (buf_room(out) < PAGE_BYTES + 64) { /* and its framing: a part that fits into a piece must fit into every one */
         return;
     }
-    room -= 64; /* chunk framing */
-    struct text body = text_in(page_mem, room < sizeof(page_mem) ? room : sizeof(page_mem));
+    struct text body = text_in(page_mem, sizeof(page_mem));
     int more = page->write(x, &body);
     struct text t = buf_text(out);
     if (body.n > 0 && x->chunked_out) {

@@ -9,6 +9,7 @@
 #include "admit.h"
 #include "exchange.h"
 #include "heartbeat.h"
+#include "log.h"
 #include "messages.h"
 
 /* Room that stays behind an inline body, for what the client sends ahead. */
@@ -74,10 +75,15 @@ void request_begin_body(struct exchange *x)
 
 void request_too_large(struct exchange *x)
 {
+    static struct log_limit hit;
     char mem[96];
     struct text t = text_in(mem, sizeof(mem) - 1);
+    bool own = messages_limit(x) != conf_now->server.max_body_size;
 
     exchange_totals.size_limited++;
+    log_limit(&hit, net_now(), "a request body is too large, answered with 413",
+              own ? "translators.anthropic.max_message_size" : "server.request_limits.max_body_size",
+              messages_limit(x));
     text_addz(&t, "Request body too large");
     if (x->route.messages != MESSAGES_NONE) {
         text_addz(&t, ": it exceeds the maximum size (");
@@ -100,6 +106,11 @@ static void body_failed(struct exchange *x, enum body_error err)
         [BODY_SPOOL_FULL] = {507, "spool_full", "the disk that holds proxy.spool_dir is full"},
         [BODY_SPOOL_ERROR] = {507, "spool_error", "proxy.spool_dir cannot be written, see the log"},
     };
+    if (err == BODY_NO_SPOOL) {
+        static struct log_limit hit;
+        log_limit(&hit, net_now(), "a request body does not fit in memory and may not go to disk, answered with 413",
+                  "OLLA_BODY_BLOCK (proxy.spool_dir is not set)", OLLA_BODY_BLOCK);
+    }
     reply_refuse(x, answers[err].status, answers[err].code, answers[err].message);
     x->who = err == BODY_NO_SPOOL ? END_PROXY : END_RESOURCE;
 }

@@ -192,7 +192,9 @@ void secrets_feed(struct secrets *s, const char *p, size_t n)
             hold(s, p[i]);
         }
     }
-    put(s, p + from, n - from);
+    if (from < n) { /* of a header that is not there not even the address */
+        put(s, p + from, n - from);
+    }
 }
 
 void secrets_end(struct secrets *s)
@@ -215,4 +217,79 @@ bool secrets_in(struct str text)
     secrets_feed(&s, text.p, text.n);
     secrets_end(&s);
     return s.removed;
+}
+
+/* ---- targets ------------------------------------------------------------------------- */
+
+/* As many letters of the end of a name as are looked at. */
+#define TAIL 16
+
+static bool names_secret(const char *tail, size_t n)
+{
+    static const char *const ends[] = {
+        "key",  "token", "password",      "passwd", "pwd",       "secret",     "passphrase",
+        "auth", "jwt",   "authorization", "sig",    "signature", "credential", "credentials",
+    };
+    bool secret = false;
+
+    for (size_t i = 0; i < OLLA_COUNT(ends) && !secret; i++) {
+        secret = str_ends((struct str){tail, n}, str_of(ends[i]));
+    }
+    return secret;
+}
+
+static void put_cut(void *to, const char *p, size_t n)
+{
+    struct text *t = to;
+
+    for (size_t i = 0; i < n && !t->full; i++) {
+        text_char(t, p[i]);
+    }
+}
+
+/* The byte at the start of s, decoded; *n: bytes that it takes. */
+static char decoded(struct str s, size_t *n)
+{
+    bool escape = s.n > 2 && s.p[0] == '%' && str_hex_value(s.p[1]) >= 0 && str_hex_value(s.p[2]) >= 0;
+
+    *n = escape ? 3 : 1;
+    return escape ? (char)(str_hex_value(s.p[1]) * 16 + str_hex_value(s.p[2])) : s.p[0];
+}
+
+void secrets_target(struct text *to, struct str target)
+{
+    struct secrets s = {.put = put_cut, .to = to};
+    char tail[2 * TAIL];
+    size_t tail_n = 0, used;
+    bool naming = true;
+
+    for (; target.n > 0; target = str_skip(target, used)) {
+        char c = str_lower(decoded(target, &used));
+        bool letter = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+        if (used > 1) {
+            secrets_end(&s); /* what an escape stands for belongs to no run */
+        }
+        secrets_feed(&s, target.p, used);
+        if (used > 1) {
+            secrets_end(&s);
+        }
+        if (c == '&' || c == ';' || c == '?' || c == '/') {
+            naming = true;
+            tail_n = 0;
+        } else if (c == '=' && naming) {
+            naming = false;
+            if (names_secret(tail, tail_n)) {
+                secrets_end(&s);
+                put_cut(to, "[REDACTED]", sizeof("[REDACTED]") - 1);
+                used += str_find(str_skip(target, used), '&');
+            }
+        } else if (letter) {
+            if (tail_n == sizeof(tail)) {
+                memmove(tail, tail + TAIL, TAIL);
+                tail_n = TAIL;
+            }
+            tail[tail_n++] = c;
+        }
+    }
+    secrets_end(&s);
 }

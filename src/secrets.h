@@ -34,6 +34,13 @@ struct secrets {
 void secrets_feed(struct secrets *s, const char *p, size_t n);
 void secrets_end(struct secrets *s); /* gives what is held back; s is as new then, but for `removed` */
 
+/*
+ * Adds the target of a request, or a part of it, with [REDACTED] in the place of each value whose name tells that it is
+ * a secret (it ends with key, token, password, secret, auth or the like; case, - and _ do not matter, and what is
+ * percent-encoded is seen through), and without keys of known makers. What does not fit is cut off.
+ */
+void secrets_target(struct text *to, struct str target);
+
 /* Whether a text holds one. */
 bool secrets_in(struct str text);
 

@@ -5,6 +5,8 @@
  */
 #include "stats.h"
 
+#include <string.h>
+
 #include "admin.h"
 #include "ledger.h"
 #include "messages.h"
@@ -140,6 +142,22 @@ static const struct ledger_model *seen_at(const struct exchange *x, uint32_t pla
     return NULL;
 }
 
+/* The one with the most requests of those that are not shown yet: the order may change while the page is on its way. */
+static const struct ledger_model *next_at(const struct exchange *x, unsigned *slot)
+{
+    const struct ledger_model *best = NULL;
+
+    for (unsigned i = 0; i < OLLA_MAX_LEDGER; i++) {
+        const struct ledger_model *m = ledger_slot(i);
+        bool shown = (x->place.shown[i / 32] & (UINT32_C(1) << i % 32)) != 0;
+        if (m->name[0] && !shown && gate_allows(&x->key, str_of(m->name)) && (!best || ledger_before(m, best))) {
+            best = m;
+            *slot = i;
+        }
+    }
+    return best;
+}
+
 static void models_summary(const struct exchange *x, struct text *t)
 {
     struct tally all = {0};
@@ -166,14 +184,17 @@ static void models_summary(const struct exchange *x, struct text *t)
 
 bool stats_models_page(struct exchange *x, struct text *t, uint32_t i)
 {
-    const struct ledger_model *m = i > 0 ? seen_at(x, i - 1) : NULL;
+    unsigned slot = 0;
+    const struct ledger_model *m = i > 0 && i <= OLLA_MAX_LEDGER ? next_at(x, &slot) : NULL;
 
     if (i == 0) {
+        memset(x->place.shown, 0, sizeof(x->place.shown));
         text_addz(t, "{\"timestamp\":\"");
         admin_time_text(t, plat_wall_ms());
         text_addz(t, "\",\"models\":[");
     } else if (m) {
         model_part(t, m, i == 1);
+        x->place.shown[slot / 32] |= t->full ? 0 : UINT32_C(1) << slot % 32;
     } else if (i <= OLLA_MAX_LEDGER + 1) {
         models_summary(x, t);
         x->cursor = OLLA_MAX_LEDGER + 1; /* that was the last part */

@@ -13,14 +13,21 @@
 #include "pool.h"
 #include "queue.h"
 
-#define LOADED_MAX 8 /* models of one endpoint that are named */
+#define LOADED_MAX   8   /* models of one endpoint that are named */
+#define LOADED_BYTES 512 /* ... unless their names are long: a part has to fit into a piece */
 
 void status_thousandths(struct text *t, uint64_t n)
 {
+    unsigned digits = 3;
+    uint64_t rest = n % 1000;
+
     text_u64(t, n / 1000);
-    if (n % 1000 > 0) {
+    for (; rest > 0 && rest % 10 == 0; rest /= 10) {
+        digits--;
+    }
+    if (rest > 0) {
         text_char(t, '.');
-        text_padded(t, n % 1000, 3);
+        text_padded(t, rest, digits);
     }
 }
 
@@ -114,9 +121,10 @@ static void loaded_models(const struct exchange *x, struct text *t, const struct
 {
     unsigned n = 0;
     const struct model *m;
+    const size_t most = t->n + LOADED_BYTES;
 
     text_addz(t, ",\"loaded_models\":[");
-    for (size_t i = 0; (m = model_at(i)) != NULL && n < LOADED_MAX; i++) {
+    for (size_t i = 0; (m = model_at(i)) != NULL && n < LOADED_MAX && t->n < most; i++) {
         if ((m->now.serves & endpoint_bit(e)) && model_state_at(m, e) == MODEL_LOADED &&
             gate_allows(&x->key, str_of(m->facts.name))) {
             text_addz(t, n++ > 0 ? "," : "");
@@ -131,6 +139,13 @@ static void tokens(struct text *t, const struct tally *sum)
     json_member_u64(t, "input_tokens", sum->input);
     json_member_u64(t, "output_tokens", sum->output);
     json_member_u64(t, "estimated_requests", sum->estimated);
+}
+
+/* ms until then. That it passes is no news, that it is over is. */
+static uint64_t rest_of(uint64_t until, bool hashing)
+{
+    uint64_t rest = until > net_now() ? until - net_now() : 0;
+    return hashing ? rest > 0 : rest;
 }
 
 static void status_endpoint(const struct exchange *x, struct text *t, const struct endpoint *e, bool first)
@@ -157,14 +172,12 @@ static void status_endpoint(const struct exchange *x, struct text *t, const stru
     json_member_u64(t, "weight", e->weight);
     json_member_u64(t, "max_concurrent", e->max_concurrent);
     json_member_u64(t, "serving", e->serving);
-    if (!hashing) {
-        json_member_u64(t, "limited_for_ms", e->limited_until > net_now() ? e->limited_until - net_now() : 0);
-        text_addz(t, ",\"breaker\":{\"state\":");
-        json_text(t, str_of(breaker_state(&e->breaker, net_now())));
-        json_member_u64(t, "failures", e->breaker.row);
-        json_member_u64(t, "open_for_ms", e->breaker.until > net_now() ? e->breaker.until - net_now() : 0);
-        text_char(t, '}');
-    }
+    json_member_u64(t, "limited_for_ms", rest_of(e->limited_until, hashing));
+    text_addz(t, ",\"breaker\":{\"state\":");
+    json_text(t, str_of(breaker_state(&e->breaker, net_now())));
+    json_member_u64(t, "failures", e->breaker.row);
+    json_member_u64(t, "open_for_ms", rest_of(e->breaker.until, hashing));
+    text_char(t, '}');
     json_member_u64(t, "requests", e->sum.requests);
     ADMIN_MEMBER(t, "success_rate", admin_percent_text(t, served, e->sum.requests));
     ADMIN_MEMBER(t, "avg_latency", admin_latency_text(t, average));
@@ -321,12 +334,12 @@ static void status_pools(struct text *t)
     text_char(t, ']');
 }
 
-static bool key_usage(struct text *t, int i)
+static void key_usage(struct text *t, int i)
 {
     struct gate_usage u;
 
     if (!gate_usage(i, plat_wall_ms(), &u)) {
-        return false;
+        return;
     }
     text_addz(t, i > 0 ? ",{\"name\":" : "{\"name\":");
     json_text(t, str_of(u.name));
@@ -336,7 +349,6 @@ static bool key_usage(struct text *t, int i)
     json_member_u64(t, "tokens_today", u.today);
     json_member_u64(t, "tokens_per_day", u.per_day);
     text_char(t, '}');
-    return true;
 }
 
 static void recent_error(struct text *t, uint32_t i)
@@ -362,7 +374,7 @@ static void recent_error(struct text *t, uint32_t i)
 
 bool status_page(struct exchange *x, struct text *t, uint32_t i)
 {
-    uint32_t n = (uint32_t)endpoint_count();
+    uint32_t n = (uint32_t)endpoint_count(), errors = n + 4 + OLLA_MAX_KEYS;
     bool all = !gate_narrow(&x->key); /* what others did is the business of those only who may do everything */
 
     if (i == 0) {
@@ -378,15 +390,18 @@ bool status_page(struct exchange *x, struct text *t, uint32_t i)
         status_pools(t);
     } else if (i == n + 3) {
         text_addz(t, ",\"keys\":[");
-        for (int k = 0; all && key_usage(t, k); k++) {
+    } else if (i < errors) {
+        if (all) {
+            key_usage(t, (int)(i - n - 4));
         }
+    } else if (i == errors) {
         text_addz(t, "],\"recent_errors\":[");
-    } else if (all && i < n + 4 + RECENT_ERRORS) {
-        recent_error(t, i - n - 4);
-    } else if (i == n + 4 + RECENT_ERRORS) {
+    } else if (all && i <= errors + RECENT_ERRORS) {
+        recent_error(t, i - errors - 1);
+    } else if (i == errors + RECENT_ERRORS + 1) {
         text_addz(t, "]}");
     }
-    return i <= n + 4 + RECENT_ERRORS;
+    return i <= errors + RECENT_ERRORS + 1;
 }
 
 /* ---- /internal/status/endpoints ------------------------------------------------------------ */

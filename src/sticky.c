@@ -5,6 +5,7 @@
  */
 #include "sticky.h"
 
+#include "log.h"
 #include "net.h"
 
 #define NONE  UINT16_MAX
@@ -131,7 +132,10 @@ void sticky_pin(uint64_t key, const struct endpoint *e)
     uint16_t at = find(key);
     if (at == NONE) {
         while (unused == NONE || stats.active >= (unsigned)conf_now->proxy.sticky_sessions.max_sessions) {
+            static struct log_limit hit;
             forget(oldest);
+            log_limit(&hit, net_now(), "conversations are forgotten before their time",
+                      "proxy.sticky_sessions.max_sessions", (uint64_t)conf_now->proxy.sticky_sessions.max_sessions);
         }
         at = unused;
         unused = sessions[at].next;

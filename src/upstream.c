@@ -1,10 +1,11 @@
 /*
  * upstream.c - level 4: see upstream.h.
  *
- * May include: olla.h, net.h, buf.h, pool.h, endpoint.h, upstream.h.
+ * May include: olla.h, net.h, buf.h, pool.h, log.h, endpoint.h, upstream.h.
  */
 #include "upstream.h"
 
+#include "log.h"
 #include "pool.h"
 
 POOL_STORAGE(UPSTREAM, struct upstream, upstream_pool)
@@ -79,16 +80,28 @@ static bool evict_one(bool tls)
     return false;
 }
 
+bool upstream_tls_room(void)
+{
+    return tls_can_connect() || evict_one(true);
+}
+
 struct upstream *upstream_connect(struct endpoint *e, int which, unsigned keepalive_s, const struct stream_ops *ops,
                                   void *owner, bool *no_slot)
 {
     bool tls = e->at[TARGET_MAIN].tls;
-    struct upstream *u = pool_get(POOL_UPSTREAM);
-    if (!u && evict_one(false)) {
-        u = pool_get(POOL_UPSTREAM);
+    static struct log_limit hit;
+    static uint64_t warned;
+
+    if (pool_free_count(POOL_UPSTREAM) == 0) {
+        evict_one(false);
     }
-    *no_slot = !u || (tls && !tls_can_connect() && !evict_one(true));
+    struct upstream *u = pool_get(POOL_UPSTREAM);
+    *no_slot = !u || (tls && !upstream_tls_room());
     if (*no_slot) {
+        if (u) {
+            log_limit(&hit, net_now(), "no TLS connection to a backend is free, answered with 503",
+                      "OLLA_MAX_TLS_UPSTREAMS", OLLA_MAX_TLS_UPSTREAMS);
+        }
         pool_put(POOL_UPSTREAM, u);
         return NULL;
     }
@@ -99,6 +112,10 @@ struct upstream *upstream_connect(struct endpoint *e, int which, unsigned keepal
             fd = plat_connect(&e->at[TARGET_MAIN].addr[which], keepalive_s);
         }
         *no_slot = fd < 0 && plat_error() == PLAT_FAIL_NO_FDS;
+        if (*no_slot && log_allowed(&warned, net_now())) {
+            log_line(LOG_WARN, "a backend cannot be connected to, answered with 503", "error",
+                     str_of(plat_error_text()), "remedy", STR("raise the limit of open files (ulimit -n)"));
+        }
     }
     if (fd < 0) {
         pool_put(POOL_UPSTREAM, u);

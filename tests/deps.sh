@@ -1,14 +1,14 @@
 #!/bin/sh
 # Installs what a target of the Makefile needs and this machine lacks.
 #
-#   tests/deps.sh build|test|real|browser|bench|fuzz|lint ...
+#   tests/deps.sh build|test|real|browser|bench|fuzz|lint|packages|deb|chroot ...
 #
 # Looks for the command, header or module itself, so a machine that has everything is left alone at once, without the
 # network, whatever its distribution. What is missing comes from the system's packages on Debian and its relatives, as
 # root or through sudo; elsewhere the package names are printed and the exit status is 1.
 set -eu
 
-usage="usage: tests/deps.sh build|test|real|browser|bench|fuzz|lint ..."
+usage="usage: tests/deps.sh build|test|real|browser|bench|fuzz|lint|packages|deb|chroot ..."
 attempts=3
 missing=""
 services=""
@@ -64,6 +64,7 @@ need_test() {
     need python3 command /usr/bin/python3
     need python3-pytest module pytest
     need strace command strace
+    need openssl command openssl
 }
 
 need_lint() {
@@ -72,6 +73,19 @@ need_lint() {
     need clang-format command clang-format
     need cppcheck command cppcheck
     need shellcheck command shellcheck
+    need mandoc command mandoc
+}
+
+need_packages() {
+    need shellcheck command shellcheck
+}
+
+need_deb() {
+    need dpkg-dev command dpkg-shlibdeps
+}
+
+need_chroot() {
+    need debootstrap command debootstrap
 }
 
 need_fuzz() {
@@ -166,7 +180,7 @@ stop_services() {
 [ $# -gt 0 ] || { echo "$usage" >&2; exit 2; }
 for target in "$@"; do
     case $target in
-    build | test | real | browser | bench | fuzz | lint) ;;
+    build | test | real | browser | bench | fuzz | lint | packages | deb | chroot) ;;
     *) echo "$usage" >&2; exit 2 ;;
     esac
 done

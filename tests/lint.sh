@@ -21,7 +21,7 @@ cppcheck --quiet --error-exitcode=1 --std=c99 --enable=warning,portability,perfo
     --suppress=missingIncludeSystem --suppress=uninitvar --suppress=normalCheckLevelMaxBranches -D_POSIX_C_SOURCE=200809L -j2 olla.c src platform
 
 echo "== format"
-clang-format --dry-run -Werror olla.c olla.h src/*.[ch] platform/*.[ch] tests/unit/*.[ch] tests/fuzz/*.c tests/bench/*.c
+clang-format --dry-run -Werror olla.c olla.h src/*.[ch] platform/*.[ch] tests/unit/*.[ch] tests/fake/*.[ch] tests/fuzz/*.[ch] tests/bench/*.c
 # Where there is systemd; a wrong word in a unit is not an error for it, but it speaks of it. The program is not installed
 # here: any other will do.
 if command -v systemd-analyze >/dev/null 2>&1; then
@@ -34,5 +34,13 @@ if command -v systemd-analyze >/dev/null 2>&1; then
         echo "$said" >&2
         exit 1
     fi
+fi
+
+# The two name each other, which mandoc believes only when they are installed.
+echo "== manual"
+said=$(mandoc -T lint docs/olla.8 docs/olla.ini.5 | grep -v 'referenced manual not found: Xr olla') || true
+if [ -n "$said" ]; then
+    echo "$said" >&2
+    exit 1
 fi
 echo "lint: fine"

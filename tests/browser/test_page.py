@@ -126,8 +126,9 @@ CONTRAST = """(() => {
     }
     return found;
 })()"""
+# Against the width that was asked for: a telephone zooms out to show what is too wide, and innerWidth grows with it.
 WIDE = """[...document.querySelectorAll('body *')].filter(n => n.checkVisibility() && !n.closest('.skip, .hidden, caption, thead'))
-    .filter(n => n.getBoundingClientRect().right > innerWidth + .5 || n.getBoundingClientRect().left < -.5).map(n => n.outerHTML.slice(0, 120))"""
+    .filter(n => n.getBoundingClientRect().right > document.documentElement.clientWidth + .5 || n.getBoundingClientRect().left < -.5).map(n => n.outerHTML.slice(0, 120))"""
 CUT = """[...document.querySelectorAll('.big, h3, .chip, dd, td, th')].filter(n => n.checkVisibility() && n.scrollWidth > n.clientWidth + 1 && n.clientWidth > 1
     && getComputedStyle(n).display !== 'inline').map(n => n.outerHTML.slice(0, 120))"""
 SMALL_TARGETS = """[...document.querySelectorAll('nav a, summary, input')].filter(n => n.getBoundingClientRect().height < 32).map(n => n.outerHTML)"""
@@ -143,7 +144,7 @@ def test_look(browser, fleet, size, dark):
     page.js("document.querySelector('details').open = true")
     page.until("document.querySelectorAll('.facts > div').length > 8")
     page.screenshot(PICTURES / ("%s-%s.png" % (size, "dark" if dark else "light")))
-    assert page.js("document.documentElement.scrollWidth <= innerWidth"), "it can be scrolled sideways"
+    assert page.js("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), "it can be scrolled sideways"
     assert page.js(WIDE) == []
     assert page.js(CUT) == []
     assert page.js(CONTRAST) == []
@@ -159,7 +160,7 @@ def test_widths_between(browser, fleet):
     page = look(browser, fleet.proxy)
     for width in (320, 400, 520, 703, 704, 800, 979, 980, 1024, 1280, 1920):
         page.resize(width, 800)
-        assert page.js("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(document.documentElement.scrollWidth <= innerWidth))))"), width
+        assert page.js("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(document.documentElement.scrollWidth <= document.documentElement.clientWidth))))"), width
         assert page.js(WIDE) == [], width
     no_complaint(page)
 
@@ -313,7 +314,7 @@ def test_names_are_text(browser, world):
     assert "<i>1</i>" in page.js("document.querySelector('.box small').textContent")
     assert page.js("document.querySelectorAll('img, i, u, script:not([src]), [onerror], [onload], [onclick], [onmouseover], main h1').length") == 0
     assert page.js("document.querySelectorAll('b').length === document.querySelectorAll('th b').length")
-    assert page.js("document.documentElement.scrollWidth <= innerWidth") and page.js(WIDE) == []
+    assert page.js("document.documentElement.scrollWidth <= document.documentElement.clientWidth") and page.js(WIDE) == []
     page.screenshot(PICTURES / "names.png")
     no_complaint(page)
 
@@ -375,6 +376,8 @@ def test_read_aloud(browser, fleet, size):
     assert len(roles["row"]) == 3 + 5 + 2 + 1 and "llama3.2:3b" in " ".join(roles["rowheader"]) and roles["columnheader"].count("Requests") == 2
     images = roles.get("image", []) + roles.get("img", []) + roles.get("graphics-document", [])
     assert len(images) == 6 + 2 * 3 and all(", last " in name for name in images), images
+    # This browser takes them for tables anyway, others do not.
+    assert page.js("document.querySelectorAll('table:not([role=table]), tr:not([role=row]), thead th:not([role=columnheader]), tbody th:not([role=rowheader]), td:not([role=cell])').length") == 0
     for role in ("link", "searchbox", "table", "meter", "DisclosureTriangle", "region"):
         assert roles[role] and all(roles[role]), role
     assert page.js("document.documentElement.lang") == "en"

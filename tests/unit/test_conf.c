@@ -64,7 +64,10 @@ static int load(const char *text)
 }
 
 /* What secret_file names: relative to the working directory, which the tests do not leave for long. */
-#define SECRET_FILE "build/test/olla-test-secret"
+#ifndef TEST_DIR
+#define TEST_DIR "build/test"
+#endif
+#define SECRET_FILE TEST_DIR "/olla-test-secret"
 
 static void write_secret(const char *text)
 {
@@ -228,6 +231,9 @@ static void check_default_settings(void)
     assert_int_equal(conf.usage.interval, 3600000);
     assert_int_equal(conf.logging.level, LOG_LEVEL_INFO);
     assert_int_equal(conf.logging.format, LOG_FORMAT_AUTO);
+    assert_int_equal(conf.logging.output, LOG_OUTPUT_STDOUT);
+    assert_string_equal(conf.logging.file, "logs/olla.log");
+    assert_string_equal(conf.logging.syslog_socket, "/dev/log");
     check_load_defaults();
     check_cors_defaults();
     check_dashboard_defaults();
@@ -314,7 +320,7 @@ static const char all_settings[] =
     "[model_aliases]\nfast = a:1, \"b\"\nFast = c\n"
     "[model_alias:x:y]\nmodels = d\n"
     "[usage]\nfile = /var/lib/olla/used\ninterval = 36s\n"
-    "[logging]\nlevel = debug\nformat = json\noutput = stdout\n"
+    "[logging]\nlevel = debug\nformat = json\noutput = file\nfile = /srv/a b.log\nsyslog_socket = /run/log\n"
     "[endpoint:gpu]\nname = big\nurl = http://[2001:db8::1]:8001/base/\ntype = vLLM\npriority = 0\nenabled = false\n"
     "health_check_url = /alive\nmodel_url = http://192.0.2.9/list\ncheck_interval = 20s\ncheck_timeout = 19s\n"
     "preserve_path = true\nmodel_filter.include = llama*, *qwen*\nmodel_filter.include = phi\n"
@@ -378,7 +384,7 @@ static void check_all_endpoint_keys(void)
     assert_int_equal(e->connection_timeout, 26000);
     assert_int_equal(e->first_byte_timeout, 27000);
     assert_int_equal(e->read_timeout, 28000);
-    assert_int_equal(e->line, 107);
+    assert_int_equal(e->line, 109);
 }
 
 static void check_dashboard_settings(void)
@@ -478,7 +484,7 @@ static void check_all_profile_keys(void)
     assert_string_equal(p->openai_base, "/api");
     assert_string_equal(p->messages_path, "/x/v1/messages");
     assert_int_equal(p->idle_timeout, 90000);
-    assert_int_equal(p->line, 130);
+    assert_int_equal(p->line, 132);
 }
 
 static void expect_digest(const struct conf_key *k, const char *secret)
@@ -568,6 +574,9 @@ static void test_every_setting(void **state)
     assert_int_equal(conf.usage.interval, 36000);
     assert_int_equal(conf.logging.level, LOG_LEVEL_DEBUG);
     assert_int_equal(conf.logging.format, LOG_FORMAT_JSON);
+    assert_int_equal(conf.logging.output, LOG_OUTPUT_FILE);
+    assert_string_equal(conf.logging.file, "/srv/a b.log");
+    assert_string_equal(conf.logging.syslog_socket, "/run/log");
     check_translator_settings();
     check_limit_settings();
     check_dashboard_settings();
@@ -637,6 +646,25 @@ static void test_server_tls(void **state)
                  ":3: server.tls: cert_file cannot be read");
     expect_error("[server.tls]\nenabled = true\nkey_file = /dev/null\ncert_file = /dev/null\n",
                  ":4: server.tls: cert_file holds no certificate in PEM form, or a damaged one");
+}
+
+/* The reference has a directory instead, in the environment. */
+static void test_log_file(void **state)
+{
+    (void)state;
+    (void)setenv("OLLA_LOG_DIR", "/srv/logs", 1);
+    expect_quiet("[logging]\noutput = file\n");
+    assert_string_equal(conf.logging.file, "/srv/logs/olla.log");
+    expect_quiet("[logging]\noutput = file\nfile = mine.log\n");
+    assert_string_equal(conf.logging.file, "mine.log");
+    (void)setenv("OLLA_LOG_DIR", "", 1);
+    expect_quiet("[logging]\noutput = file\n");
+    assert_string_equal(conf.logging.file, "logs/olla.log");
+    (void)unsetenv("OLLA_LOG_DIR");
+    expect_error("[logging]\noutput = file\nfile = \"\"\n",
+                 ":3: logging.file: empty while logging.output = file; allowed: a path");
+    expect_quiet("[logging]\noutput = syslog\nfile = \"\"\n");
+    assert_int_equal(conf.logging.output, LOG_OUTPUT_SYSLOG);
 }
 
 /* A row that is added later has to be added to all_settings too. */
@@ -2207,6 +2235,7 @@ int main(void)
         cmocka_unit_test(test_empty_file),
         cmocka_unit_test(test_every_setting),
         cmocka_unit_test(test_every_row_is_tested),
+        cmocka_unit_test(test_log_file),
         cmocka_unit_test(test_endpoint_tls),
         cmocka_unit_test(test_server_tls),
         cmocka_unit_test(test_ranges_of_addresses),

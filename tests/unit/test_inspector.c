@@ -65,9 +65,79 @@ static void expect(const char *text, const char *wanted)
     assert_int_equal(secrets_in((struct str){guard_copy(text, n), n}), strcmp(text, wanted) != 0);
 }
 
+/* What a target becomes in the log; its bytes end at a guard page. */
+static void expect_target(const char *target, const char *wanted)
+{
+    size_t n = strlen(target);
+    char mem[512];
+
+    for (size_t cap = 0; cap < sizeof(mem); cap = cap < strlen(wanted) + 2 ? cap + 1 : sizeof(mem)) {
+        struct text t = text_in(mem, cap);
+        secrets_target(&t, (struct str){guard_copy(target, n), n});
+        size_t most = strlen(wanted) < cap ? strlen(wanted) : cap;
+        assert_int_equal(t.n, most); /* cut off, and never more than fits */
+        assert_memory_equal(mem, wanted, most);
+    }
+}
+
+#define GONE "[REDACTED]"
+
+static void test_targets(void **state)
+{
+    static const char *const names[] = {
+        "api_key",
+        "token",
+        "access_token",
+        "key",
+        "password",
+        "secret",
+        "auth",
+        "API-KEY",
+        "apikey",
+        "Access_Token",
+        "client_secret",
+        "x-goog-signature",
+        "sig",
+        "X-Amz-Credential",
+        "%6bey",
+        "k%65%79",
+        "a.very.long.name.of.a.token",
+    };
+    char target[128], wanted[128];
+
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(names); i++) {
+        (void)snprintf(target, sizeof(target), "?a=1&%s=s3cret/x?y;z=%%26&b=2", names[i]);
+        (void)snprintf(wanted, sizeof(wanted), "?a=1&%s=" GONE "&b=2", names[i]);
+        expect_target(target, wanted);
+    }
+    expect_target("", "");
+    expect_target("/olla/proxy/v1/models", "/olla/proxy/v1/models");
+    expect_target("?model=llama3:8b&max_tokens=5&keys=a&tokens&key", "?model=llama3:8b&max_tokens=5&keys=a&tokens&key");
+    expect_target("?key=", "?key=" GONE);
+    expect_target("?key==s3cret=", "?key=" GONE);
+    expect_target("?a=b=c&a=key=c", "?a=b=c&a=key=c");
+    expect_target("?a=1;key=s3cret;b=2&c", "?a=1;key=" GONE "&c");
+    expect_target("?key%3ds3cret", "?key%3d" GONE);
+    expect_target("?next=https%3A%2F%2Fx%3Ftoken%3Ds3cret%26b&c", "?next=https%3A%2F%2Fx%3Ftoken%3D" GONE "&c");
+    expect_target("/v1/models%3Fapi_key=s3cret/x", "/v1/models%3Fapi_key=" GONE);
+    expect_target("/v1;token=s3cret/models", "/v1;token=" GONE);
+    expect_target("/bot/sk-0123456789abcdef/x", "/bot/sk-[removed]/x");
+    expect_target("?q=sk-0123456789abcdef&r=a%20sk-0123456789abcdef", "?q=sk-[removed]&r=a%20sk-[removed]");
+    expect_target("?%&%k&%6&%zz=1", "?%&%k&%6&%zz=1");
+    expect_target("?a\xff\x01\"=\n", "?a\xff\x01\"=\n"); /* the log escapes them */
+}
+
 static void expect_same(const char *text)
 {
     expect(text, text);
+}
+
+static void test_nothing_is_no_secret(void **state)
+{
+    (void)state;
+    assert_false(secrets_in((struct str){NULL, 0})); /* a header that is not there: clang's sanitizer looks at p + 0 */
+    expect_same("");
 }
 
 static void test_every_prefix(void **state)
@@ -332,9 +402,12 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_prefix), cmocka_unit_test(test_length),    cmocka_unit_test(test_schemes),
-        cmocka_unit_test(test_escapes),      cmocka_unit_test(test_long_runs), cmocka_unit_test(test_paths),
-        cmocka_unit_test(test_header_names), cmocka_unit_test(test_record),    cmocka_unit_test(test_record_refused),
+        cmocka_unit_test(test_targets),        cmocka_unit_test(test_nothing_is_no_secret),
+        cmocka_unit_test(test_every_prefix),   cmocka_unit_test(test_length),
+        cmocka_unit_test(test_schemes),        cmocka_unit_test(test_escapes),
+        cmocka_unit_test(test_long_runs),      cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_header_names),   cmocka_unit_test(test_record),
+        cmocka_unit_test(test_record_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -356,7 +356,9 @@ static void test_write_text(void **state)
 {
     (void)state;
     writes(STR(""), "\"\"");
-    writes(STR("plain ~\x7f/"), "\"plain ~\x7f/\"");
+    writes(STR("plain ~/"), "\"plain ~/\"");
+    writes(STR("\x7f\xc2\x80\xc2\x9f\xc2\xa0\xc2"),
+           "\"\\u007f\\u0080\\u009f\xc2\xa0\xef\xbf\xbd\""); /* terminals obey */
     writes(STR("\"\\\b\f\n\r\t"), "\"\\\"\\\\\\b\\f\\n\\r\\t\"");
     writes(STR("\x01\x1f\0x"), "\"\\u0001\\u001f\\u0000x\"");
     writes(STR("<a&b>"), "\"\\u003ca\\u0026b\\u003e\"");
@@ -384,7 +386,9 @@ static void test_write_runs(void **state)
         {">", "\\u003e"},
         {"&", "\\u0026"},
         {"\x1f", "\\u001f"},
-        {"\x7f", "\x7f"},
+        {"\x7f", "\\u007f"},
+        {"\xc2\x9b", "\\u009b"},
+        {"\xc2\xa0", "\xc2\xa0"},
         {"\xc3\xbc", "\xc3\xbc"},
         {"\xff", "\xef\xbf\xbd"},
         {"\xc3", "\xef\xbf\xbd"},

@@ -1,5 +1,6 @@
 /*
- * test_log.c - log lines: levels, both formats with hostile values, and a sink that blocks.
+ * test_log.c - log lines: levels, both formats with hostile values, a sink that blocks, files that are renamed and
+ * full, a system's log that comes and goes.
  *
  * Descriptor 1 is a pipe while lines are written; the teardown puts it back at the latest.
  * JSON lines are read by a small strict reader of their flat objects.
@@ -13,10 +14,16 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include "../../platform/platform.h"
 #include "../../src/log.h"
 
 static char out[8 * OLLA_LOG_BUF]; /* what came through the pipe */
@@ -93,6 +100,9 @@ static int after(void **state)
     }
     flush_all();
     restore();
+    (void)log_about(NULL);
+    assert_int_equal(log_prepare(LOG_TO_STDOUT, NULL), OLLA_OK);
+    log_switch(true);
     return 0;
 }
 
@@ -122,7 +132,7 @@ static size_t utf8_len(const unsigned char *p, size_t n)
     return len;
 }
 
-/* A quoted string; all escapes, but \u only below U+0080, which is all that a writer needs. */
+/* A quoted string; all escapes, but \u only below U+00A0, which is all that a writer needs. */
 static bool take_string(struct str *s, char *to, size_t cap, size_t *n)
 {
     static const char letters[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
@@ -142,8 +152,11 @@ static bool take_string(struct str *s, char *to, size_t cap, size_t *n)
         } else if (s->n > 5 && s->p[1] == 'u') {
             char hex[5] = {s->p[2], s->p[3], s->p[4], s->p[5], '\0'}, *end;
             long code = strtol(hex, &end, 16);
-            if (*end || code >= 0x80) {
+            if (*end || code >= 0xa0) {
                 return false;
+            }
+            if (code >= 0x80) {
+                to[(*n)++] = '\xc2';
             }
             to[(*n)++] = (char)code;
             len = 6;
@@ -365,7 +378,8 @@ static void check_hostile_text(struct str value)
     struct str s = one_line();
     assert_true(is_valid_utf8(s));
     for (size_t i = 0; i < s.n; i++) {
-        assert_true((unsigned char)s.p[i] >= 0x20);
+        assert_true((unsigned char)s.p[i] >= 0x20 && s.p[i] != 0x7f);
+        assert_false(s.p[i] == '\xc2' && (unsigned char)s.p[i + 1] < 0xa0); /* a command of 8 bits */
     }
     assert_true(str_ends(s, STR(" after=5")));
     while (!str_starts(s, STR(" value="))) {
@@ -450,6 +464,59 @@ static void test_many_fields(void **state)
     log_end();
     struct str s = one_line();
     assert_true(s.n <= 2048 && s.n > 1900 && read_json(s) && field_count > 30);
+}
+
+/* A message may hold what stands in the configuration. */
+static void test_hostile_message(void **state)
+{
+    (void)state;
+    log_setup(LOG_DEBUG, false);
+    log_line(LOG_WARN, "a\nb\x1b[31m\x7f\xc2\x9b\xc3\xa9", "k", STR("v"), NULL, STR(""));
+    assert_true(str_ends(one_line(), STR(" WARN  a?b?[31m??\xc3\xa9 k=v")));
+}
+
+/* Lines that come while a request is looked at tell its id, whoever writes them. */
+static void test_about(void **state)
+{
+    (void)state;
+    assert_null(log_about("first"));
+    log_line(LOG_INFO, "a", "k", STR("v"), NULL, STR(""));
+    assert_string_equal(log_about("sec\"ond"), "first");
+    log_line(LOG_INFO, "b", NULL, STR(""), NULL, STR(""));
+    assert_string_equal(log_about(""), "sec\"ond");
+    log_line(LOG_INFO, "c", NULL, STR(""), NULL, STR(""));
+    (void)log_about(NULL);
+    log_line(LOG_INFO, "d", NULL, STR(""), NULL, STR(""));
+    struct str s = collect();
+    assert_true(read_json(str_split(&s, '\n')));
+    assert_string_equal(fields[3].key, "request_id");
+    assert_string_equal(fields[3].value, "first");
+    assert_string_equal(field("k")->value, "v");
+    assert_true(read_json(str_split(&s, '\n')));
+    assert_string_equal(field("request_id")->value, "sec\"ond");
+    assert_true(read_json(str_split(&s, '\n')) && !field("request_id"));
+    assert_true(read_json(str_split(&s, '\n')) && !field("request_id"));
+}
+
+/* Said at once and then once in five seconds, with the number of times. */
+static void test_limit(void **state)
+{
+    struct log_limit hit = {0};
+    (void)state;
+    for (uint64_t ms = 1000; ms <= 12000; ms += 1000) {
+        log_limit(&hit, ms, "too much", "OLLA_MAX_THINGS", 7);
+    }
+    struct str s = collect();
+    static const char *const times[] = {"1", "5", "5"};
+    for (size_t i = 0; i < OLLA_COUNT(times); i++) {
+        assert_true(read_json(str_split(&s, '\n')));
+        assert_string_equal(field("level")->value, "WARN");
+        assert_string_equal(field("msg")->value, "too much");
+        assert_string_equal(field("limit")->value, "OLLA_MAX_THINGS");
+        assert_string_equal(field("value")->value, "7");
+        assert_string_equal(field("times")->value, times[i]);
+    }
+    assert_int_equal(s.n, 0);
 }
 
 /* ---- waiting and dropping -------------------------------------------------------- */
@@ -590,7 +657,402 @@ static void test_allowed(void **state)
     assert_false(log_allowed(&a, 10099)); /* from the last one that passed */
 }
 
-#define CASE(f) cmocka_unit_test_setup_teardown(f, before, after)
+/* ---- files ----------------------------------------------------------------------- */
+
+static char dir[64], path[128], other[128];
+
+static int before_file(void **state)
+{
+    (void)snprintf(dir, sizeof(dir), "/tmp/olla-log-XXXXXX");
+    assert_non_null(mkdtemp(dir));
+    (void)snprintf(path, sizeof(path), "%s/log", dir);
+    (void)snprintf(other, sizeof(other), "%s/other", dir);
+    return before(state);
+}
+
+static int after_file(void **state)
+{
+    struct rlimit limit;
+    (void)getrlimit(RLIMIT_FSIZE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_FSIZE, &limit);
+    int rc = after(state);
+    unlink(path);
+    unlink(other);
+    rmdir(dir);
+    return rc;
+}
+
+/* What the file holds, as out. */
+static struct str contents(const char *name)
+{
+    int fd = open(name, O_RDONLY);
+    assert_int_not_equal(fd, -1);
+    ssize_t n = read(fd, out, sizeof(out));
+    close(fd);
+    assert_true(n >= 0);
+    return (struct str){out, (size_t)n};
+}
+
+static void say(const char *msg)
+{
+    log_line(LOG_INFO, msg, NULL, STR(""), NULL, STR(""));
+}
+
+static void use(enum log_output to, const char *name)
+{
+    assert_int_equal(log_prepare(to, name), OLLA_OK);
+    log_switch(true);
+}
+
+static void expect_msg(struct str *s, const char *msg)
+{
+    assert_true(read_json(str_split(s, '\n')));
+    assert_string_equal(field("msg")->value, msg);
+}
+
+/* What waits at the time of a change still goes where it was meant to go. */
+static void test_file(void **state)
+{
+    struct stat st;
+    (void)state;
+    say("to stdout");
+    use(LOG_TO_FILE, path);
+    say("one");
+    assert_int_equal(rename(path, other), 0); /* as logrotate does */
+    say("two");
+    use(LOG_TO_FILE, path);
+    say("three");
+    flush_all();
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 07777, 0600);
+    struct str s = contents(other);
+    expect_msg(&s, "one");
+    expect_msg(&s, "two");
+    assert_int_equal(s.n, 0);
+    s = contents(path);
+    expect_msg(&s, "three");
+    assert_int_equal(s.n, 0);
+    use(LOG_TO_STDOUT, NULL);
+    use(LOG_TO_FILE, path); /* what is there stays */
+    say("four");
+    flush_all();
+    s = contents(path);
+    expect_msg(&s, "three");
+    expect_msg(&s, "four");
+    use(LOG_TO_STDOUT, NULL);
+    out_n = 0;
+    say("last");
+    flush_all();
+    restore();
+    s = (struct str){out, out_n};
+    expect_msg(&s, "last");
+}
+
+static void test_file_stdout_first(void **state)
+{
+    (void)state;
+    say("to stdout");
+    use(LOG_TO_FILE, path);
+    one_json();
+    assert_string_equal(field("msg")->value, "to stdout");
+}
+
+/* The one in use stays in use. */
+static void test_file_refused(void **state)
+{
+    (void)state;
+    use(LOG_TO_FILE, path);
+    assert_int_equal(log_prepare(LOG_TO_FILE, dir), OLLA_ERR);
+    assert_string_equal(plat_error_text(), strerror(EISDIR));
+    assert_int_equal(log_prepare(LOG_TO_FILE, "/nowhere/at/all"), OLLA_ERR);
+    assert_string_equal(plat_error_text(), strerror(ENOENT));
+    assert_int_equal(mkfifo(other, 0600), 0);
+    assert_int_equal(log_prepare(LOG_TO_FILE, other), OLLA_ERR);
+    assert_string_equal(plat_error_text(), "nobody reads from it");
+    unlink(other);
+    assert_int_equal(log_prepare(LOG_TO_FILE, other), OLLA_OK);
+    log_switch(false);
+    say("one");
+    flush_all();
+    struct str s = contents(path);
+    expect_msg(&s, "one");
+    assert_int_equal(contents(other).n, 0);
+}
+
+/* The directory of the default path need not be there. */
+static void test_file_directory(void **state)
+{
+    char sub[128];
+    (void)state;
+    (void)snprintf(sub, sizeof(sub), "%s/logs", dir);
+    (void)snprintf(other, sizeof(other), "%s/logs/olla.log", dir);
+    use(LOG_TO_FILE, other);
+    say("one");
+    flush_all();
+    struct str s = contents(other);
+    expect_msg(&s, "one");
+    unlink(other);
+    rmdir(sub);
+}
+
+static void limit_files(rlim_t to)
+{
+    struct rlimit limit;
+    (void)getrlimit(RLIMIT_FSIZE, &limit);
+    limit.rlim_cur = to < limit.rlim_max ? to : limit.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+/* Of `lines` numbered lines: whole, in order, and those that are missing are told once, at the end of the gap. */
+static void check_gap(struct str s, unsigned lines, bool some_dropped)
+{
+    unsigned got = 0, dropped = 0, told = 0, next = 0;
+
+    while (s.n > 0) {
+        assert_true(read_json(str_split(&s, '\n')));
+        if (field("number")) {
+            assert_int_equal(atoi(field("number")->value), next);
+            next++;
+            got++;
+        } else {
+            assert_string_equal(field("msg")->value, "the log could not be written for a while");
+            assert_string_equal(field("level")->value, "WARN");
+            dropped += (unsigned)atoi(field("dropped")->value);
+            assert_non_null(field("error"));
+            next += dropped;
+            told++;
+        }
+    }
+    assert_int_equal(told, 1);
+    assert_int_equal(got + dropped, lines);
+    assert_int_equal(dropped > 0, some_dropped);
+}
+
+static void number(unsigned i)
+{
+    assert_true(log_begin(LOG_INFO, "line"));
+    log_u64("number", i);
+    log_end();
+}
+
+/* A full disk: here the limit of file sizes, which ends a write in the middle of a line, too. */
+static void test_file_full(void **state)
+{
+    (void)state;
+    for (int lost = 0; lost < 2; lost++) {
+        unsigned lines = 0;
+        unlink(path);
+        use(LOG_TO_FILE, path);
+        limit_files(1000);
+        while (lines < (lost ? 1000 : 30)) {
+            number(lines++);
+        }
+        (void)log_flush(clock_ms += 1000, false);
+        int next = log_flush(clock_ms += 100, false);
+        assert_int_equal(next, lost ? 900 : 1000); /* tried again in a second, and not before */
+        assert_int_equal(contents(path).n, 1000);
+        limit_files(RLIM_INFINITY);
+        assert_int_equal(log_flush(clock_ms += 400, false), lost ? 500 : 600);
+        assert_int_equal(contents(path).n, 1000);
+        flush_all();
+        number(lines++);
+        flush_all();
+        check_gap(contents(path), lines, lost);
+    }
+}
+
+/* A rename while the disk is full: the new file begins with a whole line. */
+static void test_file_full_renamed(void **state)
+{
+    (void)state;
+    use(LOG_TO_FILE, path);
+    limit_files(1000);
+    for (unsigned i = 0; i < 30; i++) {
+        number(i);
+    }
+    (void)log_flush(clock_ms += 1000, false);
+    assert_int_equal(log_flush(clock_ms += 100, false), 1000);
+    assert_int_equal(rename(path, other), 0);
+    use(LOG_TO_FILE, path); /* the limit holds for this one, too */
+    limit_files(RLIM_INFINITY);
+    flush_all();
+    struct str s = contents(path);
+    assert_true(s.n > 1000);
+    while (s.n > 0) {
+        assert_true(read_json(str_split(&s, '\n')));
+    }
+    assert_string_equal(field("msg")->value, "the log could not be written for a while");
+    assert_string_equal(field("dropped")->value, "1"); /* the one that was torn */
+    assert_string_equal(field("error")->value, strerror(EFBIG));
+}
+
+/* Nobody reads any more, then somebody does again: no end of the log. */
+static void test_fifo(void **state)
+{
+    (void)state;
+    assert_int_equal(mkfifo(path, 0600), 0);
+    int reader = open(path, O_RDONLY | O_NONBLOCK);
+    use(LOG_TO_FILE, path);
+    number(0);
+    assert_int_equal(log_flush(clock_ms, true), -1);
+    out_n = (size_t)read(reader, out, sizeof(out));
+    close(reader);
+    number(1);
+    assert_int_equal(log_flush(clock_ms, true), 1000);
+    reader = open(path, O_RDONLY | O_NONBLOCK);
+    for (unsigned i = 2; i < 3000; i++) { /* many more than fit into the pipe and the buffer: nothing waits */
+        number(i);
+        (void)log_flush(clock_ms += 1000, false);
+    }
+    for (bool more = true; more;) {
+        more = log_flush(clock_ms += 1000, false) != -1;
+        for (ssize_t n = 1; n > 0; out_n += n > 0 ? (size_t)n : 0) {
+            n = read(reader, out + out_n, sizeof(out) - out_n);
+            assert_true(out_n < sizeof(out));
+        }
+    }
+    close(reader);
+    struct str s = {out, out_n};
+    unsigned dropped = 0, got = 0;
+    while (s.n > 0) {
+        assert_true(read_json(str_split(&s, '\n')));
+        dropped += field("dropped") ? (unsigned)atoi(field("dropped")->value) : 0;
+        got += field("number") != NULL;
+    }
+    assert_true(dropped > 0);
+    assert_int_equal(got + dropped, 3000);
+    use(LOG_TO_STDOUT, NULL);
+}
+
+/* ---- the system's log -------------------------------------------------------------- */
+
+static int open_daemon(void)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+    assert_true(str_copy(a.sun_path, sizeof(a.sun_path), str_of(path)));
+    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+    assert_int_not_equal(fcntl(fd, F_SETFL, O_NONBLOCK), -1);
+    return fd;
+}
+
+static void close_daemon(int fd)
+{
+    close(fd);
+    unlink(path);
+}
+
+/* The next message, without what stands in front of the text; an empty one = there is none. priority NULL: any. */
+static struct str message(int fd, const char *priority)
+{
+    char head[64];
+    ssize_t n = recv(fd, out, sizeof(out), 0);
+    if (n <= 0) {
+        return (struct str){out, 0};
+    }
+    struct str s = {out, (size_t)n};
+    assert_int_equal(str_find(s, '\n'), s.n);
+    assert_true(priority == NULL || str_starts(s, str_of(priority)));
+    s = str_skip(s, str_find(s, '>') + 1);
+    assert_true(s.n > 16);
+    assert_true(looks_like((struct str){s.p + 7, s.n}, "00:00:00 ") && s.p[3] == ' ' && s.p[6] == ' ');
+    (void)snprintf(head, sizeof(head), "olla[%ld]: ", (long)getpid());
+    s = str_skip(s, 16);
+    assert_true(str_starts(s, str_of(head)));
+    return str_skip(s, strlen(head));
+}
+
+static void test_syslog(void **state)
+{
+    static const char *const priorities[] = {"<31>", "<30>", "<28>", "<27>"};
+    int fd = open_daemon();
+    (void)state;
+    log_setup(LOG_DEBUG, false);
+    use(LOG_TO_SYSLOG, path);
+    for (int level = LOG_DEBUG; level <= LOG_ERROR; level++) {
+        log_line((enum log_level)level, "hello", "k", STR("a\nb"), NULL, STR(""));
+    }
+    flush_all();
+    static const char *const names[] = {"DEBUG", "INFO ", "WARN ", "ERROR"};
+    for (int level = LOG_DEBUG; level <= LOG_ERROR; level++) {
+        char wanted[64];
+        (void)snprintf(wanted, sizeof(wanted), "%s hello k=\"a\\nb\"", names[level]);
+        assert_true(str_eq(message(fd, priorities[level]), str_of(wanted)));
+    }
+    log_setup(LOG_DEBUG, true);
+    say("json");
+    flush_all();
+    assert_true(read_json(message(fd, "<30>")));
+    assert_string_equal(field("msg")->value, "json");
+    close_daemon(fd);
+}
+
+/* It is not there at first, comes, goes, and comes back. */
+static void test_syslog_away(void **state)
+{
+    (void)state;
+    use(LOG_TO_SYSLOG, path); /* not an error */
+    say("one");
+    assert_int_equal(log_flush(clock_ms += 1000, false), 100);
+    assert_int_equal(log_flush(clock_ms += 100, false), 1000);
+    int fd = open_daemon();
+    say("two");
+    assert_int_equal(log_flush(clock_ms += 999, false), 1);
+    assert_int_equal(message(fd, "<30>").n, 0);
+    flush_all();
+    assert_true(read_json(message(fd, "<30>")) && strcmp(field("msg")->value, "one") == 0);
+    assert_true(read_json(message(fd, "<30>")) && strcmp(field("msg")->value, "two") == 0);
+    assert_true(read_json(message(fd, "<28>")));
+    assert_string_equal(field("dropped")->value, "0");
+    assert_string_equal(field("error")->value, strerror(ENOENT));
+    close_daemon(fd);
+    fd = open_daemon(); /* a new one: nothing is lost, and there is nothing to say */
+    say("three");
+    flush_all();
+    assert_true(read_json(message(fd, "<30>")) && strcmp(field("msg")->value, "three") == 0);
+    assert_int_equal(message(fd, "<30>").n, 0);
+    close(fd); /* the socket stays as a name that nobody answers */
+    for (unsigned i = 0; i < 1000; i++) {
+        number(i);
+    }
+    assert_int_equal(log_flush(clock_ms += 1000, false), 1000);
+    assert_int_equal(log_flush(clock_ms, true), 1000); /* at the end it waits for nobody */
+    unlink(path);
+    fd = open_daemon();
+    unsigned got = 0, dropped = 0;
+    for (int i = 0; i < 1000 && dropped == 0; i++) {
+        (void)log_flush(clock_ms += 1000, false); /* and it is slow, too */
+        struct str s = message(fd, NULL);
+        if (s.n > 0) {
+            assert_true(read_json(s));
+            got += field("number") != NULL;
+            dropped += field("dropped") ? (unsigned)atoi(field("dropped")->value) : 0;
+        }
+    }
+    assert_true(got > 0 && dropped > 0);
+    assert_int_equal(got + dropped, 1000);
+    close_daemon(fd);
+}
+
+/* A line with the head of syslog(3) is of no use elsewhere: what cannot be sent is counted. */
+static void test_syslog_to_stdout(void **state)
+{
+    (void)state;
+    use(LOG_TO_SYSLOG, path);
+    say("one");
+    say("two");
+    use(LOG_TO_STDOUT, NULL);
+    say("three");
+    struct str s = collect();
+    expect_msg(&s, "three");
+    expect_msg(&s, "the log could not be written for a while");
+    assert_string_equal(field("dropped")->value, "2");
+    assert_int_equal(s.n, 0);
+}
+
+#define CASE(f)      cmocka_unit_test_setup_teardown(f, before, after)
+#define FILE_CASE(f) cmocka_unit_test_setup_teardown(f, before_file, after_file)
 
 int main(void)
 {
@@ -602,12 +1064,26 @@ int main(void)
         {"test_hostile_text", test_hostile, before, after, NULL},
         CASE(test_huge_values),
         CASE(test_many_fields),
+        CASE(test_hostile_message),
+        CASE(test_about),
+        CASE(test_limit),
         CASE(test_gathering),
         CASE(test_dropped),
         CASE(test_slow_reader),
         CASE(test_sink_gone),
         cmocka_unit_test(test_allowed),
+        FILE_CASE(test_file),
+        FILE_CASE(test_file_stdout_first),
+        FILE_CASE(test_file_refused),
+        FILE_CASE(test_file_directory),
+        FILE_CASE(test_file_full),
+        FILE_CASE(test_file_full_renamed),
+        FILE_CASE(test_fifo),
+        FILE_CASE(test_syslog),
+        FILE_CASE(test_syslog_away),
+        FILE_CASE(test_syslog_to_stdout),
     };
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,7 +7,7 @@ import pytest
 
 from backend import OpenAIBackend, eventually
 from client import Client, request_bytes
-from harness import REPO, World, endpoint, report, run_cli
+from harness import REPO, World, endpoint, rarely_probed, report, run_cli
 
 KEY = "sk-alice-5f1c0de"
 PAGE, SCRIPT, STYLE = "/internal/ui/", "/internal/ui/olla.js", "/internal/ui/olla.css"
@@ -294,17 +294,20 @@ def test_models_tell_their_context_and_their_names_in_the_configuration(world):
     from servers import Ollama
     server = world.backend(Ollama, "o", ["llama3.2:3b", "qwen2.5:7b"])
     settings = {"model_aliases.fast": "nothing, LLAMA3.2:3b", "model_aliases.other": "absent", "model_alias:llama3.2:3b.models": "llama3.2:3b"}
-    proxy = world.olla({"o": endpoint(server)}, settings)
+    spec = {"o": rarely_probed(server)}
+    proxy = world.olla(spec, settings)
     path = "/internal/status/models?detailed=true&group=family"
 
     def model():
         reply = proxy.get(path)
         return reply.get("ETag"), next(m for g in reply.json()["model_groups"] for m in g["models"] if m["name"] == "llama3.2:3b")
     tag, found = model()
+    server.stop()
+    listed = proxy.endpoint("o")["models"]
     assert found["aliases"] == ["fast"] and found["max_context_length"] == 131072
-    proxy.reload({"o": endpoint(server)}, dict(settings, **{"model_aliases.other": "llama3.2:3b"}))
+    proxy.reload(spec, dict(settings, **{"model_aliases.other": "llama3.2:3b"}))
     eventually(lambda: sorted(model()[1]["aliases"]) == ["fast", "other"], "the new alias is told")
-    assert model()[0] != tag
+    assert model()[0] != tag and proxy.endpoint("o")["models"] == listed, "the alias alone is new"
 
 
 def test_time_of_requests_is_a_sum(plain):

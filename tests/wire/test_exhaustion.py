@@ -108,7 +108,8 @@ def test_limits_of_this_build(small):
     out = subprocess.run([str(small), "-m"], stdout=subprocess.PIPE, timeout=20).stdout.decode()
     count = {m.group(1): (int(m.group(2)), m.group(3)) for m in re.finditer(r"(?m)^(\w[\w ]*?) +\d+ x +(\d+) = +\d+(?:  \(when empty: (.+)\))?$", out)}
     wanted = {"clients": CLIENTS, "exchanges": CLIENTS, "upstreams": UPSTREAMS, "buffers": BUFFERS, "body_blocks": BODIES, "messages": MESSAGES,
-              "probes": PROBES, "models": MODELS}
+              "probes": PROBES, "models": MODELS,
+              "tls_clients": CLIENTS, "tls_upstreams": UPSTREAMS}  # these are for test_tls_listener.py and test_tls_backends.py
     assert {name: n for name, (n, empty) in count.items() if empty} == wanted, "a pool without a test here?"
     assert count["conversations"][0] == SESSIONS and count["rate limits"][0] == RATES
 
