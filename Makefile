@@ -191,10 +191,15 @@ small:
 	    -DOLLA_MAX_BODY_BLOCKS=2 -DOLLA_MAX_MESSAGES=4 -DOLLA_MAX_PROBES=2 -DOLLA_MAX_MODELS=8 -DOLLA_MAX_SESSIONS=4 \
 	    -DOLLA_MAX_RATE_CLIENTS=4" $(SMALL)/test/olla
 
+# Most tests wait most of the time: twice as many processes as processors. Each file is one process's.
+WIRE_JOBS ?= 4
 wire: $(T)/olla $(BUILD)/olla small
-	OLLA_BIN=$(abspath $(T)/olla) $(PYTHON) -m pytest -q tests/wire
+	OLLA_BIN=$(abspath $(T)/olla) $(PYTHON) -m pytest -q -n $(WIRE_JOBS) --dist loadscope tests/wire
 
+JOBS ?= 2
 test: deps-build deps-test
+	$(MAKE) --no-print-directory -j$(JOBS) all test-programs $(T)/olla
+	$(MAKE) --no-print-directory -j$(JOBS) small
 	$(MAKE) --no-print-directory layers unit wire
 
 run: deps-build

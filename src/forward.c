@@ -200,8 +200,9 @@ bool forward_request_head(struct exchange *x, struct text *t)
     size_t from = t->n;
     field(t, "Host", str_of(x->e->at[TARGET_MAIN].authority));
     while (http_next_field(&rest, &f)) {
-        /* Signs of life cannot be put into a compressed stream. */
-        bool coding = (x->beat != BEAT_NONE || x->translated) && str_ieq(f.name, STR("Accept-Encoding"));
+        /* Signs of life cannot be put into a compressed stream, nor tokens be read out of it. */
+        bool coding = (x->beat != BEAT_NONE || x->translated || gate_has_allowance(&x->key)) &&
+                      str_ieq(f.name, STR("Accept-Encoding"));
         bool other = x->translated && (str_istarts(f.name, STR("anthropic-")) || str_ieq(f.name, STR("Content-Type")));
         bool spoofed = judges() && str_ieq(f.name, STR("X-Real-IP"));
         if (coding || other || spoofed || in_list(f.name, request_drop, OLLA_COUNT(request_drop)) ||

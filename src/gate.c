@@ -211,6 +211,12 @@ bool gate_may_spend(const struct gate_pass *pass, int64_t wall_ms, uint64_t *wai
     return most == 0 || used_today(k, date_of(wall_ms, wait_ms)) < most;
 }
 
+bool gate_has_allowance(const struct gate_pass *pass)
+{
+    const struct key *k = key_of(pass);
+    return k && k->conf->tokens_per_day > 0;
+}
+
 void gate_add(const struct gate_pass *pass, const struct tally_event *e, int64_t wall_ms)
 {
     struct key *k = key_of(pass);

@@ -57,6 +57,9 @@ bool gate_take(const struct gate_pass *pass, uint64_t now_ms, uint64_t *wait_ms)
  */
 bool gate_may_spend(const struct gate_pass *pass, int64_t wall_ms, uint64_t *wait_ms);
 
+/* Whether its tokens are limited at all. */
+bool gate_has_allowance(const struct gate_pass *pass);
+
 /* A request of that key has ended; a key that is gone, and none at all, count nothing. */
 void gate_add(const struct gate_pass *pass, const struct tally_event *e, int64_t wall_ms);
 

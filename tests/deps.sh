@@ -63,6 +63,7 @@ need_test() {
     need libcmocka-dev header cmocka.h
     need python3 command /usr/bin/python3
     need python3-pytest module pytest
+    need python3-pytest-xdist module xdist
     need strace command strace
     need openssl command openssl
 }

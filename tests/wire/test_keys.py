@@ -272,7 +272,7 @@ def test_pipelined_requests_with_different_keys(site):
 
 @pytest.mark.parametrize("path,check", [(CHAT, check_openai), ("/api/chat", check_ollama), ("/v1/messages", check_anthropic),
                                         ("/olla/anthropic/v1/messages", check_anthropic), ("/olla/proxy" + CHAT, check_openai),
-                                        ("/olla/proxy/generate", check_plain)], ids=str)
+                                        ("/olla/proxy/generate", check_plain)], ids=lambda v: v if isinstance(v, str) else "")
 def test_model_that_the_key_is_not_for(site, path, check):
     request_id = new_id()
     client = site.world.client(site.proxy)
@@ -518,7 +518,7 @@ def limited(world, rate, **more):
 
 
 @pytest.mark.parametrize("path,check", [(CHAT, check_openai), ("/api/chat", check_ollama), ("/v1/messages", check_anthropic),
-                                        ("/olla/proxy/other", check_plain)], ids=str)
+                                        ("/olla/proxy/other", check_plain)], ids=lambda v: v if isinstance(v, str) else "")
 def test_requests_per_minute(world, path, check):
     """As many at once as a minute has; then 429 with the time until the next one. Lists cost nothing, other keys neither."""
     proxy, backend = limited(world, 3)

@@ -247,3 +247,13 @@ def test_a_clock_that_is_set_back(launch, clock):
         assert key_of(proxy, "alice")["tokens_today"] == 0
         assert [spend(proxy).status for _ in range(3)] == [200, 200, 429], days
         used_up(spend(proxy), clock.now())
+
+
+def test_compressed_replies_are_not_asked_for(launch, world):
+    """Nothing can be counted in them, so a client could go around its limit; who has none gets what it asks for."""
+    proxy = launch(limited(50))
+    for key, arrives in ((ALICE, []), (BOB, ["gzip, br"])):
+        world.c.forget()
+        headers = bearer(key) + [("Accept-Encoding", "gzip, br")]
+        assert proxy.post(CHAT, message_body(model="m1"), headers).status == 200
+        assert world.c.calls[-1].get_all("Accept-Encoding") == arrives

@@ -107,14 +107,14 @@ def test_backend_closes_a_kept_connection(fleet, notifies):
         conn = fleet.a.calls[-1].conn
         conn.sock.notifies = notifies
         conn.fin()
-    eventually(lambda: fleet.proxy.status()["idle_upstreams"] == 0, "no connection is kept")
+    eventually(lambda: fleet.proxy.status()["idle_upstreams"] == 0, "no connection is kept", 2)
 
 
 def test_only_close_notify_on_a_kept_connection(fleet):
     """The backend says that it will send nothing more, but leaves the connection open."""
     assert fleet.proxy.post(PATH, {"model": "m1"}).status == 200
     fleet.a.calls[-1].conn.sock.notify()
-    eventually(lambda: fleet.proxy.status()["idle_upstreams"] == 0, "no connection is kept")
+    eventually(lambda: fleet.proxy.status()["idle_upstreams"] == 0, "no connection is kept", 2)
     assert fleet.proxy.post(PATH, {"model": "m1"}).status == 200
 
 

@@ -1,8 +1,10 @@
 """Clients over TLS: the handshake, records of every size, and how connections end."""
 
 import hashlib
+import re
 import ssl
 import threading
+import time
 
 import pytest
 
@@ -329,6 +331,25 @@ def test_events_arrive_as_they_are_sent(https):
         gate.open()
         assert b"word %d" % n in reply.read_piece()
     assert reply.read_rest().complete
+
+
+def test_events_pile_up_for_a_slow_reader(https):
+    """More is put behind bytes whose record could not be sent yet: all of it arrives, once and in order."""
+    count = 40000
+
+    def handler(conn, request):
+        conn.start_chunked()
+        for at in range(0, count, 8):
+            conn.send(b"".join(b"d2\r\ndata: %0200d\n\n  \r\n" % n for n in range(at, at + 8)))
+            time.sleep(0.0001)  # small pieces, so that the record that waits is a small one
+        conn.end_chunks()
+    https.oai.on("/v1/chat/completions", handler)
+    client = https.client(rcvbuf=4096)
+    client.start_post(PATH, STREAM)
+    reply = client.read_head("POST")
+    time.sleep(1)
+    assert reply.read_rest(30).complete
+    assert re.findall(rb"data: 0*(\d+)\n", reply.body) == [b"%d" % n for n in range(count)]
 
 
 def test_a_stream_while_the_client_sends_ahead(https):

@@ -143,6 +143,12 @@ class Authority:
         return Pair(path, certs[0].key)
 
 
+def strict(context):
+    """An end without close_notify is not taken for a proper one."""
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 1 << 7)
+    return context
+
+
 class Certificates:
     """What the tests trust, and what they do not."""
 
@@ -167,12 +173,12 @@ class Certificates:
 
     def context(self, ca=None):
         """Of a client that trusts the authority; sessions can be resumed."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = strict(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
         context.load_verify_locations(ca or self.good.file)
         return context
 
     def server_context(self, pair=None):
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = strict(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
         context.set_ciphers("DEFAULT:@SECLEVEL=0")  # what is weak is olla's to refuse
         pair = pair or self.server()
         context.load_cert_chain(pair.cert, pair.key)
@@ -255,7 +261,9 @@ class TlsSocket:
             except ssl.SSLZeroReturnError:
                 self.ended = "notify"
                 return b""
-            except ssl.SSLEOFError:
+            except ssl.SSLError as error:
+                if "EOF" not in str(error.reason):
+                    raise
                 self.ended = self.ended or "fin"
                 return b""
             if not self._more() and not self.ended:
