@@ -382,3 +382,34 @@ def test_read_aloud(browser, fleet, size):
         assert roles[role] and all(roles[role]), role
     assert page.js("document.documentElement.lang") == "en"
     assert page.js("[...document.querySelectorAll('h1, h2, h3')].map(h => +h.tagName[1]).every((n, i, all) => i === 0 ? n === 1 : n <= all[i - 1] + 1)")
+
+
+# ---- much, and unseen
+
+def test_many_models(browser, world):
+    """The first are shown, the others are found."""
+    server = world.backend(Ollama, "o", ["model-%03d" % i for i in range(130)])
+    proxy = world.olla({"o": endpoint(server)}, ready={"o": 130})
+    page = look(browser, proxy, width=360, height=740)
+    page.until("document.querySelectorAll('#t-models tbody tr').length === 60 && document.getElementById('rest').innerText === '70 more models'")
+    page.js("document.getElementById('find').focus()")
+    page.type("EL-12")
+    page.until("[...document.querySelectorAll('#t-models tbody b')].map(b => b.textContent).join() === %s"
+               % json.dumps(",".join("model-12%d" % i for i in range(10))))
+    page.until("document.getElementById('rest').innerText === ''")
+    no_complaint(page)
+
+
+def test_asks_seldom_while_nobody_looks(browser, world):
+    server = world.backend(Ollama, "o", ["m1"])
+    proxy = world.olla({"o": endpoint(server)})
+    page = look(browser, proxy)
+    hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true}); document.dispatchEvent(new Event('visibilitychange'))"
+    page.js(hide % "true")
+    assert page.js("pause(0)") == 15000 and page.js("pause(1)") == 2000
+    seen = page.js("askedAt")
+    page.until("askedAt > %s" % seen, "the question that was due", 30)  # from now on it waits long
+    before = page.js("askedAt")
+    page.js(hide % "false")
+    page.until("askedAt > %s" % before, "asked at once when somebody looks", 10)
+    no_complaint(page)
