@@ -243,7 +243,8 @@ void reply_redirect(struct exchange *x, struct str location)
 
 /* ---- local pages --------------------------------------------------------------- */
 
-#define PAGE_BYTES 8192
+/* With a head it fits into one block, whatever the size of these. */
+#define PAGE_BYTES (OLLA_BUF_SIZE - OLLA_HEAD_RESERVE < 8192 ? OLLA_BUF_SIZE - OLLA_HEAD_RESERVE : 8192)
 static char page_mem[PAGE_BYTES];
 
 /* From the start, as often as wanted. */
