@@ -8,7 +8,7 @@
 #   make deb             build/olla_VERSION_ARCH.deb, for Debian 12 and later
 #   make tarball         build/olla-VERSION-PLATFORM.tar.gz, linked statically
 #   make release         both, also for armhf and arm64
-#   make size | lint | bench | fuzz | test-real | test-tls | packages | matrix | test-deb | test-cross | clean
+#   make size | lint | bench | fuzz | test-real | test-browser | test-tls | packages | matrix | test-deb | test-cross | clean
 #   make reference       writes olla.ini and docs/olla.ini.5 anew from the table of settings
 #
 # You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR SYSTEMD_UNITS
@@ -66,7 +66,8 @@ endif
 
 SRC := olla.c $(sort $(wildcard src/*.c)) $(sort $(filter-out platform/tls_%.c,$(wildcard platform/*.c))) platform/tls_$(TLS).c
 BUILD ?= build
-OBJ := $(SRC:%.c=$(BUILD)/obj/%.o)
+UI_OBJ := $(BUILD)/obj/ui.o
+OBJ := $(SRC:%.c=$(BUILD)/obj/%.o) $(UI_OBJ)
 
 all: $(BUILD)/olla
 
@@ -83,6 +84,18 @@ $(BUILD)/obj/%.o: %.c $(STAMP)
 	$(CC) $(OLLA_CFLAGS) $(FRAME) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 objects: $(OBJ)
+
+# The dashboard, as strings of C: data only, the same for all programs.
+UI := src/ui/index.html src/ui/olla.js src/ui/olla.css
+
+$(BUILD)/ui.c: src/ui/embed.sh $(UI)
+	@mkdir -p $(@D)
+	sh $^ > $@.new
+	@mv $@.new $@
+
+$(UI_OBJ): $(BUILD)/ui.c $(STAMP)
+	@mkdir -p $(@D)
+	$(CC) $(OLLA_CFLAGS) -Isrc $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 install: $(BUILD)/olla
 	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
@@ -142,7 +155,7 @@ size: deps-build
 
 clean:
 	rm -rf $(BUILD)/obj $(BUILD)/test $(SMALL) $(FUZZ)/obj $(BUILD)/matrix $(BUILD)/deb* $(BUILD)/static $(BUILD)/for-*
-	rm -f $(BUILD)/olla_*.deb $(BUILD)/olla-*.tar.gz $(addprefix $(BUILD)/,olla olla.service reference olla.ini.5) $(STAMP)
+	rm -f $(BUILD)/olla_*.deb $(BUILD)/olla-*.tar.gz $(addprefix $(BUILD)/,olla olla.service ui.c reference olla.ini.5) $(STAMP)
 
 # ---- tests: everything below runs a build with sanitizers and leak checks ------------------
 
@@ -154,7 +167,7 @@ else
 TEST_CFLAGS := -O1 -g -fsanitize=undefined -fsanitize-undefined-trap-on-error
 endif
 TEST_CPPFLAGS := -DOLLA_TEST=1 -DTEST_DIR='"$(T)"'
-TEST_OBJ := $(SRC:%.c=$(T)/obj/%.o)
+TEST_OBJ := $(SRC:%.c=$(T)/obj/%.o) $(UI_OBJ)
 UNITS := $(patsubst tests/unit/%.c,$(T)/unit/%,$(sort $(wildcard tests/unit/test_*.c))) $(T)/unit/test_resolve_sync
 
 # The program without main, and with a platform in memory in the place of the system's sockets, clock and files.
@@ -173,7 +186,7 @@ $(T)/unit/%: tests/unit/%.c $(TEST_OBJ)
 
 # Whole sessions.
 FAKED_UNITS := $(T)/unit/test_exchange $(T)/unit/test_torture
-$(FAKED_UNITS): $(T)/unit/%: tests/unit/%.c $(FAKED_SRC:%.c=$(T)/obj/%.o)
+$(FAKED_UNITS): $(T)/unit/%: tests/unit/%.c $(FAKED_SRC:%.c=$(T)/obj/%.o) $(UI_OBJ)
 	@mkdir -p $(@D)
 	$(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(TEST_CFLAGS) -MMD -MP -o $@ $^ $(LDLIBS) -lcmocka
 
@@ -219,6 +232,11 @@ test-real: deps-build deps-real
 	$(MAKE) --no-print-directory all
 	OLLA_BIN=$(abspath $(BUILD)/olla) tests/real/run.sh
 
+# The dashboard in a headless Chromium; pictures of it stay in build/screenshots.
+test-browser: deps-build deps-browser
+	$(MAKE) --no-print-directory $(T)/olla
+	OLLA_BIN=$(abspath $(T)/olla) $(PYTHON) -m pytest -q tests/browser
+
 # The other version of the TLS library, in a Debian that has it.
 test-tls: deps-chroot
 	tests/tls.sh
@@ -247,7 +265,7 @@ $(FUZZ)/obj/%.o: %.c $(STAMP)
 	@mkdir -p $(@D)
 	$(FUZZ_CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(TEST_CPPFLAGS) $(CPPFLAGS) $(FUZZ_CFLAGS) $(FUZZ_COVER) -MMD -MP -c -o $@ $<
 
-$(FUZZ)/%: $(FUZZ)/obj/tests/fuzz/%.o $(FUZZ_OBJ)
+$(FUZZ)/%: $(FUZZ)/obj/tests/fuzz/%.o $(FUZZ_OBJ) $(UI_OBJ)
 	$(FUZZ_CC) $(FUZZ_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
 # FUZZ_JOBS targets at a time; all of them run, even when one fails.
@@ -270,9 +288,9 @@ matrix: deps-build deps-test deps-matrix
 
 lint: deps-build deps-lint layers
 	tests/lint.sh
-	shellcheck -x tests/*.sh tests/fuzz/*.sh tests/real/*.sh package/debian/build.sh .ci/run
+	shellcheck -x src/ui/*.sh tests/*.sh tests/fuzz/*.sh tests/real/*.sh package/debian/build.sh .ci/run
 	shellcheck -s sh package/debian/postinst package/debian/prerm package/debian/postrm
 
-.PHONY: all release tarball test-cross objects matrix test-programs install install-strip deb test-deb reference size clean unit small wire test run test-real test-tls bench fuzz fuzz-run layers packages lint
+.PHONY: all release tarball test-cross objects matrix test-programs install install-strip deb test-deb reference size clean unit small wire test run test-real test-browser test-tls bench fuzz fuzz-run layers packages lint
 .SECONDARY:
--include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d) $(FUZZ_OBJ:.o=.d) $(FUZZ_TARGETS:$(FUZZ)/%=$(FUZZ)/obj/tests/fuzz/%.d)
+-include $(OBJ:.o=.d) $(FAKED_SRC:%.c=$(T)/obj/%.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d) $(FUZZ_OBJ:.o=.d) $(FUZZ_TARGETS:$(FUZZ)/%=$(FUZZ)/obj/tests/fuzz/%.d)

@@ -12,6 +12,7 @@
 
 #include <string.h>
 
+#include "dashboard.h"
 #include "gather.h"
 #include "listing.h"
 #include "log.h"
@@ -299,6 +300,7 @@ static const struct exchange_local pages[LOCAL_COUNT] = {
     [LOCAL_METRICS] = {.write = write_metrics, .type = "text/plain; version=0.0.4; charset=utf-8"},
     [LOCAL_STATS_STICKY] = {.write = write_sticky},
     [LOCAL_STATS_TRANSLATORS] = {.write = write_translators},
+    [LOCAL_DASHBOARD] = {.write = dashboard_write, .check = dashboard_check, .own = dashboard_own},
     [LOCAL_TOKENS] = {.write = write_tokens, .ready = messages_counted, .check = messages_check_count},
     [LOCAL_STATUS_MODELS] = {.write = write_status_models, .etag = true, .state = model_status_state},
     [LOCAL_MODELS] = {.write = write_listing, .check = listing_check},
@@ -322,5 +324,6 @@ const struct exchange_local *admin_pages(void)
 {
     start_ms = net_now();
     start_wall = plat_wall_ms();
+    dashboard_init(start_wall);
     return pages;
 }

@@ -7,16 +7,24 @@
 
 #include "log.h"
 
-/* Who asks if olla is alive need not be known; and who is on this machine may see how it is. */
+bool admit_shows(const struct exchange *x)
+{
+    const struct conf_cidrs *list = &conf_now->dashboard.access_policy.allowed_cidrs;
+
+    return cidr_any(list->item, list->n, &x->c->peer_addr);
+}
+
+/* Who asks if olla is alive need not be known; and who may see the dashboard may see what it is made of. */
 static bool is_open_to_all(const struct exchange *x)
 {
     const struct route *r = &x->route;
     bool looks = str_eq(x->req.method, STR("GET")) || x->is_head;
     bool health = r->kind == ROUTE_LOCAL && r->page == LOCAL_HEALTH && looks;
+    bool page = r->kind == ROUTE_LOCAL && r->page == LOCAL_DASHBOARD; /* which says itself who may not, and why */
     bool own = str_starts(x->req.path, STR("/internal/")) || str_eq(x->req.path, STR("/version"));
 
-    /* What a proxy on this machine brings comes from elsewhere, whatever address it tells. */
-    return health || (own && plat_addr_is_loopback(&x->c->peer) && !x->from_text[0]);
+    /* What a proxy brings that olla believes comes from elsewhere: its own address opens nothing. */
+    return health || ((page || (own && admit_shows(x))) && !x->from_text[0]);
 }
 
 /* 429, and when it may be tried again. */

@@ -11,6 +11,9 @@
 /* Finds out which address a request comes from: the peer's, or what a trusted proxy says. */
 void admit_client(struct exchange *x);
 
+/* True if the peer may see how olla is (dashboard.access_policy), whoever a proxy says it asks for. */
+bool admit_shows(const struct exchange *x);
+
 /* The head is known and the route is found; nothing of the body has been looked at. false: answered. */
 bool admit_head(struct exchange *x);
 

@@ -559,6 +559,17 @@ static void check_rate_limits(struct conf_loader *ld)
     }
 }
 
+static void check_dashboard(struct conf_loader *ld)
+{
+    const char *cidrs = "dashboard.access_policy.allowed_cidrs";
+
+    if (ld->c->dashboard.enabled && ld->c->dashboard.access_policy.allowed_cidrs.n == 0 && ld->errors == 0) {
+        ld->line = *conf_seen(ld, cidrs);
+        CONF_SAY(ld, .key = cidrs, .what = "empty while dashboard.enabled = true: nobody could open it",
+                 .allowed = "a list of ranges like 192.168.0.0/16");
+    }
+}
+
 /* The reference knows no path, only the directory. */
 static void settle_log(struct conf_loader *ld)
 {
@@ -705,6 +716,7 @@ int conf_load(struct conf *c, const char *path, conf_message *say)
     check_cors(ld);
     check_rate_limits(ld);
     check_tls(ld);
+    check_dashboard(ld);
     settle_log(ld);
     settle_server(c);
     return ld->errors > 0 ? OLLA_ERR : OLLA_OK;

@@ -249,6 +249,13 @@ struct conf {
         enum conf_log_output output;
         const char *file, *syslog_socket;
     } logging;
+    struct {
+        bool enabled;
+        struct {
+            struct conf_cidrs allowed_cidrs; /* of peers that may look; not empty if enabled */
+            struct conf_list allowed_hosts;  /* names in the address of the page */
+        } access_policy;
+    } dashboard;
 
     struct {
         struct {

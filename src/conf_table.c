@@ -18,6 +18,7 @@
 #define LIMIT(field)    .path = "server.request_limits." #field, AT(conf, server.field)
 #define RATE(field)     .path = "server.rate_limits." #field, AT(conf, server.rate_limits.field)
 #define ACCESS(field)   .path = "server.access." #field, AT(conf, server.access.field)
+#define POLICY(field)   .path = "dashboard.access_policy." #field, AT(conf, dashboard.access_policy.field)
 #define KEY(field)      .path = "endpoint." #field, AT(conf_endpoint, field)
 #define TYPE(field)     .path = "profile." #field, AT(conf_profile, field)
 #define ENTRY(field)    .path = "key." #field, AT(conf_key, field)
@@ -253,6 +254,15 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
              "it anew; logrotate does that. Not given, it is olla.log in the directory OLLA_LOG_DIR, if that is set."},
     {SET(logging.syslog_socket), FREE("/dev/log"), .help = "Where the system's log listens, for output = syslog."},
 
+    {SET(dashboard.enabled), BOOL("true"), .help = "A page about all of this, for browsers: /internal/ui/"},
+
+    {POLICY(allowed_cidrs), CIDRS("127.0.0.0/8, ::1/128"),
+     .help = "Who may open it, by the address that the connection comes from, whatever a proxy says.\n"
+             "With keys, /internal/ and /version too are open to these, and closed to others without a key."},
+    {POLICY(allowed_hosts), LIST("localhost", "a list of names of hosts"),
+     .help = "Names in the address that a browser may open it with, without a port. An IP address always may.\n"
+             "So no foreign page can open it by giving this machine a name of its own."},
+
     {KEY(name), FREE(""), .help = "Another name than the one in the section line. No two endpoints have the same."},
     {KEY(url), .type = CONF_URL, .allowed = "http://host[:port][/path] or https://...",
      .help = "Where the backend is. The only key that has to be there."},
@@ -446,7 +456,8 @@ static const char profile_head[] =
 static const char key_head[] =
     "\n\n; ---- keys ----\n"
     "; Without any such section everybody who can reach olla may use it. With one, every request\n"
-    "; needs a key, but for /internal/health, and for /internal/ and /version from this machine.\n"
+    "; needs a key, but for /internal/health, and for /internal/ and /version from the addresses of\n"
+    "; dashboard.access_policy.allowed_cidrs.\n"
     "; NAME stands in the log. The keys of a key section:\n";
 
 #define EXAMPLE(name, url, type, models, health, interval, timeout)                              \

@@ -110,9 +110,13 @@ static struct exchange *new_exchange(struct client *c)
 static void answer_locally(struct exchange *x, const struct exchange_local *page)
 {
     struct reply_error err;
+    struct reply_own own;
 
     if (page->check && !page->check(x, &err)) {
         reply_refuse(x, err.status, err.code, err.message);
+    } else if (page->own) {
+        page->own(x, &own);
+        reply_own(x, &own);
     } else {
         reply_local(x, page);
     }

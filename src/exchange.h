@@ -227,9 +227,18 @@ struct exchange_totals {
 };
 extern struct exchange_totals exchange_totals;
 
+/* A reply whose head is not that of a page of JSON. All texts live until the next request is looked at. */
+struct reply_own {
+    int status;
+    const char *type; /* NULL: there is no body */
+    struct str lines; /* of its head, each with its end */
+    struct str body;  /* what is long stays for good, and is written by the page's writer */
+};
+
 /* One writer for each local page: adds whole elements to t while they fit. 1 = more to come, 0 = done. */
 typedef int exchange_page(struct exchange *x, struct text *t);
 struct exchange_local {
+    void (*own)(struct exchange *x, struct reply_own *out); /* NULL = a page of JSON, from the writer alone */
     exchange_page *write;
     bool (*check)(struct exchange *x, struct reply_error *err); /* NULL = fine; false is answered with *err */
     bool (*ready)(struct exchange *x);                          /* NULL = at once; false: asked again soon */
@@ -292,7 +301,10 @@ void reply_redirect(struct exchange *x, struct str location);
 void reply_preflight(struct exchange *x);                                /* 204, what a browser may do */
 void reply_empty(struct exchange *x);                                    /* 200 without a body */
 void reply_local(struct exchange *x, const struct exchange_local *page); /* first part; goes on in X_LOCAL */
-void reply_more(struct exchange *x, const struct exchange_local *page);  /* one piece, if there is room */
+void reply_own(struct exchange *x, const struct reply_own *own);         /* likewise */
+/* Weak comparison (RFC 9110, 13.1.2) of If-None-Match with a tag in quotes. */
+bool reply_none_match(const struct exchange *x, struct str tag);
+void reply_more(struct exchange *x, const struct exchange_local *page); /* one piece, if there is room */
 /* The head of a translated reply: type, and its length (UINT64_MAX = not known). */
 void reply_begin_translated(struct exchange *x, const char *content_type, uint64_t length);
 /* The error event that tells a stream's reader that it broke. */

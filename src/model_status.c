@@ -135,6 +135,23 @@ static void write_endpoints(struct text *t, endpoint_set set, bool ids)
     text_char(t, ']');
 }
 
+/* A server with that model may be sent it for the alias, which is no name that one of the servers has for it. */
+static bool stands_for(const struct conf_alias *a, const struct model *m)
+{
+    bool listed = false;
+
+    for (const struct model *other = m->head->members; other; other = other->next) {
+        if (strcmp(other->facts.name, a->name) == 0) {
+            return false;
+        }
+    }
+    for (int i = 0; i < a->models.n; i++) {
+        listed = listed || str_ieq(str_of(a->models.item[i]), str_of(m->facts.name));
+    }
+    return listed;
+}
+
+/* Names of the same thing: as other servers call it, and as the configuration does. */
 static void write_aliases(const struct exchange *x, struct text *t, const struct model *m)
 {
     int n = 0;
@@ -143,6 +160,13 @@ static void write_aliases(const struct exchange *x, struct text *t, const struct
         if (!same_name(other, m) && other->now.serves && gate_allows(&x->key, str_of(other->facts.name))) {
             text_addz(t, n++ == 0 ? ",\"aliases\":[" : ",");
             json_text(t, str_of(other->facts.name));
+        }
+    }
+    for (int i = 0; i < conf_now->aliases && n < ALIASES_MAX; i++) {
+        const struct conf_alias *a = &conf_now->alias[i];
+        if (stands_for(a, m) && gate_allows(&x->key, str_of(a->name))) {
+            text_addz(t, n++ == 0 ? ",\"aliases\":[" : ",");
+            json_text(t, str_of(a->name));
         }
     }
     text_addz(t, n > 0 ? "]" : "");
@@ -192,6 +216,9 @@ static void write_model(const struct exchange *x, struct text *t, const struct m
     }
     string_member(t, "params", f->parameters);
     string_member(t, "quant", f->quantization);
+    if (f->context > 0) {
+        json_member_u64(t, "max_context_length", f->context);
+    }
     text_addz(t, ",\"last_seen\":\"");
     admin_ago_text(t, seen);
     text_char(t, '"');
@@ -343,6 +370,13 @@ uint64_t model_status_state(const struct exchange *x)
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
         h = (h ^ str_hash(str_of(e->name))) * UINT64_C(1099511628211);
         h = (h ^ e->last_discovery) * UINT64_C(1099511628211);
+    }
+    for (int i = 0; i < conf_now->aliases; i++) { /* a reload may have changed them */
+        const struct conf_alias *a = &conf_now->alias[i];
+        h = (h ^ str_hash(str_of(a->name))) * UINT64_C(1099511628211);
+        for (int k = 0; k < a->models.n; k++) {
+            h = (h ^ str_hash(str_of(a->models.item[k]))) * UINT64_C(1099511628211);
+        }
     }
     return h;
 }

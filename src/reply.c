@@ -243,7 +243,8 @@ void reply_redirect(struct exchange *x, struct str location)
 
 /* ---- local pages --------------------------------------------------------------- */
 
-#define PAGE_BYTES 8192
+/* With a head it fits into one block, whatever the size of these. */
+#define PAGE_BYTES (OLLA_BUF_SIZE - OLLA_HEAD_RESERVE < 8192 ? OLLA_BUF_SIZE - OLLA_HEAD_RESERVE : 8192)
 static char page_mem[PAGE_BYTES];
 
 /* From the start, as often as wanted. */
@@ -272,9 +273,10 @@ static uint64_t page_hash(struct exchange *x, const struct exchange_local *page)
     return h;
 }
 
-/* Weak comparison (RFC 9110, 13.1.2) of If-None-Match with a tag in quotes. */
-static bool none_match(struct str list, struct str tag)
+bool reply_none_match(const struct exchange *x, struct str tag)
 {
+    struct str list = http_get(x->req.fields, STR("If-None-Match"));
+
     if (list.n > 1024) {
         return false;
     }
@@ -302,7 +304,7 @@ void reply_local(struct exchange *x, const struct exchange_local *page)
         text_char(&tag, '"');
         text_hex(&tag, page->state ? page->state(x) : page_hash(x, page), 16);
         text_char(&tag, '"');
-        same = none_match(http_get(x->req.fields, STR("If-None-Match")), text_str(&tag));
+        same = reply_none_match(x, text_str(&tag));
         text_z(&tag);
     }
     rewind_page(x, false);
@@ -334,6 +336,30 @@ void reply_local(struct exchange *x, const struct exchange_local *page)
     rewind_page(x, false);
     x->began = true;
     x->state = x->is_head ? X_FLUSH : X_LOCAL;
+}
+
+void reply_own(struct exchange *x, const struct reply_own *own)
+{
+    if (!buf_hold(&x->c->out, BUF_CLIENT)) {
+        give_up(x);
+        return;
+    }
+    struct text t = buf_text(&x->c->out);
+    if (own->status >= 400) {
+        x->who = END_PROXY;
+        x->phase = PHASE_REQUEST;
+    }
+    head(x, &t, own->status, own->type);
+    text_add(&t, own->lines);
+    if (own->type && own->body.n < OLLA_HEAD_RESERVE) {
+        send_whole(x, &t, own->body);
+        return;
+    }
+    end_head(x, &t, false, own->type ? own->body.n : UINT64_MAX);
+    buf_text_done(&x->c->out, &t);
+    rewind_page(x, false);
+    x->began = true;
+    x->state = !own->type || x->is_head ? X_FLUSH : X_LOCAL;
 }
 
 void reply_more(struct exchange *x, const struct exchange_local *page)

@@ -199,6 +199,7 @@ static void status_endpoint(const struct exchange *x, struct text *t, const stru
     if (served > 0) {
         json_member_u64(t, "avg_latency_ms", average);
     }
+    json_member_u64(t, "latency_sum_ms", e->sum.ms_sum);
     json_member_u64(t, "failed_requests", e->sum.failed);
     tokens(t, &e->sum);
     text_addz(t, ",\"tokens_per_second\":");

@@ -12,7 +12,7 @@ level() {
     profile | ledger | endpoint | breaker | upstream | model | catalogue) echo 4 ;;
     route | meter | choose | sticky | gate | limits | cors) echo 5 ;;
     body | exchange | account | admit | request | attempt | forward | relay | reply | probe | detect | health | discover | gather | tunnel | queue | session | heartbeat | load | messages | messages_* | store | inspector | anthropic | anthropic_*) echo 6 ;;
-    admin | stats | status | metrics | listing | formats | model_status | client) echo 7 ;;
+    admin | dashboard | stats | status | metrics | listing | formats | model_status | client) echo 7 ;;
     loop) echo 8 ;;
     olla) echo 9 ;;
     *) echo "unknown" ;;

@@ -1,14 +1,14 @@
 #!/bin/sh
 # Installs what a target of the Makefile needs and this machine lacks.
 #
-#   tests/deps.sh build|test|real|bench|fuzz|lint|matrix|packages|deb|chroot ...
+#   tests/deps.sh build|test|real|browser|bench|fuzz|lint|matrix|packages|deb|chroot ...
 #
 # Looks for the command, header or module itself, so a machine that has everything is left alone at once, without the
 # network, whatever its distribution. What is missing comes from the system's packages on Debian and its relatives, as
 # root or through sudo; elsewhere the package names are printed and the exit status is 1.
 set -eu
 
-usage="usage: tests/deps.sh build|test|real|bench|fuzz|lint|matrix|packages|deb|chroot ..."
+usage="usage: tests/deps.sh build|test|real|browser|bench|fuzz|lint|matrix|packages|deb|chroot ..."
 attempts=3
 missing=""
 services=""
@@ -108,6 +108,15 @@ need_bench() {
     done
 }
 
+need_browser() {
+    need python3 command /usr/bin/python3
+    need python3-pytest module pytest
+    for name in chromium-browser google-chrome; do
+        have_command "$name" && return 0
+    done
+    need chromium command chromium
+}
+
 need_real() {
     need debootstrap command debootstrap
     need nodejs command node
@@ -177,7 +186,7 @@ stop_services() {
 [ $# -gt 0 ] || { echo "$usage" >&2; exit 2; }
 for target in "$@"; do
     case $target in
-    build | test | real | bench | fuzz | lint | matrix | packages | deb | chroot) ;;
+    build | test | real | browser | bench | fuzz | lint | matrix | packages | deb | chroot) ;;
     *) echo "$usage" >&2; exit 2 ;;
     esac
 done

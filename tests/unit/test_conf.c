@@ -163,6 +163,20 @@ static bool has(const struct conf_cidrs *list, const char *text)
     return cidr_any(list->item, list->n, &a);
 }
 
+static void check_dashboard_defaults(void)
+{
+    const struct conf_cidrs *list = &conf.dashboard.access_policy.allowed_cidrs;
+
+    assert_true(conf.dashboard.enabled);
+    assert_int_equal(list->n, 2);
+    assert_true(has(list, "127.3.2.1"));
+    assert_true(has(list, "::1"));
+    assert_false(has(list, "::2"));
+    assert_false(has(list, "192.168.1.1"));
+    assert_int_equal(conf.dashboard.access_policy.allowed_hosts.n, 1);
+    assert_string_equal(conf.dashboard.access_policy.allowed_hosts.item[0], "localhost");
+}
+
 static void check_default_settings(void)
 {
     static const uint16_t statuses[] = {429, 502, 503, 504, 529};
@@ -222,6 +236,7 @@ static void check_default_settings(void)
     assert_string_equal(conf.logging.syslog_socket, "/dev/log");
     check_load_defaults();
     check_cors_defaults();
+    check_dashboard_defaults();
 }
 
 static void check_builtin_endpoint(void)
@@ -318,7 +333,9 @@ static const char all_settings[] =
     "[key:alice]\nsecret = \"sk-alice#;1\" ; x\nmodels = fast, llama*\nmodels = *coder*\n"
     "class = low\nrequests_per_minute = 29\ntokens_per_day = 35\n"
     "[key:bob]\nsecret_sha256 = BA7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n"
-    "[key:carol]\nclass = high\nsecret_file = " SECRET_FILE "\n";
+    "[key:carol]\nclass = high\nsecret_file = " SECRET_FILE "\n"
+    "[dashboard]\nenabled = no\n"
+    "[dashboard.access_policy]\nallowed_cidrs = 10.9.0.0/16\nallowed_cidrs = ::/0\nallowed_hosts = box, \"box.home\"\n";
 
 /* These exclude one another, and so have endpoints of their own. */
 static const char all_auth[] =
@@ -368,6 +385,16 @@ static void check_all_endpoint_keys(void)
     assert_int_equal(e->first_byte_timeout, 27000);
     assert_int_equal(e->read_timeout, 28000);
     assert_int_equal(e->line, 109);
+}
+
+static void check_dashboard_settings(void)
+{
+    assert_false(conf.dashboard.enabled);
+    assert_int_equal(conf.dashboard.access_policy.allowed_cidrs.n, 2);
+    assert_true(has(&conf.dashboard.access_policy.allowed_cidrs, "10.9.255.1"));
+    assert_false(has(&conf.dashboard.access_policy.allowed_cidrs, "127.0.0.1"));
+    assert_int_equal(conf.dashboard.access_policy.allowed_hosts.n, 2);
+    assert_string_equal(conf.dashboard.access_policy.allowed_hosts.item[1], "box.home");
 }
 
 static void check_limit_settings(void)
@@ -552,6 +579,7 @@ static void test_every_setting(void **state)
     assert_string_equal(conf.logging.syslog_socket, "/run/log");
     check_translator_settings();
     check_limit_settings();
+    check_dashboard_settings();
     check_load_settings();
     check_cors_settings();
     check_all_endpoint_keys();
@@ -704,6 +732,22 @@ static void test_ranges_of_addresses(void **state)
     expect_error(text,
                  ":18: server.access.allowed_cidrs: more items than OLLA_MAX_LIST_ITEMS, the limit of this build: "
                  "\"::/0\"" RANGES);
+}
+
+static void test_dashboard_for_nobody(void **state)
+{
+    (void)state;
+    expect_error(
+        "[dashboard.access_policy]\nallowed_cidrs =\n",
+        ":2: dashboard.access_policy.allowed_cidrs: empty while dashboard.enabled = true: nobody could open it; "
+        "allowed: a list of ranges like 192.168.0.0/16");
+    expect_error("[dashboard.access_policy]\nallowed_cidrs = 10.0.0.1\n",
+                 ":2: dashboard.access_policy.allowed_cidrs: not a range of addresses: \"10.0.0.1\"" RANGES);
+    expect_quiet("[dashboard]\nenabled = false\n[dashboard.access_policy]\nallowed_cidrs =\nallowed_hosts =\n");
+    assert_int_equal(conf.dashboard.access_policy.allowed_cidrs.n, 0);
+    assert_int_equal(conf.dashboard.access_policy.allowed_hosts.n, 0);
+    expect_quiet("[dashboard.access_policy]\nallowed_hosts =\n");
+    assert_true(conf.dashboard.enabled);
 }
 
 static void test_rates_that_surprise(void **state)
@@ -2195,6 +2239,7 @@ int main(void)
         cmocka_unit_test(test_endpoint_tls),
         cmocka_unit_test(test_server_tls),
         cmocka_unit_test(test_ranges_of_addresses),
+        cmocka_unit_test(test_dashboard_for_nobody),
         cmocka_unit_test(test_rates_that_surprise),
         cmocka_unit_test(test_inert_keys_are_accepted),
         cmocka_unit_test(test_environment),

@@ -92,6 +92,7 @@ class Olla:
                  binary=None, connect=Client):
         """user: who runs it, a name; under: a command in front of it."""
         self.port, self.expect_exit = port, expect_exit
+        self.key = None            # brought when its status is asked for
         self.connect = connect     # connect(port, ...) makes a client
         self.allowed_errors = []   # parts of ERROR lines that this test expects; True = any
         self.check_idle_at_end = True
@@ -301,7 +302,8 @@ class Olla:
         return self.request("POST", target, dump(obj), json_headers(headers))
 
     def status(self, client=None):
-        response = client.request("GET", "/internal/status") if client else self.get("/internal/status")
+        headers = {"Authorization": "Bearer " + self.key} if self.key else ()
+        response = client.request("GET", "/internal/status", None, headers) if client else self.get("/internal/status", headers)
         assert response.status == 200, response.body
         return response.json()
 

@@ -557,7 +557,7 @@ def test_status_fields(site):
     assert set(found) == {m for server in site.servers.values() for m in server.models}
     ids = {e["name"]: e["id"] for e in site.proxy.status()["endpoints"]}
     for entry in found.values():
-        fields(entry, "name last_seen last_seen_at endpoints", "type family size params quant endpoint_ids aliases capabilities")
+        fields(entry, "name last_seen last_seen_at endpoints", "type family size params quant max_context_length endpoint_ids aliases capabilities")
         assert entry["endpoints"] == sorted(entry["endpoints"]) and entry["endpoints"]
         assert entry["endpoint_ids"] == [ids[name] for name in entry["endpoints"]]
         assert re.match(r"\d+[smhd] ago\Z", entry["last_seen"])

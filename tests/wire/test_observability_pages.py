@@ -19,7 +19,8 @@ ZERO = "0001-01-01T00:00:00Z"
 STATES = one_of("healthy", "busy", "offline", "warming", "unhealthy", "unknown", "config_error", "rate_limited", "disabled")
 PERCENTILES = {"p50": int, "p95": int, "p99": int}
 MODEL = {"name": str, "type?": str, "family?": str, "size?": BYTES, "params?": str, "quant?": str, "last_seen": AGO, "last_seen_at?": TIME,
-         "endpoints": [str], "endpoint_ids?": [ID], "aliases?": [str], "capabilities?": [str]}
+         "endpoints": [str], "endpoint_ids?": [ID], "aliases?": [str], "capabilities?": [str],
+         "max_context_length?": int}
 SHAPES = {
     STATUS: {
         "timestamp": TIME, "proxy": {"engine": one_of("olla", "sherpa"), "profile": one_of("auto", "streaming", "standard"),
@@ -33,7 +34,7 @@ SHAPES = {
             "type": str, "detected_type": str, "reason": str, "version?": str, "weight": int, "max_concurrent": int, "serving": int,
             "limited_for_ms": int, "breaker": {"state": one_of("closed", "open", "half_open"), "failures": int, "open_for_ms": int},
             "failed_requests": int, "input_tokens": int, "output_tokens": int, "estimated_requests": int, "tokens_per_second": float,
-            "latency_ms": PERCENTILES, "ttft_ms": PERCENTILES, "loaded_models": [str]}],
+            "latency_ms": PERCENTILES, "ttft_ms": PERCENTILES, "loaded_models": [str], "latency_sum_ms": int}],
         "security": {"status": one_of("normal", "elevated"), "blocked_ips": int, "violations": {
             "rate_limits": int, "size_limits": int, "refused_peers": int, "refused_connections": int}},
         "system": {"status": one_of("healthy", "degraded", "critical"), "endpoints_up": RATIO,
