@@ -8,7 +8,7 @@
 #   make deb             build/olla_VERSION_ARCH.deb, for Debian 12 and later
 #   make tarball         build/olla-VERSION-PLATFORM.tar.gz, linked statically
 #   make release         both, also for armhf and arm64
-#   make size | lint | bench | fuzz | test-real | packages | matrix | test-deb | test-cross | clean
+#   make size | lint | bench | fuzz | test-real | test-tls | packages | matrix | test-deb | test-cross | clean
 #   make reference       writes olla.ini and docs/olla.ini.5 anew from the table of settings
 #
 # You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR SYSTEMD_UNITS
@@ -214,6 +214,10 @@ test-real: deps-build deps-real
 	$(MAKE) --no-print-directory all
 	OLLA_BIN=$(abspath $(BUILD)/olla) tests/real/run.sh
 
+# The other version of the TLS library, in a Debian that has it.
+test-tls: deps-chroot
+	tests/tls.sh
+
 bench: deps-build deps-bench
 	$(MAKE) --no-print-directory all
 	@$(PYTHON) tests/bench/bench.py $(BUILD)/olla
@@ -264,6 +268,6 @@ lint: deps-build deps-lint layers
 	shellcheck -x tests/*.sh tests/fuzz/*.sh tests/real/*.sh package/*.sh package/debian/build.sh .ci/run
 	shellcheck -s sh package/debian/postinst package/debian/prerm package/debian/postrm
 
-.PHONY: all release tarball test-cross objects matrix test-programs install install-strip deb test-deb reference size clean unit small wire test run test-real bench fuzz fuzz-run layers packages lint
+.PHONY: all release tarball test-cross objects matrix test-programs install install-strip deb test-deb reference size clean unit small wire test run test-real test-tls bench fuzz fuzz-run layers packages lint
 .SECONDARY:
 -include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(UNITS:=.d) $(FUZZ_OBJ:.o=.d) $(FUZZ_TARGETS:$(FUZZ)/%=$(FUZZ)/obj/tests/fuzz/%.d)

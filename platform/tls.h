@@ -71,7 +71,7 @@ int tls_check_trust(const char *ca_file);
 void tls_peer_set(unsigned peer, const char *ca_file, const char *name, bool insecure);
 void tls_peer_drop(unsigned peer);
 
-/* An engine for a connection that is up. NULL: none is free, or the peer cannot be verified (tls_why). */
+/* An engine for a connection that is being made. NULL: none is free, or the peer cannot be verified (tls_why). */
 struct tls *tls_connect(unsigned peer, int fd);
 bool tls_can_connect(void);
 
@@ -90,7 +90,8 @@ long tls_read(struct tls *t, void *p, size_t n);
 bool tls_pending(const struct tls *t);
 
 /*
- * count > 0, OLLA_AGAIN, OLLA_ERR. After OLLA_AGAIN the same bytes have to be offered again; more may follow them.
+ * count > 0, OLLA_AGAIN, OLLA_ERR (what has come can still be read). After OLLA_AGAIN the same bytes have to be
+ * offered again; more may follow them.
  * There must be at least one byte.
  */
 long tls_write(struct tls *t, const struct iovec *v, int count);

@@ -155,6 +155,11 @@ static bool is_ticket(int result)
 #else
 #define BAD_VERSION MBEDTLS_ERR_SSL_BAD_HS_PROTOCOL_VERSION
 #endif
+#if defined(MBEDTLS_ERR_SSL_BAD_CERTIFICATE)
+#define BAD_CERTIFICATE MBEDTLS_ERR_SSL_BAD_CERTIFICATE
+#else
+#define BAD_CERTIFICATE MBEDTLS_ERR_SSL_BAD_HS_CERTIFICATE
+#endif
 #if defined(MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE)
 #define NO_CIPHER MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE
 #else
@@ -229,8 +234,11 @@ struct tls {
     bool over;   /* the handshake is */
     bool ended;  /* close_notify was sent */
     bool failed; /* of no use any more */
+    bool mute;   /* the peer takes nothing more, but what it has sent can be read */
+    bool reading;
     short wants_to_read, wants_to_write;
     size_t unsent; /* of a write that has to be offered again */
+    size_t left;   /* bytes of records that are made and not yet sent */
 };
 
 POOL_STORAGE(TLS_IN, struct tls, pool_in)
@@ -279,7 +287,7 @@ static int fail(const char *text)
 
 static int start_config(mbedtls_ssl_config *config, int side)
 {
-    static const char *protocols[] = {"http/1.1", NULL};
+    static const char *served_protocols[] = {"http/1.1", "http/1.0", NULL}, *wanted_protocols[] = {"http/1.1", NULL};
 
     mbedtls_ssl_config_init(config);
     if (mbedtls_ssl_config_defaults(config, side, MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT) != 0) {
@@ -289,7 +297,7 @@ static int start_config(mbedtls_ssl_config *config, int side)
     set_groups(config);
     mbedtls_ssl_conf_ciphersuites(config, suites);
 #if defined(MBEDTLS_SSL_ALPN)
-    mbedtls_ssl_conf_alpn_protocols(config, protocols);
+    mbedtls_ssl_conf_alpn_protocols(config, side == MBEDTLS_SSL_IS_SERVER ? served_protocols : wanted_protocols);
 #endif
     return OLLA_OK;
 }
@@ -556,8 +564,18 @@ void tls_peer_set(unsigned peer, const char *ca_file, const char *name, bool ins
 
 static int send_bytes(void *engine, const unsigned char *p, size_t n)
 {
-    const struct tls *t = engine;
-    long sent = plat_write(t->fd, p, n);
+    struct tls *t = engine;
+    bool alert = t->reading && t->left == 0;
+    long sent = t->mute ? (long)n : plat_write(t->fd, p, n);
+
+    if (alert && sent != (long)n) {
+        return BROKEN; /* the library would take what is left of it for part of the next write */
+    }
+    if (sent == OLLA_ERR && t->reading) {
+        t->mute = true; /* a reader that has to make room first must not fail for that */
+        sent = (long)n;
+    }
+    t->left = n - (sent > 0 ? (size_t)sent : 0);
     return sent > 0 ? (int)sent : sent == OLLA_AGAIN ? MBEDTLS_ERR_SSL_WANT_WRITE : BROKEN;
 }
 
@@ -710,6 +728,8 @@ static const char *why_not_verified(uint32_t flags)
         {MBEDTLS_X509_BADCERT_EXPIRED, "has a certificate that has expired, or this machine's clock is wrong"},
         {MBEDTLS_X509_BADCERT_FUTURE, "has a certificate that is not valid yet, or this machine's clock is wrong"},
         {MBEDTLS_X509_BADCERT_CN_MISMATCH, "has a certificate for another name (tls.server_name)"},
+        {MBEDTLS_X509_BADCERT_KEY_USAGE | MBEDTLS_X509_BADCERT_EXT_KEY_USAGE,
+         "has a certificate that is not for servers"},
         {MBEDTLS_X509_BADCERT_NOT_TRUSTED, "has a certificate that no trusted authority has signed (tls.ca_file)"},
     };
     for (size_t i = 0; i < OLLA_COUNT(rows); i++) {
@@ -735,7 +755,7 @@ static const char *why_failed(const struct tls *t, int code)
         {BROKEN, "closed the connection during the TLS handshake"},
         {MBEDTLS_ERR_SSL_ALLOC_FAILED, "needs more memory for TLS than there is"},
     };
-    if (code == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED) {
+    if (code == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED || code == BAD_CERTIFICATE) {
         return why_not_verified(mbedtls_ssl_get_verify_result(&t->context->ssl));
     }
     for (size_t i = 0; i < OLLA_COUNT(rows); i++) {
@@ -789,7 +809,9 @@ long tls_read(struct tls *t, void *p, size_t n)
     mbedtls_ssl_context *ssl = &t->context->ssl;
 
     for (int round = 0; round < EMPTY_ROUNDS && !t->failed; round++) {
+        t->reading = true;
         int got = mbedtls_ssl_read(ssl, p, n);
+        t->reading = false;
         if (got > 0) {
             return got;
         }
@@ -811,30 +833,45 @@ bool tls_pending(const struct tls *t)
     return !t->failed && mbedtls_ssl_check_pending(&t->context->ssl) != 0;
 }
 
+/* Seals at most n bytes and sends them. As tls_write. */
+static long write_record(struct tls *t, const unsigned char *bytes, size_t n)
+{
+    for (int round = 0; round < EMPTY_ROUNDS; round++) {
+        /* Reading had to send it first: for the library there is nothing to repeat any more. */
+        bool gone = t->unsent > 0 && t->left == 0;
+        int sent = gone ? (int)t->unsent : mbedtls_ssl_write(&t->context->ssl, bytes, n);
+        if (is_ticket(sent)) {
+            keep_session(t);
+        } else if (sent == MBEDTLS_ERR_SSL_WANT_WRITE || sent == MBEDTLS_ERR_SSL_WANT_READ) {
+            t->unsent = t->left > 0 ? n : 0;
+            t->wants_to_write = sent == MBEDTLS_ERR_SSL_WANT_READ ? POLLIN : POLLOUT;
+            return OLLA_AGAIN;
+        } else {
+            t->unsent = 0;
+            return sent > 0 ? sent : OLLA_ERR;
+        }
+    }
+    return OLLA_AGAIN;
+}
+
 long tls_write(struct tls *t, const struct iovec *v, int count)
 {
     static unsigned char bytes[16384];
-    size_t n = 0;
+    int max = mbedtls_ssl_get_max_out_record_payload(&t->context->ssl);
+    size_t n = 0, room = max > 0 && max < (int)sizeof(bytes) ? (size_t)max : sizeof(bytes);
 
-    if (t->failed) {
+    if (t->failed || t->mute) {
         return OLLA_ERR;
     }
-    for (int i = 0; i < count && n < sizeof(bytes); i++) {
-        size_t part = v[i].iov_len < sizeof(bytes) - n ? v[i].iov_len : sizeof(bytes) - n;
+    for (int i = 0; i < count && n < room; i++) {
+        size_t part = v[i].iov_len < room - n ? v[i].iov_len : room - n;
         memcpy(bytes + n, v[i].iov_base, part);
         n += part;
     }
     /* The record is made: the library only wants to hear the same length again. */
-    n = t->unsent > 0 ? t->unsent : n;
-    int sent = mbedtls_ssl_write(&t->context->ssl, bytes, n);
-    if (sent == MBEDTLS_ERR_SSL_WANT_WRITE || sent == MBEDTLS_ERR_SSL_WANT_READ || is_ticket(sent)) {
-        t->unsent = n;
-        t->wants_to_write = sent == MBEDTLS_ERR_SSL_WANT_READ ? POLLIN : POLLOUT;
-        return OLLA_AGAIN;
-    }
-    t->unsent = 0;
-    if (sent <= 0) {
-        t->failed = true;
+    long sent = write_record(t, bytes, t->unsent > 0 ? t->unsent : n);
+    if (sent == OLLA_ERR) {
+        t->mute = true;
         return fail("broke the TLS connection off");
     }
     return sent;
@@ -847,7 +884,7 @@ short tls_wants(const struct tls *t, bool writing)
 
 void tls_end(struct tls *t)
 {
-    if (t->over && !t->failed && !t->ended) {
+    if (t->over && !t->failed && !t->mute && !t->ended) {
         t->ended = true;
         (void)mbedtls_ssl_close_notify(&t->context->ssl);
     }

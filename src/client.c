@@ -233,7 +233,11 @@ int client_listen(const struct conf *c)
     close_unwanted(places, n, true, old);
     for (size_t i = 0; i < LISTENERS; i++) {
         const struct place *p = net_is_open(&listeners[i].s) ? find_place(places, n, &listeners[i].addr) : NULL;
-        listeners[i].tls = p && p->tls; /* it may have changed */
+        if (p && p->tls != listeners[i].tls) {
+            accept_waiting(&listeners[i]); /* who came before speaks the old protocol */
+            listeners[i].tls = p->tls;
+            net_want(&listeners[i].s, may_accept(&listeners[i]), false);
+        }
     }
     return OLLA_OK;
 }

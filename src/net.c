@@ -142,17 +142,19 @@ int net_accept_tls(struct stream *s)
 
 void net_connect_tls(struct stream *s, unsigned peer)
 {
+    /* Now, so that those who look whether one is free can rely on it. */
+    s->tls = tls_connect(peer, s->fd);
+    s->why = s->tls ? NULL : tls_why();
     s->phase = NET_CONNECTING;
-    s->peer = peer;
     watch(s, POLLOUT);
 }
 
 /* The owner asks why. */
-static void down(struct stream *s, enum net_phase how)
+static void down(struct stream *s, enum net_phase how, const char *why)
 {
     free_engine(s);
     s->phase = how;
-    s->why = how == NET_FAILED ? tls_why() : NULL;
+    s->why = why;
     watch(s, 0);
     s->ops->ready(s, POLLERR);
 }
@@ -181,13 +183,10 @@ static void go_on(struct stream *s)
         s->why = NULL;
         set_due(s);
     } else if (s->phase == NET_CONNECTING && plat_connected(s->fd) != OLLA_OK) {
-        down(s, NET_REFUSED);
+        down(s, NET_REFUSED, NULL);
+    } else if (s->phase == NET_CONNECTING && !s->tls) {
+        down(s, NET_FAILED, s->why);
     } else if (s->phase == NET_CONNECTING) {
-        s->tls = tls_connect(s->peer, s->fd);
-        if (!s->tls) {
-            down(s, NET_FAILED);
-            return;
-        }
         s->phase = NET_SHAKING;
         set_due(s);
     }
@@ -210,7 +209,7 @@ static void shake(struct stream *s)
         set.some_more = set.some_more || s->more;
         watch_engine(s);
     } else {
-        down(s, NET_FAILED);
+        down(s, NET_FAILED, tls_why());
     }
 }
 

@@ -54,9 +54,8 @@ struct stream {
     bool due;              /* a step of its handshake can be made */
     bool more;             /* the engine holds bytes that poll() cannot tell of */
     bool wants_r, wants_w; /* what the owner wants */
-    unsigned peer;         /* of NET_CONNECTING: where to */
-    struct tls *tls;       /* from NET_SHAKING on */
-    const char *why;       /* of NET_FAILED: static text, what the other side does; of NET_PLAIN: it should have TLS */
+    struct tls *tls;       /* NULL in NET_CONNECTING: there is none, and it will fail */
+    const char *why; /* it failed (or will): static text, what the other side does; of NET_PLAIN: it should have TLS */
 };
 
 enum net_how { NET_CLOSE = 0, NET_ABORT }; /* FIN, or RST so that the peer notices at once */

@@ -6,6 +6,7 @@
 #include "probe.h"
 
 #include "pool.h"
+#include "upstream.h"
 
 #define MAX_REPLY (OLLA_MAX_LIST + OLLA_MAX_HEAD)
 /* So much of a list is read in one turn: taking its entries must not hold up the streams. */
@@ -59,7 +60,7 @@ static bool connect_to(struct probe *p)
 static bool start(void *owner, struct endpoint *e, struct target *to, const char *path, int64_t timeout_ms,
                   const struct probe_ops *ops)
 {
-    struct probe *p = to->addrs > 0 ? pool_get(POOL_PROBE) : NULL;
+    struct probe *p = to->addrs > 0 && (!to->tls || upstream_tls_room()) ? pool_get(POOL_PROBE) : NULL;
     if (!p) {
         return false;
     }

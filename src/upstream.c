@@ -79,6 +79,11 @@ static bool evict_one(bool tls)
     return false;
 }
 
+bool upstream_tls_room(void)
+{
+    return tls_can_connect() || evict_one(true);
+}
+
 struct upstream *upstream_connect(struct endpoint *e, int which, unsigned keepalive_s, const struct stream_ops *ops,
                                   void *owner, bool *no_slot)
 {
@@ -87,7 +92,7 @@ struct upstream *upstream_connect(struct endpoint *e, int which, unsigned keepal
     if (!u && evict_one(false)) {
         u = pool_get(POOL_UPSTREAM);
     }
-    *no_slot = !u || (tls && !tls_can_connect() && !evict_one(true));
+    *no_slot = !u || (tls && !upstream_tls_room());
     if (*no_slot) {
         pool_put(POOL_UPSTREAM, u);
         return NULL;

@@ -30,6 +30,9 @@ void upstream_init(void);
 /* The most recently used idle connection of e, now owned by the caller, or NULL. */
 struct upstream *upstream_take(struct endpoint *e, const struct stream_ops *ops, void *owner);
 
+/* Can a connection with TLS be made? If need be an idle one is closed for it. */
+bool upstream_tls_room(void);
+
 /*
  * A new connection to address number `which` of e, under way. NULL: refused
  * at once or no descriptor (plat_error tells), or no slot (*no_slot).

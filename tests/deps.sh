@@ -64,6 +64,7 @@ need_test() {
     need python3 command /usr/bin/python3
     need python3-pytest module pytest
     need strace command strace
+    need openssl command openssl
 }
 
 need_lint() {

@@ -1,4 +1,4 @@
-"""Fixtures: `world` (one per test), `kept` (what a module shares) and `site` (a running proxy shared by a module)."""
+"""Fixtures: `world` (one per test), `kept` (what a module shares), `site` (a running proxy shared by a module) and `certs`."""
 
 import resource
 
@@ -7,6 +7,7 @@ import pytest
 from backend import LlamaBackend, OllamaBackend, OpenAIBackend
 from floods import small_binary
 from harness import BINARY, World, have_binary, report
+from tls import Certificates
 
 
 def pytest_configure(config):
@@ -38,6 +39,12 @@ def binary():
 def small():
     """The program with limits that a handful of connections reaches."""
     return small_binary()
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory):
+    """Certificates and their authorities, made with the openssl command."""
+    return Certificates(tmp_path_factory.mktemp("certs"))
 
 
 @pytest.fixture

@@ -89,9 +89,10 @@ class Olla:
     """One running proxy."""
 
     def __init__(self, text, port, env=None, cwd=None, limits=None, ignore=(), expect_exit=0, user=None, under=(),
-                 binary=None):
+                 binary=None, connect=Client):
         """user: who runs it, a name; under: a command in front of it."""
         self.port, self.expect_exit = port, expect_exit
+        self.connect = connect     # connect(port, ...) makes a client
         self.allowed_errors = []   # parts of ERROR lines that this test expects; True = any
         self.check_idle_at_end = True
         self.check_log_at_end = True
@@ -163,7 +164,7 @@ class Olla:
         def up():
             assert self.alive(), "olla ended at start: " + self.describe()
             try:
-                Client(self.port, timeout=1).close()
+                self.connect(self.port, timeout=1).close()
                 return True
             except OSError:
                 return False
@@ -172,7 +173,7 @@ class Olla:
 
     def wait_healthy(self, wanted, timeout=WAIT):
         """wanted: {endpoint name: least number of models}."""
-        with Client(self.port) as client:
+        with self.connect(self.port) as client:
             def ready():
                 assert self.alive(), self.describe()
                 seen = {e["name"]: e for e in self.status(client)["endpoints"]}
@@ -256,7 +257,7 @@ class Olla:
         deadline = time.monotonic() + timeout
         wrong = ["status was never answered"]
         try:
-            with Client(self.port, timeout=5) as client:
+            with self.connect(self.port, timeout=5) as client:
                 while True:
                     wrong = self._not_idle(self.status(client))
                     if not wrong or time.monotonic() > deadline:
@@ -266,12 +267,13 @@ class Olla:
             wrong = ["idle check failed: %r" % error]
         return ["not idle after the test: " + w for w in wrong]
 
-    @staticmethod
-    def _not_idle(status):
+    def _not_idle(self, status):
         pools = {p["name"]: p for p in status["pools"]}
         wrong = []
         for name, check in (("clients", lambda n: n == 1), ("exchanges", lambda n: n == 1),
                             ("upstreams", lambda n: n == status["idle_upstreams"]),
+                            ("tls_clients", lambda n: n == (self.connect is not Client)),
+                            ("tls_upstreams", lambda n: n <= status["idle_upstreams"]),
                             ("body_blocks", lambda n: n == 0), ("buffers", lambda n: n <= 2)):
             if name not in pools:
                 wrong.append("no pool named %s in %r" % (name, sorted(pools)))
@@ -286,10 +288,10 @@ class Olla:
     # ---- requests
 
     def client(self, **options):
-        return Client(self.port, **options)
+        return self.connect(self.port, **options)
 
     def request(self, method, target, body=None, headers=(), **options):
-        with Client(self.port) as client:
+        with self.connect(self.port) as client:
             return client.request(method, target, body, headers, **options)
 
     def get(self, target, headers=()):
