@@ -288,7 +288,7 @@ matrix: deps-build deps-test deps-matrix
 
 lint: deps-build deps-lint layers
 	tests/lint.sh
-	shellcheck -x src/ui/*.sh tests/*.sh tests/fuzz/*.sh tests/real/*.sh package/debian/build.sh .ci/run
+	shellcheck -x src/ui/*.sh tests/*.sh tests/fuzz/*.sh tests/real/*.sh package/*.sh package/debian/build.sh .ci/run
 	shellcheck -s sh package/debian/postinst package/debian/prerm package/debian/postrm
 
 .PHONY: all release tarball test-cross objects matrix test-programs install install-strip deb test-deb reference size clean unit small wire test run test-real test-browser test-tls bench fuzz fuzz-run layers packages lint

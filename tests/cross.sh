@@ -17,6 +17,11 @@ become_root "$@"
 sessions="tests/wire/test_streaming.py tests/wire/test_multipart.py tests/wire/test_listings.py tests/wire/test_keys.py
     tests/wire/test_messages_replies.py tests/wire/test_addresses.py tests/wire/test_reload.py"
 
+# Handshakes and records, where those tests exist.
+for file in tests/wire/test_tls_listener.py tests/wire/test_tls_backends.py; do
+    [ ! -f "$top/$file" ] || sessions="$sessions $file"
+done
+
 describe() {
     release=bookworm
     case $1 in

@@ -4,7 +4,8 @@
  *
  * Every wait is bounded, and an alarm ends the program if it hangs all the same.
  */
-#define _XOPEN_SOURCE 700 /* posix_openpt */
+#define _XOPEN_SOURCE     700 /* posix_openpt */
+#define _FILE_OFFSET_BITS 64  /* as platform/posix.c has it */
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -444,6 +445,10 @@ static void test_spool(void **state)
     assert_memory_equal(back, "ail", 3);
     assert_int_equal(plat_spool_write(fd, 5000000000u, "far", 3), OLLA_OK); /* sparse, over 4 GB */
     assert_int_equal(plat_spool_read(fd, 5000000000u, back, 3), 3);
+    assert_int_equal(plat_spool_read(fd, 5000000000u % 4294967296u, back, 1), 1);
+    assert_int_equal(back[0], 0); /* and nowhere else, where the system's own numbers have 32 bits */
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_true(st.st_size == 5000000003);
     plat_close(fd);
     assert_int_equal(plat_spool_open("/no/such/dir"), OLLA_ERR);
     assert_int_equal(plat_error(), PLAT_FAIL_OTHER);
