@@ -90,6 +90,13 @@ void plat_close(int fd);
 void plat_abort(int fd); /* RST instead of FIN, so that the peer notices at once */
 void plat_keepalive(int fd, unsigned idle_s);
 
+/* A socket for datagrams to addresses of the kind of `like`, broadcasts too: fd or OLLA_ERR. */
+int plat_udp_open(const struct plat_addr *like);
+int plat_udp_send(int fd, const struct plat_addr *to, const void *p, size_t n); /* OLLA_OK, OLLA_AGAIN, OLLA_ERR */
+bool plat_addr_is_everybody(const struct plat_addr *a);                         /* 255.255.255.255 */
+/* Broadcast addresses of the networks that this machine is in now; how many, 0 where that cannot be known. */
+int plat_broadcasts(int fd, uint16_t port, struct plat_addr *out, int max);
+
 /* poll(2); count of ready descriptors, 0 also when interrupted. timeout_ms < 0 waits for ever. */
 int plat_poll(struct pollfd *set, size_t n, int timeout_ms);
 

@@ -139,7 +139,7 @@ uint64_t health_tick(void)
     struct endpoint *e;
 
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        if (!e->enabled || e->probing || (e->health != HEALTH_HTTP && !to_detect(e)) ||
+        if (!e->enabled || e->wake.quiet || e->probing || (e->health != HEALTH_HTTP && !to_detect(e)) ||
             endpoint_target(e, to_detect(e) ? TARGET_MAIN : TARGET_HEALTH)->addrs == 0) {
             continue;
         }

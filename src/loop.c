@@ -14,6 +14,7 @@
 #include "gate.h"
 #include "load.h"
 #include "queue.h"
+#include "wake.h"
 #include "health.h"
 #include "inspector.h"
 #include "log.h"
@@ -256,6 +257,7 @@ static void turn(void)
     wake = earliest(wake, discover_tick());
     wake = earliest(wake, load_tick());
     wake = earliest(wake, queue_tick());
+    wake = earliest(wake, wake_tick());
     wake = earliest(wake, meter_tick());
     int log_ms = log_flush(net_now(), false);
     if (log_ms >= 0) {

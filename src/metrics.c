@@ -16,6 +16,7 @@
 #include "pool.h"
 #include "queue.h"
 #include "status.h"
+#include "wake.h"
 
 enum kind { SYSTEM = 0, ENDPOINT, MODEL, KEY, POOL, KINDS };
 
@@ -46,6 +47,9 @@ enum figure {
     WAITED,
     WAITED_TOO_LONG,
     TURNED_AWAY,
+    HELD,
+    WOKEN,
+    NOT_WOKEN,
     STICKY_ACTIVE,
     STICKY_HITS,
     STICKY_MISSES,
@@ -66,6 +70,9 @@ enum figure {
     BREAKER,
     PROBE,
     RATE,
+    ASLEEP,
+    WAKES,
+    WAKES_FAILED,
     SUCCESSFUL,
     P95,
     P99,
@@ -114,6 +121,9 @@ static const struct family {
     {"olla_queue_served_total", "counter", "Requests that waited and got an endpoint.", SYSTEM, WAITED},
     {"olla_queue_timeouts_total", "counter", "Requests that waited too long.", SYSTEM, WAITED_TOO_LONG},
     {"olla_queue_refused_total", "counter", "Requests that found the line full.", SYSTEM, TURNED_AWAY},
+    {"olla_wake_waiting", "gauge", "Requests that wait for a machine to wake up.", SYSTEM, HELD},
+    {"olla_wake_served_total", "counter", "Requests that waited and were sent there.", SYSTEM, WOKEN},
+    {"olla_wake_timeouts_total", "counter", "Requests that waited for a machine that did not come.", SYSTEM, NOT_WOKEN},
     {"olla_sticky_sessions_active", "gauge", "Conversations that are remembered.", SYSTEM, STICKY_ACTIVE},
     {"olla_sticky_hits_total", "counter", "Turns that went where the one before went.", SYSTEM, STICKY_HITS},
     {"olla_sticky_misses_total", "counter", "Turns that did not.", SYSTEM, STICKY_MISSES},
@@ -134,6 +144,9 @@ static const struct family {
     {"olla_endpoint_priority", "gauge", "Its priority.", ENDPOINT, PRIORITY},
     {"olla_endpoint_models_count", "gauge", "Models in its list.", ENDPOINT, MODELS},
     {"olla_endpoint_breaker_open", "gauge", "1 while its breaker keeps requests away.", ENDPOINT, BREAKER},
+    {"olla_endpoint_asleep", "gauge", "1 if its machine sleeps.", ENDPOINT, ASLEEP},
+    {"olla_endpoint_wakes_total", "counter", "How often its machine was woken.", ENDPOINT, WAKES},
+    {"olla_endpoint_wake_failures_total", "counter", "... in vain.", ENDPOINT, WAKES_FAILED},
     {"olla_endpoint_probe_ms", "gauge", "Time of the last health check.", ENDPOINT, PROBE},
     {"olla_endpoint_tokens_per_second", "gauge", "Of its last replies, as it told.", ENDPOINT, RATE},
     {"olla_endpoint_input_tokens_total", "counter", "Tokens of prompts.", ENDPOINT, INPUT},
@@ -290,6 +303,12 @@ static uint64_t system_figure(enum figure figure)
         return queue_stats.timed_out * UINT64_C(1000);
     case TURNED_AWAY:
         return queue_stats.refused * UINT64_C(1000);
+    case HELD:
+        return wake_stats.waiting * UINT64_C(1000);
+    case WOKEN:
+        return wake_stats.served * 1000;
+    case NOT_WOKEN:
+        return wake_stats.timed_out * 1000;
     case STICKY_ACTIVE:
         return sticky->active * UINT64_C(1000);
     case STICKY_HITS:
@@ -328,6 +347,12 @@ static uint64_t endpoint_figure(const struct endpoint *e, enum figure figure)
         return e->models * UINT64_C(1000);
     case BREAKER:
         return endpoint_is_open(e) ? 0 : 1000;
+    case ASLEEP:
+        return e->state == ENDPOINT_ASLEEP ? 1000 : 0;
+    case WAKES:
+        return e->wake.wakes * 1000;
+    case WAKES_FAILED:
+        return e->wake.failures * 1000;
     case PROBE:
         return e->probe_ms * UINT64_C(1000);
     case RATE:

@@ -272,6 +272,18 @@ bool route_fits(const struct endpoint *e, const struct route *r)
            (r->api == 0 || (e->profile->apis & r->api)) && (r->messages != MESSAGES_COUNT || e->profile->counts_tokens);
 }
 
+endpoint_set route_offered(const struct profile *only, unsigned speaking)
+{
+    endpoint_set set = route_listed(only, speaking, false), offered = 0;
+    struct endpoint *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        bool wakes = e->wake.can && e->wake.policy > WAKE_NEVER &&
+                     (e->state == ENDPOINT_ASLEEP || e->state == ENDPOINT_UNKNOWN || e->wake.active || e->wake.quiet);
+        offered |= endpoint_is_up(e) || wakes ? endpoint_bit(e) : 0;
+    }
+    return set & offered;
+}
+
 endpoint_set route_listed(const struct profile *only, unsigned speaking, bool well)
 {
     endpoint_set set = 0;
