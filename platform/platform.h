@@ -158,6 +158,24 @@ void plat_harden(void);
 int plat_user_check(const char *who);
 int plat_user_become(const char *who);
 
+/* ---- programs (platform/spawn.c) ----------------------------------------- */
+
+struct plat_program {
+    long pid;
+    int fd; /* of what it writes to standard output and standard error; the caller closes it */
+};
+
+/*
+ * Starts argv[0], which is a path, without a shell, and waits for nothing. It gets a few variables of olla's own
+ * environment and those of `own` ("NAME=value"; NULL ends both lists). That it cannot be started is told by what it
+ * writes, and by the code 127. OLLA_OK or OLLA_ERR.
+ */
+int plat_program_start(const char *const argv[], const char *const own[], struct plat_program *out);
+/* OLLA_OK: it has ended, with that code (128 + n: by signal n), and must not be asked about again. OLLA_AGAIN: not yet. */
+int plat_program_ended(const struct plat_program *p, int *code);
+/* Asks it, and all that it has started, to end; now: does not ask. Only while it has not been seen to have ended. */
+void plat_program_end(const struct plat_program *p, bool now);
+
 /* ---- names (platform/resolve.c) ----------------------------------------- */
 
 /*

@@ -213,6 +213,9 @@ int plat_signals_open(void)
      * the spool file, not the end. */
     sigaction(SIGPIPE, &act, NULL);
     sigaction(SIGXFSZ, &act, NULL);
+    /* Whoever started us may ignore it; then nobody could know how a program ended. */
+    act.sa_handler = SIG_DFL;
+    sigaction(SIGCHLD, &act, NULL);
     act.sa_handler = on_signal;
     act.sa_flags = SA_RESTART;
     sigemptyset(&ours);

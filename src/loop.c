@@ -13,6 +13,7 @@
 #include "discover.h"
 #include "gate.h"
 #include "load.h"
+#include "hooks.h"
 #include "queue.h"
 #include "wake.h"
 #include "health.h"
@@ -258,6 +259,7 @@ static void turn(void)
     wake = earliest(wake, load_tick());
     wake = earliest(wake, queue_tick());
     wake = earliest(wake, wake_tick());
+    wake = earliest(wake, hooks_tick());
     wake = earliest(wake, meter_tick());
     int log_ms = log_flush(net_now(), false);
     if (log_ms >= 0) {
@@ -278,6 +280,7 @@ static int finish(void)
     probe_cancel(NULL);
     upstream_drop_idle(NULL);
     meter_flush();
+    hooks_stop();
     if (cut > 0) {
         code = OLLA_EXIT_CUT;
     }

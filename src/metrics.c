@@ -11,6 +11,7 @@
 #include "metrics.h"
 
 #include "admin.h"
+#include "hooks.h"
 #include "ledger.h"
 #include "messages.h"
 #include "pool.h"
@@ -50,6 +51,10 @@ enum figure {
     HELD,
     WOKEN,
     NOT_WOKEN,
+    HOOKS_RUNNING,
+    HOOKS_STARTED,
+    HOOKS_FAILED,
+    HOOKS_DROPPED,
     STICKY_ACTIVE,
     STICKY_HITS,
     STICKY_MISSES,
@@ -124,6 +129,11 @@ static const struct family {
     {"olla_wake_waiting", "gauge", "Requests that wait for a machine to wake up.", SYSTEM, HELD},
     {"olla_wake_served_total", "counter", "Requests that waited and were sent there.", SYSTEM, WOKEN},
     {"olla_wake_timeouts_total", "counter", "Requests that waited for a machine that did not come.", SYSTEM, NOT_WOKEN},
+    {"olla_hooks_running", "gauge", "Programs of [hooks] that run.", SYSTEM, HOOKS_RUNNING},
+    {"olla_hooks_started_total", "counter", "... that were started.", SYSTEM, HOOKS_STARTED},
+    {"olla_hooks_failed_total", "counter", "... that failed or took too long.", SYSTEM, HOOKS_FAILED},
+    {"olla_hooks_dropped_total", "counter", "Events that none was started for: too many waited.", SYSTEM,
+     HOOKS_DROPPED},
     {"olla_sticky_sessions_active", "gauge", "Conversations that are remembered.", SYSTEM, STICKY_ACTIVE},
     {"olla_sticky_hits_total", "counter", "Turns that went where the one before went.", SYSTEM, STICKY_HITS},
     {"olla_sticky_misses_total", "counter", "Turns that did not.", SYSTEM, STICKY_MISSES},
@@ -309,6 +319,14 @@ static uint64_t system_figure(enum figure figure)
         return wake_stats.served * 1000;
     case NOT_WOKEN:
         return wake_stats.timed_out * 1000;
+    case HOOKS_RUNNING:
+        return hooks_stats.running * UINT64_C(1000);
+    case HOOKS_STARTED:
+        return hooks_stats.started * 1000;
+    case HOOKS_FAILED:
+        return hooks_stats.failed * 1000;
+    case HOOKS_DROPPED:
+        return hooks_stats.dropped * 1000;
     case STICKY_ACTIVE:
         return sticky->active * UINT64_C(1000);
     case STICKY_HITS:

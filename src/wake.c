@@ -1,12 +1,13 @@
 /*
  * wake.c - level 6: see wake.h.
  *
- * May include: olla.h, levels 1 to 5, exchange.h, wake.h.
+ * May include: olla.h, levels 1 to 5, exchange.h, hooks.h, wake.h.
  */
 #include "wake.h"
 
 #include <string.h>
 
+#include "hooks.h"
 #include "log.h"
 
 /* Packets get lost, and a machine that is just going to sleep does not hear them: again after 1, 2, 4, 8, 10, 10 ... s. */
@@ -126,6 +127,7 @@ bool wake_start(struct endpoint *e, const char *why)
         log_u64("timeout_ms", (uint64_t)e->wake.timeout);
         log_end();
     }
+    hooks_event(HOOK_WAKE, e, why);
     return true;
 }
 
