@@ -5,6 +5,23 @@
  */
 #include "admit.h"
 
+bool admit_by_place(const struct exchange *x)
+{
+    static const struct str told[] = {STR("X-Forwarded-For"), STR("Forwarded"), STR("X-Real-IP"), STR("Via")};
+    bool direct = !x->from_text[0];
+
+    /* Also of a proxy that is not trusted: nobody else sends these. */
+    for (size_t i = 0; i < OLLA_COUNT(told); i++) {
+        direct = direct && http_get(x->req.fields, told[i]).p == NULL;
+    }
+    return direct && plat_addr_is_loopback(&x->c->peer);
+}
+
+bool admit_whole_key(const struct exchange *x)
+{
+    return x->key.key > 0 && !gate_narrow(&x->key);
+}
+
 /* Who asks if olla is alive need not be known; and who is on this machine may see how it is. */
 static bool is_open_to_all(const struct exchange *x)
 {
@@ -13,6 +30,11 @@ static bool is_open_to_all(const struct exchange *x)
     bool health = r->kind == ROUTE_LOCAL && r->page == LOCAL_HEALTH && looks;
     bool own = str_starts(x->req.path, STR("/internal/")) || str_eq(x->req.path, STR("/version"));
 
+    if (r->kind == ROUTE_LOCAL && r->page == LOCAL_ACTION) {
+        /* A key that was brought counts, wherever it comes from. */
+        bool key = http_get(x->req.fields, STR("Authorization")).p || http_get(x->req.fields, STR("X-Api-Key")).p;
+        return !key && admit_by_place(x);
+    }
     /* What a proxy on this machine brings comes from elsewhere, whatever address it tells. */
     return health || (own && plat_addr_is_loopback(&x->c->peer) && !x->from_text[0]);
 }

@@ -620,6 +620,7 @@ void endpoint_enable(struct endpoint *e, bool on)
     e->state = ENDPOINT_UNKNOWN;
     e->since = net_now();
     e->why = on ? "not probed yet" : "disabled by hand";
+    memset(&e->detect, 0, sizeof(e->detect));
     e->probed = e->discovered = e->list_failed = false;
     e->next_check = e->next_discovery = net_now();
     e->backoff = 1;

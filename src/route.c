@@ -31,6 +31,7 @@ static const struct {
     {STR("/internal/stats/sticky"),    EXACT, false, ROUTE_LOCAL,    LOCAL_STATS_STICKY,  0,                 DIALECT_PLAIN},
     {STR("/internal/stats/translators"), EXACT, false, ROUTE_LOCAL,  LOCAL_STATS_TRANSLATORS, 0,             DIALECT_PLAIN},
     {STR("/internal/status/models"),   EXACT, false, ROUTE_LOCAL,    LOCAL_STATUS_MODELS, 0,                 DIALECT_PLAIN},
+    {STR("/internal/endpoints/"),      BELOW, false, ROUTE_LOCAL,    LOCAL_ACTION,        0,                 DIALECT_PLAIN},
     {STR("/version"),                  EXACT, false, ROUTE_LOCAL,    LOCAL_VERSION,       0,                 DIALECT_PLAIN},
     {STR("/olla/models"),              EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_UNIFIED,   DIALECT_PLAIN},
     {STR("/olla/models/"),             BELOW, false, ROUTE_LOCAL,    LOCAL_OLLA_MODEL,    0,                 DIALECT_PLAIN},

@@ -26,6 +26,7 @@ enum local_page {
     LOCAL_METRICS,
     LOCAL_STATS_STICKY,
     LOCAL_STATS_TRANSLATORS,
+    LOCAL_ACTION,     /* does something with an endpoint; its name and what are the route's target */
     LOCAL_TOKENS,     /* an estimate for a request that came with a body */
     LOCAL_MODELS,     /* a list, in the route's format */
     LOCAL_MODEL,      /* one of it; its name is the route's target */

@@ -268,7 +268,12 @@ uint64_t wake_tick(void)
         }
         bool over = now >= e->wake.until && waiting_for(e) == 0;
         bool ready = is_ready(e);
-        if (ready || over || !e->enabled) {
+        if (!e->enabled) {
+            e->wake.active = false; /* by hand */
+            endpoint_tell();
+            continue;
+        }
+        if (ready || over) {
             end(e, ready);
             continue;
         }
