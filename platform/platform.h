@@ -132,6 +132,13 @@ void plat_record_undo(int fd, uint64_t end);            /* what was written goes
  * OLLA_ERR. */
 int plat_append(const char *path, const void *p, size_t n);
 
+/* A plain file for plat_read: fd or OLLA_ERR. */
+int plat_plain_open(const char *path);
+/* An empty file beside `path`, for the owner alone, to be written with plat_record_write: fd or OLLA_ERR. */
+int plat_replace_open(const char *path);
+/* Closes it; it takes the place of `path` at once, or goes away. OLLA_OK or OLLA_ERR. */
+int plat_replace_done(int fd, const char *path, bool take);
+
 /* Writes to a log descriptor only if that cannot block: count, OLLA_AGAIN or OLLA_ERR. */
 long plat_log_write(int fd, const void *p, size_t n);
 bool plat_is_tty(int fd);

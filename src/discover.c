@@ -312,6 +312,12 @@ static bool filtered(const struct endpoint *e, struct str name)
     return !included || any_matches(&ce->model_filter.exclude, name);
 }
 
+bool discover_accepts(const struct endpoint *e, struct str name)
+{
+    char mem[OLLA_MODEL_NAME];
+    return str_copy(mem, sizeof(mem), name) && usable_name(mem) && !filtered(e, name);
+}
+
 static void offer(struct probe *p, const struct model_facts *facts, enum model_state state)
 {
     if (filtered(p->e, str_of(facts->name))) {

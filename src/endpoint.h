@@ -74,6 +74,7 @@ struct endpoint_wake {
     /* how it goes; wake.c's and sleep.c's */
     bool active;             /* it is being woken: requests wait until it is `ready` */
     bool quiet;              /* nothing may be sent to it: it is going to sleep */
+    uint64_t settle_until;   /* ... nor asked before: it may still answer */
     uint64_t started, until; /* of the wake */
     uint64_t next_packet;
     unsigned packets;

@@ -15,6 +15,8 @@
 #include "load.h"
 #include "hooks.h"
 #include "queue.h"
+#include "sleep.h"
+#include "state_file.h"
 #include "wake.h"
 #include "health.h"
 #include "inspector.h"
@@ -144,6 +146,7 @@ static void reload(void)
         return;
     }
     meter_flush(); /* the next lines go where the new configuration says */
+    state_file_flush();
     struct conf *old = current;
     current = spare_conf;
     spare_conf = old;
@@ -259,7 +262,9 @@ static void turn(void)
     wake = earliest(wake, load_tick());
     wake = earliest(wake, queue_tick());
     wake = earliest(wake, wake_tick());
+    wake = earliest(wake, sleep_tick());
     wake = earliest(wake, hooks_tick());
+    wake = earliest(wake, state_file_tick());
     wake = earliest(wake, meter_tick());
     int log_ms = log_flush(net_now(), false);
     if (log_ms >= 0) {
@@ -281,6 +286,7 @@ static int finish(void)
     upstream_drop_idle(NULL);
     meter_flush();
     hooks_stop();
+    state_file_flush();
     if (cut > 0) {
         code = OLLA_EXIT_CUT;
     }
@@ -346,6 +352,7 @@ int loop_run(struct conf *first, struct conf *spare, int signals)
     cors_log();
     inspector_announce();
     endpoint_apply(first);
+    state_file_read();
     while (!stopping || (client_count() > 0 && net_now() < stop_at && !now_or_never)) {
         turn();
     }
