@@ -288,15 +288,15 @@ static bool wait_in_line(struct exchange *x, const struct route_choice *choice)
 }
 
 /* Only machines that sleep could serve it. true: it was answered, because too many wait already. */
-static bool wait_for_machine(struct exchange *x, const struct route_choice *choice)
+static bool wait_for_machine(struct exchange *x, struct endpoint *e)
 {
     queue_leave(x);
-    if (!wake_enter(x, choice->sleeper)) {
+    if (!wake_enter(x, e)) {
         refuse_waiting(x, 429, "queue_full", "too many requests are waiting already (proxy.queue.max_waiting)");
         return true;
     }
-    x->tried &= ~endpoint_bit(choice->sleeper); /* awake it is another chance */
-    x->deadline = x->wake.since + (uint64_t)choice->sleeper->wake.timeout;
+    x->tried &= ~endpoint_bit(e); /* awake it is another chance */
+    x->deadline = x->wake.since + (uint64_t)e->wake.timeout;
     return false;
 }
 
@@ -355,8 +355,8 @@ static bool choose(struct exchange *x)
         queue_leave(x);
         return true;
     }
-    if (choice.wait) {
-        return wait_for_machine(x, &choice);
+    if (choice.wait && choice.sleeper) {
+        return wait_for_machine(x, choice.sleeper);
     }
     wake_leave(x);
     if (!choice.e) {
@@ -470,7 +470,11 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
         log_z("reason", why);
         log_end();
     }
-    endpoint_end(x->e, &x->use, limited ? OUTCOME_NONE : OUTCOME_BAD, &(struct tally_event){.served = false});
+    if (kind <= FAIL_CONNECT_TIMEOUT && x->e->state == ENDPOINT_ASLEEP) {
+        endpoint_unused(x->e, &x->use); /* that it sleeps is no failure */
+    } else {
+        endpoint_end(x->e, &x->use, limited ? OUTCOME_NONE : OUTCOME_BAD, &(struct tally_event){.served = false});
+    }
     x->e = NULL;
     x->backend_status = 0;
     x->status = x->committed ? 200 : 0;

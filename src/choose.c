@@ -383,10 +383,14 @@ static void stay_or_place(const struct route_query *q, struct route_choice *c, e
 
 /* ---- sleepers -------------------------------------------------------------------------- */
 
-/* < 0: a is the better one to wake: under way already, not failed lately, and then as among those that are up. */
+/* Where others serve, a machine that did not come is left alone for a while. */
+#define TRIED_MS 300000
+
+/* < 0: a is the better one to wake: it may be waited for, is under way already, not failed lately, and then as among those that are up. */
 static int compare_sleepers(const struct endpoint *a, const struct endpoint *b, const struct route_query *q)
 {
-    int d = (int)b->wake.active - (int)a->wake.active;
+    int d = (int)wake_of(b, q) - (int)wake_of(a, q);
+    d = d == 0 ? (int)b->wake.active - (int)a->wake.active : d;
     if (d == 0 && (a->wake.failed_at > 0 || b->wake.failed_at > 0)) {
         d = a->wake.failed_at < b->wake.failed_at ? -1 : a->wake.failed_at > b->wake.failed_at;
     }
@@ -407,8 +411,9 @@ static void choose_sleeper(const struct route_query *q, struct route_choice *c, 
 
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
         bool lower = q->balancer == BALANCE_PRIORITY && c->e && e->priority < c->e->priority;
-        if (!(set & endpoint_bit(e)) ||
-            (served && (wake_of(e, q) != WAKE_PREFER || lower || e->state == ENDPOINT_UNKNOWN))) {
+        bool tried = e->wake.failed_at > 0 && net_now() - e->wake.failed_at < TRIED_MS;
+        bool worth = wake_of(e, q) == WAKE_PREFER && !lower && !tried && e->state != ENDPOINT_UNKNOWN;
+        if (!(set & endpoint_bit(e)) || (served && !worth)) {
             continue;
         }
         if (!c->sleeper || compare_sleepers(e, c->sleeper, q) < 0) {

@@ -41,16 +41,16 @@ static struct fact waiting[OLLA_MAX_HOOK_EVENTS];
 static unsigned waiting_n;
 
 static struct run {
-    bool used;
     struct fact fact;
     struct plat_program program;
     struct stream output;
     hooks_done *done;
     uint64_t started, until;
-    bool asked; /* to end */
-    unsigned lines;
-    char line[LINE_MAX];
     size_t line_n;
+    unsigned lines;
+    bool used;
+    bool asked; /* to end */
+    char line[LINE_MAX];
 } runs[OLLA_MAX_HOOKS];
 
 size_t hooks_cost(void)

@@ -345,6 +345,8 @@ def test_a_request_that_finds_it_asleep_wakes_it(world):
     response = proxy.post(PATH, chat())
     assert response.status == 200 and response.json()["served_by"] == "gpu"
     assert len(machine.card.heard) >= 1
+    shown = proxy.endpoint("gpu")
+    assert (shown["requests"], shown["failed_requests"], shown["breaker"]["failures"]) == (1, 0, 0)
 
 
 def test_it_is_not_waited_for_again_and_again(world):
@@ -397,6 +399,26 @@ def test_prefer_alone_says_come_back(world):
     machine.boot_now()
     eventually(lambda: wake(proxy)["state"] == "awake", "awake")
     assert proxy.post(PATH, chat()).status == 200
+
+
+def test_prefer_does_not_try_a_dead_machine_again_and_again(world):
+    pi = world.backend(OpenAIBackend, "pi", ["big"])
+    proxy, machine = sleeping(world, boot=None, wake__policy="prefer", wake__timeout="1s", others={"pi": endpoint(pi)})
+    assert proxy.post(PATH, chat()).json()["served_by"] == "pi"
+    eventually(lambda: wake(proxy)["state"] == "failed", "it did not come")
+    assert proxy.post(PATH, chat()).json()["served_by"] == "pi"
+    assert wake(proxy)["wakes"] == 1
+
+
+def test_of_two_sleepers_the_one_that_may_be_waited_for(world):
+    first = Machine(world, name="first", boot=None)
+    second = Machine(world, name="second", boot=0.0, mac="02:00:00:00:00:01")
+    second.card.packet = b"\xff" * 6 + bytes.fromhex("020000000001") * 16
+    proxy = world.olla({"first": first.keys(wake__policy="prefer"), "second": second.keys()}, STICKY)
+    first.fall_asleep(proxy, "first")
+    second.fall_asleep(proxy, "second")
+    assert proxy.post(PATH, chat()).json()["served_by"] == "second"
+    assert not first.card.heard
 
 
 def test_never(world):
