@@ -13,6 +13,7 @@
 #include "src/account.h"
 #include "src/conf.h"
 #include "src/endpoint.h"
+#include "src/hooks.h"
 #include "src/ledger.h"
 #include "src/limits.h"
 #include "src/loop.h"
@@ -153,6 +154,7 @@ static int print_memory(void)
         {"models' use", ledger_cost(), OLLA_MAX_LEDGER},
         {"usage by key", meter_cost(), OLLA_MAX_METER},
         {"last errors", account_cost(), 1},
+        {"hooks", hooks_cost(), 1},
         {"rate limits", limits_cost(), OLLA_MAX_RATE_CLIENTS},
         {"TLS engines", tls_cost(), OLLA_MAX_TLS_CLIENTS + OLLA_MAX_TLS_UPSTREAMS},
         {"TLS peers", tls_peer_cost(), TLS_PEERS},

@@ -207,6 +207,16 @@
 #define OLLA_MAX_LIST_ITEMS 16
 #endif
 
+/* Programs of [hooks] that run at one time; each costs about 1 KB and a process. */
+#ifndef OLLA_MAX_HOOKS
+#define OLLA_MAX_HOOKS 4
+#endif
+
+/* Events that wait until one more program may run; beyond it they are dropped, and a warning says so. About 400 B each. */
+#ifndef OLLA_MAX_HOOK_EVENTS
+#define OLLA_MAX_HOOK_EVENTS 32
+#endif
+
 /* ---- log ---------------------------------------------------------------- */
 
 /* Log lines waiting for a slow sink; beyond it lines are dropped and counted. */

@@ -90,6 +90,13 @@ void plat_close(int fd);
 void plat_abort(int fd); /* RST instead of FIN, so that the peer notices at once */
 void plat_keepalive(int fd, unsigned idle_s);
 
+/* A socket for datagrams to addresses of the kind of `like`, broadcasts too: fd or OLLA_ERR. */
+int plat_udp_open(const struct plat_addr *like);
+int plat_udp_send(int fd, const struct plat_addr *to, const void *p, size_t n); /* OLLA_OK, OLLA_AGAIN, OLLA_ERR */
+bool plat_addr_is_everybody(const struct plat_addr *a);                         /* 255.255.255.255 */
+/* Broadcast addresses of the networks that this machine is in now; how many, 0 where that cannot be known. */
+int plat_broadcasts(int fd, uint16_t port, struct plat_addr *out, int max);
+
 /* poll(2); count of ready descriptors, 0 also when interrupted. timeout_ms < 0 waits for ever. */
 int plat_poll(struct pollfd *set, size_t n, int timeout_ms);
 
@@ -131,6 +138,14 @@ int plat_append(const char *path, const void *p, size_t n);
  */
 int plat_log_open(const char *path);
 int plat_syslog_open(const char *path); /* a datagram socket to the system's log there: fd or OLLA_ERR */
+
+/* A plain file for plat_read: fd or OLLA_ERR. */
+int plat_plain_open(const char *path);
+/* An empty file beside `path`, for the owner alone, to be written with plat_record_write: fd or OLLA_ERR. */
+int plat_replace_open(const char *path);
+/* Closes it; it takes the place of `path` at once, or goes away. OLLA_OK or OLLA_ERR. */
+int plat_replace_done(int fd, const char *path, bool take);
+
 /* Writes to a log descriptor only if that cannot block: count, OLLA_AGAIN or OLLA_ERR. */
 long plat_log_write(int fd, const void *p, size_t n);
 bool plat_is_tty(int fd);
@@ -157,6 +172,24 @@ void plat_harden(void);
  */
 int plat_user_check(const char *who);
 int plat_user_become(const char *who);
+
+/* ---- programs (platform/spawn.c) ----------------------------------------- */
+
+struct plat_program {
+    long pid;
+    int fd; /* of what it writes to standard output and standard error; the caller closes it */
+};
+
+/*
+ * Starts argv[0], which is a path, without a shell, and waits for nothing. It gets a few variables of olla's own
+ * environment and those of `own` ("NAME=value"; NULL ends both lists). That it cannot be started is told by what it
+ * writes, and by the code 127. OLLA_OK or OLLA_ERR.
+ */
+int plat_program_start(const char *const argv[], const char *const own[], struct plat_program *out);
+/* OLLA_OK: it has ended, with that code (128 + n: by signal n), and must not be asked about again. OLLA_AGAIN: not yet. */
+int plat_program_ended(const struct plat_program *p, int *code);
+/* Asks it, and all that it has started, to end; now: does not ask. Only while it has not been seen to have ended. */
+void plat_program_end(const struct plat_program *p, bool now);
 
 /* ---- names (platform/resolve.c) ----------------------------------------- */
 

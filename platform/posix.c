@@ -214,6 +214,9 @@ int plat_signals_open(void)
      * the spool file, not the end. */
     sigaction(SIGPIPE, &act, NULL);
     sigaction(SIGXFSZ, &act, NULL);
+    /* Whoever started us may ignore it; then nobody could know how a program ended. */
+    act.sa_handler = SIG_DFL;
+    sigaction(SIGCHLD, &act, NULL);
     act.sa_handler = on_signal;
     act.sa_flags = SA_RESTART;
     sigemptyset(&ours);
@@ -257,11 +260,9 @@ uint64_t plat_file_stamp(const char *path)
     return stamp;
 }
 
-long plat_file_read(const char *path, char *to, size_t cap)
+int plat_plain_open(const char *path)
 {
     struct stat st;
-    size_t n = 0;
-    ssize_t got = 1;
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC); /* a FIFO without a writer would wait */
 
     if (fd == -1) {
@@ -273,6 +274,18 @@ long plat_file_read(const char *path, char *to, size_t cap)
     if (!S_ISREG(st.st_mode)) {
         errno = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
         return plat_fail_closing(fd);
+    }
+    return fd;
+}
+
+long plat_file_read(const char *path, char *to, size_t cap)
+{
+    size_t n = 0;
+    ssize_t got = 1;
+    int fd = plat_plain_open(path);
+
+    if (fd < 0) {
+        return fd;
     }
     while (n < cap && got > 0) {
         got = read(fd, to + n, cap - n);
@@ -427,6 +440,47 @@ void plat_record_undo(int fd, uint64_t end)
     int done = ftruncate(fd, (off_t)end);
 
     (void)done; /* then half a line stays; there is nobody to tell that was not told already */
+}
+
+static int name_beside(char *to, size_t cap, const char *path)
+{
+    int n = snprintf(to, cap, "%s.tmp", path);
+
+    return n >= 0 && (size_t)n < cap ? OLLA_OK : plat_fail(ENAMETOOLONG);
+}
+
+int plat_replace_open(const char *path)
+{
+    char beside[1024];
+
+    if (name_beside(beside, sizeof(beside), path) != OLLA_OK) {
+        return OLLA_ERR;
+    }
+    /* One that a crash has left, or that somebody else has put there. */
+    if (unlink(beside) == -1 && errno != ENOENT) {
+        return plat_fail(errno);
+    }
+    int fd = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    return fd == -1 ? plat_fail(errno) : fd;
+}
+
+int plat_replace_done(int fd, const char *path, bool take)
+{
+    char beside[1024];
+    int result = name_beside(beside, sizeof(beside), path);
+
+    if (close(fd) == -1 && take) {
+        result = plat_fail(errno);
+    }
+    if (result == OLLA_OK && take && rename(beside, path) == -1) {
+        result = plat_fail(errno);
+    }
+    if (result != OLLA_OK || !take) {
+        int err = errno;
+        (void)unlink(beside);
+        errno = err;
+    }
+    return result;
 }
 
 /* ---- log sinks ---------------------------------------------------------- */

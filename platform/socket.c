@@ -16,10 +16,12 @@
 #include "posix.h"
 
 #include <arpa/inet.h>
+#include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 /* Where sockets cannot be born with the right flags, plat_set_flags adds them. */
@@ -402,6 +404,71 @@ void plat_abort(int fd)
 
     (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
     plat_close(fd);
+}
+
+/* ---- datagrams ------------------------------------------------------------ */
+
+int plat_udp_open(const struct plat_addr *like)
+{
+    union name name;
+    int fd;
+
+    name_get(like, &name);
+    fd = socket(name.sa.sa_family, SOCK_DGRAM | SOCKET_FLAGS, 0);
+    if (fd == -1) {
+        return plat_fail(errno);
+    }
+    if (SOCKET_FLAGS == 0 && !plat_set_flags(fd)) {
+        return plat_fail_closing(fd);
+    }
+    set_option(fd, SOL_SOCKET, SO_BROADCAST, 1);
+    return fd;
+}
+
+int plat_udp_send(int fd, const struct plat_addr *to, const void *p, size_t n)
+{
+    union name name;
+
+    name_get(to, &name);
+    return sendto(fd, p, n, MSG_NOSIGNAL, &name.sa, to->len) == -1 ? plat_again_or_fail() : OLLA_OK;
+}
+
+bool plat_addr_is_everybody(const struct plat_addr *a)
+{
+    union name name;
+
+    name_get(a, &name);
+    return name.sa.sa_family == AF_INET && name.v4.sin_addr.s_addr == htonl(INADDR_BROADCAST);
+}
+
+int plat_broadcasts(int fd, uint16_t port, struct plat_addr *out, int max)
+{
+#ifdef __linux__
+    struct ifreq all[32];
+    struct ifconf list = {.ifc_len = (int)sizeof(all), .ifc_req = all};
+    int count = 0;
+
+    if (ioctl(fd, SIOCGIFCONF, &list) == -1) {
+        return 0;
+    }
+    for (int i = 0; i < list.ifc_len / (int)sizeof(all[0]) && count < max; i++) {
+        struct ifreq one = all[i];
+        bool up = ioctl(fd, SIOCGIFFLAGS, &one) != -1 && (one.ifr_flags & IFF_UP) && (one.ifr_flags & IFF_BROADCAST);
+        one = all[i];
+        if (up && ioctl(fd, SIOCGIFBRDADDR, &one) != -1) {
+            name_put(&one.ifr_broadaddr, &out[count]);
+            plat_addr_set_port(&out[count], port);
+            count += out[count].len > 0;
+        }
+    }
+    return count;
+#else
+    (void)fd;
+    (void)port;
+    (void)out;
+    (void)max;
+    return 0;
+#endif
 }
 
 int plat_poll(struct pollfd *set, size_t n, int timeout_ms)

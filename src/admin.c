@@ -19,6 +19,7 @@
 #include "messages.h"
 #include "metrics.h"
 #include "model_status.h"
+#include "presence.h"
 #include "stats.h"
 #include "status.h"
 
@@ -276,6 +277,7 @@ static int write_health(struct exchange *x, struct text *t) { return parts(x, t,
 static int write_version(struct exchange *x, struct text *t) { return parts(x, t, page_version); }
 static int write_sticky(struct exchange *x, struct text *t) { return parts(x, t, stats_sticky_page); }
 static int write_translators(struct exchange *x, struct text *t) { return parts(x, t, stats_translators_page); }
+static int write_action(struct exchange *x, struct text *t) { return parts(x, t, presence_page); }
 static int write_tokens(struct exchange *x, struct text *t) { return parts(x, t, stats_tokens_page); }
 static int write_status(struct exchange *x, struct text *t) { return parts(x, t, status_page); }
 static int write_endpoints(struct exchange *x, struct text *t) { return parts(x, t, status_endpoints_page); }
@@ -301,6 +303,7 @@ static const struct exchange_local pages[LOCAL_COUNT] = {
     [LOCAL_STATS_STICKY] = {.write = write_sticky},
     [LOCAL_STATS_TRANSLATORS] = {.write = write_translators},
     [LOCAL_DASHBOARD] = {.write = dashboard_write, .check = dashboard_check, .own = dashboard_own},
+    [LOCAL_ACTION] = {.write = write_action, .check = presence_check},
     [LOCAL_TOKENS] = {.write = write_tokens, .ready = messages_counted, .check = messages_check_count},
     [LOCAL_STATUS_MODELS] = {.write = write_status_models, .etag = true, .state = model_status_state},
     [LOCAL_MODELS] = {.write = write_listing, .check = listing_check},

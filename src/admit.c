@@ -14,6 +14,23 @@ bool admit_shows(const struct exchange *x)
     return cidr_any(list->item, list->n, &x->c->peer_addr);
 }
 
+bool admit_by_place(const struct exchange *x)
+{
+    static const struct str told[] = {STR("X-Forwarded-For"), STR("Forwarded"), STR("X-Real-IP"), STR("Via")};
+    bool direct = !x->from_text[0];
+
+    /* Also of a proxy that is not trusted: nobody else sends these. */
+    for (size_t i = 0; i < OLLA_COUNT(told); i++) {
+        direct = direct && http_get(x->req.fields, told[i]).p == NULL;
+    }
+    return direct && plat_addr_is_loopback(&x->c->peer);
+}
+
+bool admit_whole_key(const struct exchange *x)
+{
+    return x->key.key > 0 && !gate_narrow(&x->key);
+}
+
 /* Who asks if olla is alive need not be known; and who may see the dashboard may see what it is made of. */
 static bool is_open_to_all(const struct exchange *x)
 {
@@ -23,6 +40,11 @@ static bool is_open_to_all(const struct exchange *x)
     bool page = r->kind == ROUTE_LOCAL && r->page == LOCAL_DASHBOARD; /* which says itself who may not, and why */
     bool own = str_starts(x->req.path, STR("/internal/")) || str_eq(x->req.path, STR("/version"));
 
+    if (r->kind == ROUTE_LOCAL && r->page == LOCAL_ACTION) {
+        /* A key that was brought counts, wherever it comes from. */
+        bool key = http_get(x->req.fields, STR("Authorization")).p || http_get(x->req.fields, STR("X-Api-Key")).p;
+        return !key && admit_by_place(x);
+    }
     /* What a proxy brings that olla believes comes from elsewhere: its own address opens nothing. */
     return health || ((page || (own && admit_shows(x))) && !x->from_text[0]);
 }

@@ -14,6 +14,13 @@ void admit_client(struct exchange *x);
 /* True if the peer may see how olla is (dashboard.access_policy), whoever a proxy says it asks for. */
 bool admit_shows(const struct exchange *x);
 
+/*
+ * Who may do something with endpoints: the peer is this machine itself, and brings it for nobody else; or the key that
+ * came with it is for all models.
+ */
+bool admit_by_place(const struct exchange *x);
+bool admit_whole_key(const struct exchange *x);
+
 /* The head is known and the route is found; nothing of the body has been looked at. false: answered. */
 bool admit_head(struct exchange *x);
 

@@ -13,6 +13,7 @@
 #include "log.h"
 #include "messages.h"
 #include "queue.h"
+#include "wake.h"
 
 /* Blocks of a request that is told in other words, before another connection gets its turn. */
 #define TELL_ROUNDS 16
@@ -36,7 +37,11 @@ static void note_decision(struct exchange *x, const struct route_choice *c)
 /* The sentence for the client: what is the matter. */
 static void explain(struct text *t, const struct exchange *x, const struct route_choice *choice)
 {
-    if (choice->closed) {
+    if (choice->sleeper) {
+        text_addz(t, "the machine of endpoint \"");
+        text_addz(t, choice->sleeper->name);
+        text_addz(t, "\" slept and is being woken, but nobody waits for it (wake.policy, X-Olla-Wake): try again soon");
+    } else if (choice->closed) {
         text_addz(t, "all endpoints that could serve ");
         text_addz(t, x->scan.model[0] ? "the model \"" : "this");
         text_addz(t, x->scan.model);
@@ -69,7 +74,10 @@ static void reject(struct exchange *x, const struct route_choice *choice)
     static char mem[OLLA_BUF_SIZE / 4];
     struct text t = text_in(mem, sizeof(mem) - 1);
     struct route_query q = attempt_query(x);
-    const char *word = choice->limited ? "rate_limited" : choice->closed ? "breaker_open" : choice->reason;
+    const char *word = choice->sleeper   ? "endpoint_asleep"
+                       : choice->limited ? "rate_limited"
+                       : choice->closed  ? "breaker_open"
+                                         : choice->reason;
     struct reply_error err = {.status = choice->status, .code = word ? word : "no_endpoint"};
 
     note_decision(x, choice);
@@ -88,6 +96,9 @@ static void reject(struct exchange *x, const struct route_choice *choice)
             text_addz(&t, "; did you mean: ");
             text_add(&t, text_str(&names));
         }
+    } else if (choice->sleeper) {
+        err.status = 503;
+        err.retry_after = seconds(wake_expected(choice->sleeper));
     } else if (choice->closed) {
         err.retry_after = seconds(choice->closed_ms);
     } else if (choice->status == 503) {
@@ -101,7 +112,7 @@ static void reject(struct exchange *x, const struct route_choice *choice)
     reply_error(x, &err);
 }
 
-static void refuse_in_line(struct exchange *x, int status, const char *code, const char *message)
+static void refuse_waiting(struct exchange *x, int status, const char *code, const char *message)
 {
     static char mem[OLLA_BUF_SIZE / 4];
     struct text t = text_in(mem, sizeof(mem) - 1);
@@ -120,12 +131,23 @@ static void refuse_in_line(struct exchange *x, int status, const char *code, con
     ledger_miss(str_of(x->scan.model));
     reply_error(x, &err);
     queue_leave(x);
+    wake_leave(x);
 }
 
 void attempt_waited_too_long(struct exchange *x)
 {
+    char mem[512];
+    struct text t = text_in(mem, sizeof(mem) - 1);
+
+    if (x->wake.waits) {
+        wake_story(x, &t);
+        refuse_waiting(x, 504, "wake_timeout", text_z(&t));
+        x->who = END_SERVER_SLOW;
+        x->phase = PHASE_CONNECT;
+        return;
+    }
     queue_stats.timed_out++;
-    refuse_in_line(x, 503, "queue_timeout", "no endpoint had room for the request in time (proxy.queue.timeout)");
+    refuse_waiting(x, 503, "queue_timeout", "no endpoint had room for the request in time (proxy.queue.timeout)");
 }
 
 void attempt_note_limit(struct exchange *x, const struct http_response *r)
@@ -138,6 +160,15 @@ void attempt_note_limit(struct exchange *x, const struct http_response *r)
     if (limits && x->use.generation == x->e->generation) {
         endpoint_limit(x->e, told ? wait : 1000);
     }
+}
+
+/* How far it goes for a machine that sleeps: only for work, or when it names the machine. */
+static enum conf_wake wake_most(const struct exchange *x)
+{
+    struct str word = http_get(x->req.fields, STR("X-Olla-Wake"));
+    bool may = x->counts || http_get(x->req.fields, STR("X-Olla-Endpoint")).n > 0;
+
+    return !may || str_ieq(word, STR("never")) ? WAKE_NEVER : str_ieq(word, STR("prefer")) ? WAKE_PREFER : WAKE_REQUIRE;
 }
 
 struct route_query attempt_query(const struct exchange *x)
@@ -153,6 +184,8 @@ struct route_query attempt_query(const struct exchange *x)
         .counts = x->counts,
         .tokens = (uint32_t)(x->scan.prompt_n / 4 < UINT32_MAX ? x->scan.prompt_n / 4 : UINT32_MAX),
         .key = x->session.key,
+        .wake = wake_most(x),
+        .woken = x->wake.done,
     };
 }
 
@@ -164,7 +197,7 @@ bool exchange_may_retry(const struct exchange *x)
         return false;
     }
     struct route_choice c = route_choose(&q);
-    return c.e != NULL || c.full != 0;
+    return c.e != NULL || c.full != 0 || c.wait;
 }
 
 /* What the endpoint calls the model: its own spelling, or what the alias stands for there. */
@@ -250,10 +283,23 @@ static struct target *main_target(const struct exchange *x)
 static bool wait_in_line(struct exchange *x, const struct route_choice *choice)
 {
     if (!queue_enter(x, choice->full)) {
-        refuse_in_line(x, 429, "queue_full", "too many requests are waiting already (proxy.queue.max_waiting)");
+        refuse_waiting(x, 429, "queue_full", "too many requests are waiting already (proxy.queue.max_waiting)");
         return true;
     }
     x->deadline = x->queue.since + (uint64_t)conf_now->proxy.queue.timeout;
+    return false;
+}
+
+/* Only machines that sleep could serve it. true: it was answered, because too many wait already. */
+static bool wait_for_machine(struct exchange *x, struct endpoint *e)
+{
+    queue_leave(x);
+    if (!wake_enter(x, e)) {
+        refuse_waiting(x, 429, "queue_full", "too many requests are waiting already (proxy.queue.max_waiting)");
+        return true;
+    }
+    x->tried &= ~endpoint_bit(e); /* awake it is another chance */
+    x->deadline = x->wake.since + (uint64_t)e->wake.timeout;
     return false;
 }
 
@@ -296,7 +342,11 @@ static bool choose(struct exchange *x)
         choice = route_choose(&q);
     }
     choice.full |= theirs;
+    if (choice.sleeper && !choice.wait) {
+        wake_start(choice.sleeper, "a request would rather have gone there");
+    }
     if (!choice.e && choice.full) {
+        wake_leave(x);
         return wait_in_line(x, &choice);
     }
     if (!choice.e && messages_count_here(x)) {
@@ -308,6 +358,10 @@ static bool choose(struct exchange *x)
         queue_leave(x);
         return true;
     }
+    if (choice.wait && choice.sleeper) {
+        return wait_for_machine(x, choice.sleeper);
+    }
+    wake_leave(x);
     if (!choice.e) {
         choice.starting = choice.starting && !x->refreshed;
         choice.status = choice.starting ? 503 : choice.status;
@@ -316,6 +370,10 @@ static bool choose(struct exchange *x)
         return true;
     }
     x->e = choice.e;
+    if (x->wake.since > 0) {
+        wake_stats.served += x->wake.done == 0;
+        x->wake.done |= endpoint_bit(x->e);
+    }
     note_decision(x, &choice);
     x->tried |= endpoint_bit(x->e);
     x->attempts++;
@@ -414,7 +472,11 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind)
         log_z("reason", why);
         log_end();
     }
-    endpoint_end(x->e, &x->use, limited ? OUTCOME_NONE : OUTCOME_BAD, &(struct tally_event){.served = false});
+    if (kind <= FAIL_CONNECT_TIMEOUT && x->e->state == ENDPOINT_ASLEEP) {
+        endpoint_unused(x->e, &x->use); /* that it sleeps is no failure */
+    } else {
+        endpoint_end(x->e, &x->use, limited ? OUTCOME_NONE : OUTCOME_BAD, &(struct tally_event){.served = false});
+    }
     x->e = NULL;
     x->lost = true;
     x->backend_status = 0;

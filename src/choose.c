@@ -118,7 +118,16 @@ static endpoint_set knowing_path(const struct route *r, endpoint_set candidates)
 static bool compatible(const struct endpoint *e, const struct route_query *q)
 {
     int kind = q->route->inference;
-    return route_fits(e, q->route) && (e->serves == 0 || kind < 0 || (e->serves & 1u << kind));
+    return !e->draining && route_fits(e, q->route) && (e->serves == 0 || kind < 0 || (e->serves & 1u << kind));
+}
+
+/* How far this request may go for e. One that was not asked yet may sleep as well. */
+static enum conf_wake wake_of(const struct endpoint *e, const struct route_query *q)
+{
+    bool sleeps = e->wake.active || e->wake.quiet || e->state == ENDPOINT_ASLEEP || e->state == ENDPOINT_UNKNOWN;
+    enum conf_wake most = q->wake < e->wake.policy ? q->wake : e->wake.policy;
+
+    return e->wake.can && sleeps && !(q->woken & endpoint_bit(e)) ? most : WAKE_NEVER;
 }
 
 static endpoint_set up_and_compatible(const struct route_query *q)
@@ -126,9 +135,26 @@ static endpoint_set up_and_compatible(const struct route_query *q)
     endpoint_set set = 0;
     struct endpoint *e;
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        set |= compatible(e, q) && endpoint_is_up(e) ? endpoint_bit(e) : 0;
+        /* One that is being woken answers before it can serve. */
+        bool up = endpoint_is_up(e) && !(e->wake.active && wake_of(e, q) > WAKE_NEVER);
+        set |= compatible(e, q) && up ? endpoint_bit(e) : 0;
     }
     return set;
+}
+
+/* Machines that sleep and would have it. */
+static endpoint_set asleep(const struct route_query *q)
+{
+    endpoint_set set = 0, found, known = 0;
+    struct endpoint *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        set |= compatible(e, q) && wake_of(e, q) > WAKE_NEVER ? endpoint_bit(e) : 0;
+    }
+    if (q->model.n == 0 || set == 0) {
+        return set;
+    }
+    found = q->alias ? find_alias(q->alias, set, &known) : 0;
+    return known ? found : model_find(q->model, set, &known);
 }
 
 /* Those of them that have the model, with the words for the decision. */
@@ -355,6 +381,60 @@ static void stay_or_place(const struct route_query *q, struct route_choice *c, e
     c->pin = true;
 }
 
+/* ---- sleepers -------------------------------------------------------------------------- */
+
+/* Where others serve, a machine that did not come is left alone for a while. */
+#define TRIED_MS 300000
+
+/* < 0: a is the better one to wake: it may be waited for, is under way already, not failed lately, and then as among those that are up. */
+static int compare_sleepers(const struct endpoint *a, const struct endpoint *b, const struct route_query *q)
+{
+    int d = (int)wake_of(b, q) - (int)wake_of(a, q);
+    d = d == 0 ? (int)b->wake.active - (int)a->wake.active : d;
+    if (d == 0 && (a->wake.failed_at > 0 || b->wake.failed_at > 0)) {
+        d = a->wake.failed_at < b->wake.failed_at ? -1 : a->wake.failed_at > b->wake.failed_at;
+    }
+    if (d == 0 && q->balancer == BALANCE_PRIORITY) {
+        d = b->priority - a->priority;
+    }
+    return d;
+}
+
+/*
+ * Which machine is to be woken, if any; and whether the request waits. While others can serve it, only such machines
+ * are woken as ask for it, and none of a lower tier.
+ */
+static void choose_sleeper(const struct route_query *q, struct route_choice *c, endpoint_set set)
+{
+    bool served = c->e || c->full;
+    struct endpoint *e;
+
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        bool lower = q->balancer == BALANCE_PRIORITY && c->e && e->priority < c->e->priority;
+        bool tried = e->wake.failed_at > 0 && net_now() - e->wake.failed_at < TRIED_MS;
+        bool worth = wake_of(e, q) == WAKE_PREFER && !lower && !tried && e->state != ENDPOINT_UNKNOWN;
+        if (!(set & endpoint_bit(e)) || (served && !worth)) {
+            continue;
+        }
+        if (!c->sleeper || compare_sleepers(e, c->sleeper, q) < 0) {
+            c->sleeper = e;
+        }
+    }
+    c->wait = c->sleeper && !served && wake_of(c->sleeper, q) == WAKE_REQUIRE;
+}
+
+/* True if one of them is worth more than a fallback. */
+static bool any_required(const struct route_query *q, endpoint_set set)
+{
+    const struct endpoint *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        if ((set & endpoint_bit(e)) && wake_of(e, q) == WAKE_REQUIRE) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- the decision ---------------------------------------------------------------------- */
 
 /* The wanted endpoint, if it is there and well. */
@@ -368,6 +448,10 @@ static void choose_pinned(const struct route_query *q, struct route_choice *c)
     c->no_such_pin = e == NULL || !route_fits(e, q->route);
     c->status = c->no_such_pin ? 404 : 503;
     c->starting = !c->no_such_pin && !e->probed;
+    if (!c->no_such_pin && compatible(e, q) && wake_of(e, q) > WAKE_NEVER) {
+        choose_sleeper(q, c, endpoint_bit(e));
+        return;
+    }
     if (c->no_such_pin || !compatible(e, q) || !endpoint_is_up(e) || (q->tried & endpoint_bit(e))) {
         return;
     }
@@ -381,13 +465,18 @@ static void choose_pinned(const struct route_query *q, struct route_choice *c)
 struct route_choice route_choose(const struct route_query *q)
 {
     struct route_choice c = {.status = 503};
-    endpoint_set candidates, equal;
+    endpoint_set candidates, equal, sleeping;
 
     if (q->pin.n > 0) {
         choose_pinned(q, &c);
         return c;
     }
     candidates = having_model(q, &c, up_and_compatible(q));
+    sleeping = asleep(q);
+    if (candidates && str_eq(str_of(c.decision), STR("fallback")) && any_required(q, sleeping)) {
+        candidates = 0;
+    }
+    c.refresh = c.refresh && !sleeping;
     candidates = knowing_path(q->route, candidates) & ~q->tried;
     if (candidates) {
         candidates = open_ones(candidates, &c);
@@ -405,6 +494,7 @@ struct route_choice route_choose(const struct route_query *q)
     }
     c.turn = c.e ? endpoint_turn(c.e, largest) : 0;
     c.starting = !c.e && !c.full && endpoint_any_pending();
+    choose_sleeper(q, &c, sleeping);
     return c;
 }
 
@@ -420,8 +510,17 @@ static const char *reason_against(const struct route_query *q, const struct endp
     if (!route_fits(e, q->route)) {
         return "wrong type";
     }
+    if (e->draining) {
+        return "draining";
+    }
     if (!compatible(e, q)) {
         return "does not serve this kind";
+    }
+    if (e->wake.active) {
+        return "being woken";
+    }
+    if (e->wake.quiet) {
+        return "going to sleep";
     }
     if (!endpoint_is_up(e)) {
         return e->state == ENDPOINT_UNKNOWN ? "not probed yet" : endpoint_state_name(e->state);

@@ -244,6 +244,26 @@ static void check_endpoint_tls(struct conf_loader *ld, const struct conf_endpoin
     ld->line = e->line;
 }
 
+static void check_endpoint_wake(struct conf_loader *ld, const struct conf_endpoint *e)
+{
+    static const char *const rows[] = {"endpoint.wake.broadcast", "endpoint.wake.port", "endpoint.wake.timeout",
+                                       "endpoint.wake.policy"};
+    bool wakes = *conf_seen(ld, "endpoint.wake.mac") > 0;
+
+    for (size_t i = 0; i < OLLA_COUNT(rows) && !wakes; i++) {
+        ld->line = *conf_seen(ld, rows[i]);
+        if (ld->line > 0) {
+            CONF_SAY(ld, .key = rows[i], .warning = true, .what = "changes nothing without wake.mac");
+        }
+    }
+    if (wakes && e->health != HEALTH_HTTP) {
+        ld->line = *conf_seen(ld, "endpoint.wake.mac");
+        CONF_SAY(ld, .key = "endpoint.wake.mac", .warning = true,
+                 .what = "changes nothing: without health = http it is never known to sleep");
+    }
+    ld->line = e->line;
+}
+
 /* The section of an endpoint is over: what its keys only show together. */
 static void end_endpoint(struct conf_loader *ld)
 {
@@ -266,6 +286,7 @@ static void end_endpoint(struct conf_loader *ld)
     }
     e->type_line = *conf_seen(ld, "endpoint.type");
     check_endpoint_tls(ld, e);
+    check_endpoint_wake(ld, e);
     conf_settle_auth(ld);
     ld->line = e->line;
     if (e->check_timeout == 0) {

@@ -25,6 +25,10 @@ enum conf_balancer { BALANCE_LEAST_CONNECTIONS = 0, BALANCE_ROUND_ROBIN, BALANCE
 enum conf_engine { ENGINE_OLLA = 0, ENGINE_SHERPA };
 enum conf_relay { RELAY_AUTO = 0, RELAY_STREAMING, RELAY_STANDARD };
 enum conf_health { HEALTH_HTTP = 0, HEALTH_PASSIVE, HEALTH_NONE };
+/* How far a request may go for a machine that sleeps; each word allows what those before it do. */
+enum conf_wake { WAKE_NEVER = 0, WAKE_PREFER, WAKE_REQUIRE };
+/* Events that programs can be run for; the keys of [hooks] in this order. */
+enum conf_hook { HOOK_UP = 0, HOOK_DOWN, HOOK_WAKE, HOOK_IDLE, HOOK_QUEUE_FULL, HOOKS };
 enum conf_key_source { KEY_SESSION_HEADER = 0, KEY_PREFIX_HASH, KEY_AUTH_HEADER, KEY_IP, KEY_SOURCES };
 /* Kinds of requests that an endpoint may be restricted to; the words of endpoint.serves. */
 enum conf_kind_of_request {
@@ -105,6 +109,13 @@ struct conf_endpoint {
         const char *ca_file, *server_name; /* "" = the system's; the host of the URL */
         bool insecure;
     } tls;
+    struct {
+        uint8_t mac[6];        /* all zero = it is not woken */
+        const char *broadcast; /* an address */
+        uint16_t port;
+        int64_t timeout; /* ms */
+        enum conf_wake policy;
+    } wake;
     char headers[OLLA_MAX_ENDPOINT_HEADERS]; /* the lines that headers.* and auth.* make, each name once */
     size_t headers_n;
     int line, type_line; /* of the section and of its type, for messages; 0 = none */
@@ -243,6 +254,14 @@ struct conf {
         const char *file; /* "" = none */
         int64_t interval; /* ms */
     } usage;
+    struct {
+        const char *state_file; /* "" = none */
+    } wake;
+    struct {
+        const char *run[HOOKS]; /* a program and its arguments, "" = none */
+        int64_t idle_after;     /* ms, 0 = never */
+        int64_t timeout;        /* ms */
+    } hooks;
     struct {
         enum conf_log_level level;
         enum conf_log_format format;

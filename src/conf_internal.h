@@ -23,6 +23,9 @@ enum conf_type {
     CONF_ENUM,     /* one of the words in `allowed`, which stand in the order of the enum; a/b are two names of one */
     CONF_WORD,     /* text without blanks */
     CONF_FREE,     /* any text; nothing in it starts a comment */
+    CONF_MAC,      /* the six bytes of a network card's address */
+    CONF_ADDRESS,  /* text that is an IPv4 or IPv6 address */
+    CONF_PROGRAM,  /* the path of a program, and arguments */
     CONF_URL,      /* struct conf_url */
     CONF_TARGET,   /* a path, or an absolute URL whose host is kept too */
     CONF_STATUSES, /* list of status codes with its count */

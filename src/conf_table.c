@@ -21,7 +21,10 @@
 #define POLICY(field)   .path = "dashboard.access_policy." #field, AT(conf, dashboard.access_policy.field)
 #define KEY(field)      .path = "endpoint." #field, AT(conf_endpoint, field)
 #define TYPE(field)     .path = "profile." #field, AT(conf_profile, field)
-#define ENTRY(field)    .path = "key." #field, AT(conf_key, field)
+#define HOOK(key, number)                                                               \
+    .path = "hooks." key, .type = CONF_PROGRAM, AT(conf, hooks.run[number]), .def = "", \
+    .allowed = "the whole path of a program, and arguments with blanks between them; or nothing"
+#define ENTRY(field) .path = "key." #field, AT(conf_key, field)
 
 #define BOOL(value) .type = CONF_BOOL, .def = value, .max = 1, .allowed = "true or false"
 #define INT(value, low, high) \
@@ -244,6 +247,28 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
     {SET(usage.interval), RANGE("1h", 1000, LONGEST, "a duration of 1s or more"),
      .help = "... once in this time, to spare flash memory; and when olla stops."},
 
+    {SET(wake.state_file), FREE(""),
+     .help =
+         "The models of machines that can be woken (endpoint wake.mac) are kept in this file, so that they are known\n"
+         "after a restart of olla, too, while the machines sleep. Nothing = not."},
+
+    {HOOK("up", HOOK_UP),
+     .help =
+         "Programs that are started when something happens, without a shell. They find OLLA_EVENT (up, down, wake,\n"
+         "idle, queue_full), OLLA_ENDPOINT, OLLA_URL, OLLA_REASON, OLLA_STATE and OLLA_MAC in their environment;\n"
+         "what they write goes into the log. This one: an endpoint has come up."},
+    {HOOK("down", HOOK_DOWN), .help = "An endpoint is no longer up. OLLA_STATE = asleep: it only sleeps."},
+    {HOOK("wake", HOOK_WAKE), .help = "A machine is being woken."},
+    {HOOK("idle", HOOK_IDLE),
+     .help =
+         "A machine that can be woken has had nothing to do for idle_after. The program may send it to sleep; until\n"
+         "it has ended nothing is sent there. When it ends with 0 the machine counts as asleep."},
+    {HOOK("queue_full", HOOK_QUEUE_FULL),
+     .help = "A request was refused because the waiting line is full; at most once a minute."},
+    {SET(hooks.idle_after), DURATION("0s"), .help = "See idle. 0 = never."},
+    {SET(hooks.timeout), RANGE("60s", 100, 3600000, "a duration from 100ms to 1h"),
+     .help = "A program that runs longer is ended."},
+
     {SET(logging.level), ENUM("info", "debug, info, warn/warning, error"), .env = "OLLA_LOGGING_LEVEL",
      .help = "Lines below this level are left out."},
     {SET(logging.format), ENUM("auto", "auto, text, json"), .env = "OLLA_LOGGING_FORMAT",
@@ -301,6 +326,20 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
     {KEY(tls.server_name), WORD(""), .help = "The name that its certificate is for, if that is not the host in url."},
     {KEY(tls.insecure), BOOL("false"),
      .help = "true = believe any certificate. Whoever can get in between reads and changes everything then."},
+    {KEY(wake.mac), .type = CONF_MAC, .allowed = "six bytes in hex, like 1c:69:7a:0b:c4:2e",
+     .help = "The machine may sleep: when only sleeping machines have the model of a request, one is woken by magic\n"
+             "packets to the network card with this address (Wake-on-LAN), and the request waits for it."},
+    {KEY(wake.broadcast), .type = CONF_ADDRESS, .def = "255.255.255.255", .allowed = "an IPv4 or IPv6 address",
+     .help =
+         "Where these packets go. The default reaches all networks that this machine is in. Not a broadcast address\n"
+         "but the machine's own only where a router knows it while it sleeps."},
+    {KEY(wake.port), INT("9", 1, 65535), .help = "... and to which UDP port."},
+    {KEY(wake.timeout), RANGE("120s", 1000, 3600000, "a duration from 1s to 1h"),
+     .help = "So long a request waits for it; then it is answered with 504."},
+    {KEY(wake.policy), ENUM("require", "never, prefer, require"),
+     .help = "require = requests that nobody else can serve wake it and wait for it; prefer = it is woken, but no\n"
+             "request waits: others serve it, or the client is told to come back; never = it is not woken. The header\n"
+             "X-Olla-Wake: never, or prefer, lowers that for one request."},
     {KEY(preserve_path), BOOL("false"), .help = "true = the path of url stays in front of the path of a request."},
     {KEY(model_filter.include), .type = CONF_PATTERNS, .allowed = "a list of patterns",
      .help = "Only models whose names match one of these are taken from the endpoint's list.\n"

@@ -5,10 +5,11 @@
  * A URL that is accepted here can be put into a Host header and a request line
  * without another look at it; whether its host exists is the resolver's business.
  *
- * May include: conf.h, str.h.
+ * May include: conf.h, str.h, platform.h, tls.h.
  */
 #include <string.h>
 
+#include "../platform/platform.h"
 #include "../platform/tls.h"
 #include "conf_internal.h"
 
@@ -394,6 +395,54 @@ static void store_text(struct conf_loader *ld, const struct conf_row *row, struc
     *to = conf_keep(ld, s);
 }
 
+/* With ':' or '-' between the bytes, or nothing. */
+static const char *store_mac(struct conf_loader *ld, const struct conf_row *row, struct str s)
+{
+    uint8_t *to = place(ld, row, row->offset), mac[6] = {0};
+    char between = s.n > 2 && (s.p[2] == ':' || s.p[2] == '-') ? s.p[2] : '\0';
+    size_t step = between ? 3 : 2, some = 0;
+
+    if (s.n != 6 * step - (between != '\0')) {
+        return "not the address of a network card";
+    }
+    for (size_t i = 0; i < 6; i++) {
+        const char *at = s.p + i * step;
+        int high = str_hex_value(at[0]), low = str_hex_value(at[1]);
+        if (high < 0 || low < 0 || (between && i < 5 && at[2] != between)) {
+            return "not the address of a network card";
+        }
+        mac[i] = (uint8_t)(high << 4 | low);
+        some |= mac[i];
+    }
+    if (some == 0 || (mac[0] & 1)) {
+        return "not the address of one network card";
+    }
+    memcpy(to, mac, sizeof(mac));
+    return NULL;
+}
+
+static const char *store_address(struct conf_loader *ld, const struct conf_row *row, struct str s)
+{
+    char space[64];
+    struct plat_addr a;
+
+    if (!str_copy(space, sizeof(space), s) || plat_addr_parse(space, 0, &a) != OLLA_OK) {
+        return "not an address";
+    }
+    store_text(ld, row, s);
+    return NULL;
+}
+
+/* Without the path a program of the same name could be found elsewhere. */
+static const char *store_program(struct conf_loader *ld, const struct conf_row *row, struct str s)
+{
+    if (s.n > 0 && s.p[0] != '/') {
+        return "does not begin with /";
+    }
+    store_text(ld, row, s);
+    return NULL;
+}
+
 void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str value)
 {
     const char *why = NULL;
@@ -402,6 +451,15 @@ void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str v
     case CONF_WORD:
     case CONF_FREE:
         store_text(ld, row, value);
+        break;
+    case CONF_MAC:
+        why = store_mac(ld, row, value);
+        break;
+    case CONF_ADDRESS:
+        why = store_address(ld, row, value);
+        break;
+    case CONF_PROGRAM:
+        why = store_program(ld, row, value);
         break;
     case CONF_URL:
         why = parse_url(ld, value, place(ld, row, row->offset), NULL);

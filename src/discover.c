@@ -13,6 +13,8 @@
 #include "traits.h"
 
 #define RETRY_MS 10000
+/* ... while requests wait for it. */
+#define EAGER_MS 300
 
 static int active;
 
@@ -310,6 +312,12 @@ static bool filtered(const struct endpoint *e, struct str name)
     return !included || any_matches(&ce->model_filter.exclude, name);
 }
 
+bool discover_accepts(const struct endpoint *e, struct str name)
+{
+    char mem[OLLA_MODEL_NAME];
+    return str_copy(mem, sizeof(mem), name) && usable_name(mem) && !filtered(e, name);
+}
+
 static void offer(struct probe *p, const struct model_facts *facts, enum model_state state)
 {
     if (filtered(p->e, str_of(facts->name))) {
@@ -470,7 +478,8 @@ static void list_done(struct probe *p, enum probe_result result)
         endpoint_undetect(e); /* perhaps another server has taken its place */
     }
     uint64_t interval = (uint64_t)conf_now->discovery.model_discovery.interval;
-    e->next_discovery = net_now() + (!ok && interval > RETRY_MS ? RETRY_MS : interval);
+    uint64_t retry = net_now() < e->eager_until || e->wake.active ? EAGER_MS : RETRY_MS;
+    e->next_discovery = net_now() + (!ok && interval > retry ? retry : interval);
     if (e->ask_again) {
         e->ask_again = false;
         e->next_discovery = net_now();

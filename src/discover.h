@@ -8,9 +8,12 @@
 #ifndef OLLA_DISCOVER_H
 #define OLLA_DISCOVER_H
 
-#include <stdint.h>
+#include "endpoint.h"
 
 /* Starts what is due. Returns when it wants to be called again, monotonic ms. */
 uint64_t discover_tick(void);
+
+/* Whether a model of that name would be taken from the list of e. */
+bool discover_accepts(const struct endpoint *e, struct str name);
 
 #endif

@@ -20,6 +20,9 @@
 /* Waits after failures are interval x 1, 2, 4, 8, 12, 12 ..., never above this (routing.md 3.5). */
 #define BACKOFF_MAX    12
 #define BACKOFF_CAP_MS 60000
+/* ... and one that is about to come up is asked this often; its name, too. */
+#define EAGER_MS         300
+#define EAGER_RESOLVE_MS 2000
 /* A health check that got no answer is repeated after this. */
 #define AGAIN_MS 1000
 /* Nobody is believed who says that he takes nothing for longer. */
@@ -49,8 +52,8 @@ int endpoint_count(void)
 
 const char *endpoint_state_name(enum endpoint_state state)
 {
-    static const char *const names[] = {"unknown",   "healthy", "busy",         "warming",
-                                        "unhealthy", "offline", "config_error", "rate_limited"};
+    static const char *const names[] = {"unknown", "healthy",      "busy",         "warming", "unhealthy",
+                                        "offline", "config_error", "rate_limited", "asleep"};
     return names[state];
 }
 
@@ -166,7 +169,7 @@ static void set_targets(struct endpoint *e, const struct conf_endpoint *ce)
     e->is_auto = profile_is_auto(e->profile);
     e->own_health = ce->health_check_url[0] != '\0';
     e->own_models = ce->model_url[0] != '\0';
-    e->enabled = ce->enabled;
+    e->configured = ce->enabled;
     str_copy(e->url, sizeof(e->url), str_of(ce->url.text));
     str_copy(e->base, sizeof(e->base), str_of(ce->url.path));
     str_copy(e->tls.ca_file, sizeof(e->tls.ca_file), str_of(ce->tls.ca_file));
@@ -190,7 +193,7 @@ static bool same_target(const struct endpoint *e, const struct endpoint *wanted)
 {
     bool same = e->is_auto == wanted->is_auto && profile_same(e->profile, wanted->profile) &&
                 e->own_health == wanted->own_health && e->own_models == wanted->own_models &&
-                strcmp(e->url, wanted->url) == 0 && e->enabled == wanted->enabled &&
+                strcmp(e->url, wanted->url) == 0 && e->configured == wanted->configured &&
                 strcmp(e->tls.ca_file, wanted->tls.ca_file) == 0 &&
                 strcmp(e->tls.server_name, wanted->tls.server_name) == 0 && e->tls.insecure == wanted->tls.insecure &&
                 same_path(e->is_auto, wanted->own_health, e->health_path, wanted->health_path) &&
@@ -208,7 +211,8 @@ static void take_target(struct endpoint *e, const struct endpoint *wanted)
     e->is_auto = wanted->is_auto;
     e->own_health = wanted->own_health;
     e->own_models = wanted->own_models;
-    e->enabled = wanted->enabled;
+    e->configured = e->enabled = wanted->configured;
+    e->draining = false;
     str_copy(e->url, sizeof(e->url), str_of(wanted->url));
     str_copy(e->base, sizeof(e->base), str_of(wanted->base));
     str_copy(e->health_path, sizeof(e->health_path), str_of(wanted->health_path));
@@ -219,7 +223,11 @@ static void take_target(struct endpoint *e, const struct endpoint *wanted)
     e->redetect = e->ask_again = false;
     memset(&e->detect, 0, sizeof(e->detect));
     e->state = ENDPOINT_UNKNOWN;
+    e->since = e->used_at = net_now();
     e->why = "not probed yet";
+    e->wake.active = e->wake.quiet = false;
+    e->wake.failed_at = 0;
+    e->eager_until = 0;
     e->probed = e->discovered = e->list_failed = false;
     e->failures = 0;
     e->backoff = 1;
@@ -319,6 +327,23 @@ static void take_headers(struct endpoint *e, const struct conf_endpoint *ce)
     e->list_failed = false;
 }
 
+static void take_wake(struct endpoint *e, const struct conf_endpoint *ce)
+{
+    static const uint8_t none[6];
+
+    if (memcmp(e->wake.mac, ce->wake.mac, sizeof(e->wake.mac)) != 0) {
+        memset(&e->wake, 0, sizeof(e->wake)); /* another machine */
+        memcpy(e->wake.mac, ce->wake.mac, sizeof(e->wake.mac));
+    }
+    e->wake.can = memcmp(e->wake.mac, none, sizeof(none)) != 0;
+    (void)plat_addr_parse(ce->wake.broadcast, ce->wake.port, &e->wake.to);
+    e->wake.timeout = ce->wake.timeout;
+    e->wake.policy = ce->wake.policy;
+    if (e->state == (e->wake.can ? ENDPOINT_OFFLINE : ENDPOINT_ASLEEP)) {
+        e->state = e->wake.can ? ENDPOINT_ASLEEP : ENDPOINT_OFFLINE;
+    }
+}
+
 static void assume_well(struct endpoint *e);
 
 void endpoint_apply(const struct conf *c)
@@ -361,6 +386,7 @@ void endpoint_apply(const struct conf *c)
         e->check_timeout = ce->check_timeout;
         take_limits(e, ce);
         take_headers(e, ce);
+        take_wake(e, ce);
         take_trust(e);
         e->next_discovery = net_now(); /* its filter may have changed */
         e->ask_again = e->discovering;
@@ -407,12 +433,17 @@ static void schedule(struct endpoint *e)
         e->next_check = now + (interval < AGAIN_MS ? interval : AGAIN_MS);
         break;
     case ENDPOINT_WARMING:
-        e->next_check = now + jittered(interval);
+        e->next_check = now + (now < e->eager_until ? EAGER_MS : jittered(interval));
         break;
     default:
+        if (now < e->eager_until) {
+            e->next_check = now + EAGER_MS;
+            endpoint_undetect(e);
+            break;
+        }
         e->next_check = now + jittered(e->backoff > 1 && wait > BACKOFF_CAP_MS ? BACKOFF_CAP_MS : wait);
         e->backoff = e->backoff * 2 > BACKOFF_MAX ? BACKOFF_MAX : e->backoff * 2;
-        e->failures++;
+        e->failures += e->state != ENDPOINT_ASLEEP;
         endpoint_undetect(e); /* another server may come back there */
         break;
     }
@@ -422,6 +453,9 @@ void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const cha
 {
     enum endpoint_state was = e->state;
 
+    if (state == ENDPOINT_OFFLINE && e->wake.can) {
+        state = ENDPOINT_ASLEEP; /* as far as can be known */
+    }
     e->why = why;
     e->state = state;
     schedule(e);
@@ -429,7 +463,9 @@ void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const cha
         return;
     }
     news++;
-    if (log_begin(state == ENDPOINT_HEALTHY ? LOG_INFO : LOG_WARN, "endpoint state")) {
+    e->since = net_now();
+    bool fine = state == ENDPOINT_HEALTHY || state == ENDPOINT_ASLEEP || (e->wake.can && state == ENDPOINT_BUSY);
+    if (log_begin(fine ? LOG_INFO : LOG_WARN, "endpoint state")) {
         log_z("endpoint", e->name);
         log_z("from", endpoint_state_name(was));
         log_z("to", endpoint_state_name(state));
@@ -440,6 +476,8 @@ void endpoint_set_state(struct endpoint *e, enum endpoint_state state, const cha
         e->next_discovery = net_now(); /* the list may have changed while it was away */
         breaker_reset(&e->breaker);    /* it is another machine, or the same one started anew */
         e->no_messages = false;
+        e->used_at = net_now();
+        e->eager_until = 0;
     }
 }
 
@@ -486,7 +524,7 @@ void endpoint_undetect(struct endpoint *e)
 bool endpoint_can_list(struct endpoint *e)
 {
     bool answers = e->state == ENDPOINT_HEALTHY || e->state == ENDPOINT_BUSY;
-    return e->enabled && answers && conf_now->discovery.model_discovery.enabled &&
+    return e->enabled && answers && !e->wake.quiet && conf_now->discovery.model_discovery.enabled &&
            endpoint_target(e, TARGET_MODELS)->addrs > 0;
 }
 
@@ -550,6 +588,48 @@ uint32_t endpoint_news(void)
     return news;
 }
 
+void endpoint_tell(void)
+{
+    news++;
+}
+
+void endpoint_expect(struct endpoint *e, uint64_t for_ms)
+{
+    uint64_t now = net_now();
+
+    e->eager_until = now + for_ms > e->eager_until ? now + for_ms : e->eager_until;
+    e->next_check = now;
+    e->backoff = 1;
+    for (int i = 0; i < TARGETS; i++) {
+        e->at[i].resolve_at = RESOLVE_AGAIN ? now : e->at[i].resolve_at;
+    }
+}
+
+bool endpoint_same_machine(const struct endpoint *a, const struct endpoint *b)
+{
+    return a == b || (a->wake.can && memcmp(a->wake.mac, b->wake.mac, sizeof(a->wake.mac)) == 0);
+}
+
+void endpoint_enable(struct endpoint *e, bool on)
+{
+    e->draining = false;
+    if (e->enabled == on) {
+        return;
+    }
+    e->enabled = on;
+    e->state = ENDPOINT_UNKNOWN;
+    e->since = net_now();
+    e->why = on ? "not probed yet" : "disabled by hand";
+    memset(&e->detect, 0, sizeof(e->detect));
+    e->probed = e->discovered = e->list_failed = false;
+    e->next_check = e->next_discovery = net_now();
+    e->backoff = 1;
+    e->failures = 0;
+    breaker_reset(&e->breaker);
+    assume_well(e);
+    news++;
+}
+
 bool endpoint_is_open(const struct endpoint *e)
 {
     return e->limited_until <= net_now() && (!has_breaker(e) || breaker_allows(&e->breaker, net_now()));
@@ -577,6 +657,7 @@ void endpoint_begin(struct endpoint *e, struct endpoint_use *use, bool counts, u
     use->generation = e->generation;
     use->trial = has_breaker(e) && breaker_begin(&e->breaker, net_now());
     e->inflight++;
+    e->used_at = net_now();
     e->serving += counts;
     e->picked = ++sequence;
     e->pass = (e->pass > turn ? e->pass : turn) + PASS_STEP / e->weight;
@@ -600,6 +681,7 @@ static void leave(struct endpoint *e, const struct endpoint_use *use, enum outco
     struct breaker_rules r = rules();
     bool same = use->generation == e->generation;
     e->inflight--;
+    e->used_at = net_now();
     e->serving -= use->counts;
     news++;
     /* A trial must be ended even if a reload has taken the breaker away: it may give it back. */
@@ -659,6 +741,9 @@ void endpoint_limit(struct endpoint *e, uint64_t ms)
 void endpoint_probed(struct endpoint *e, bool good)
 {
     struct breaker_rules r = rules();
+    if (!good && e->state == ENDPOINT_ASLEEP) {
+        return; /* nobody expects an answer */
+    }
     if (has_breaker(e) && breaker_probe(&e->breaker, &r, good, net_now())) {
         note_breaker(e);
     }
@@ -669,7 +754,7 @@ void endpoint_failed(struct endpoint *e, const char *why)
     if (e->removed || e->health != HEALTH_HTTP) {
         return; /* only the breaker judges it */
     }
-    if (e->state != ENDPOINT_OFFLINE) {
+    if (e->state != ENDPOINT_OFFLINE && e->state != ENDPOINT_ASLEEP) {
         endpoint_set_state(e, ENDPOINT_OFFLINE, why);
     }
 }
@@ -747,7 +832,8 @@ void endpoint_resolved(const struct resolve_answer *a)
         t->resolve_at = net_now(); /* a reload changed the name meanwhile */
         return;
     }
-    t->resolve_at = RESOLVE_AGAIN ? net_now() + (a->count > 0 ? RESOLVE_EVERY_MS : RESOLVE_RETRY_MS) : UINT64_MAX;
+    uint64_t again = net_now() < e->eager_until ? EAGER_RESOLVE_MS : a->count > 0 ? RESOLVE_EVERY_MS : RESOLVE_RETRY_MS;
+    t->resolve_at = RESOLVE_AGAIN ? net_now() + again : UINT64_MAX;
     if (a->count > 0) {
         bool first = t->addrs == 0;
         take_addresses(t, a);

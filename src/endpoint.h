@@ -28,7 +28,8 @@ enum endpoint_state {
     ENDPOINT_UNHEALTHY,    /* answers with an error */
     ENDPOINT_OFFLINE,      /* does not answer */
     ENDPOINT_CONFIG_ERROR, /* 401 or 403 to the probe */
-    ENDPOINT_RATE_LIMITED
+    ENDPOINT_RATE_LIMITED,
+    ENDPOINT_ASLEEP /* does not answer, but its machine can be woken */
 };
 
 struct upstream;
@@ -63,6 +64,25 @@ struct detection {
     bool locked, failed;        /* it wants credentials; it answered 500 */
 };
 
+/* A machine that can be woken. Endpoints with the same address are on the same machine. */
+struct endpoint_wake {
+    bool can; /* it has an address */
+    uint8_t mac[6];
+    struct plat_addr to; /* of the packets, with their port */
+    int64_t timeout;     /* ms */
+    enum conf_wake policy;
+    /* how it goes; wake.c's and sleep.c's */
+    bool active;             /* it is being woken: requests wait until it is `ready` */
+    bool quiet;              /* nothing may be sent to it: it is going to sleep */
+    uint64_t settle_until;   /* ... nor asked before: it may still answer */
+    uint64_t started, until; /* of the wake */
+    uint64_t next_packet;
+    unsigned packets;
+    uint64_t failed_at; /* when the last wake failed, 0 = it did not */
+    uint32_t took_ms;   /* of the last one, 0 = not known */
+    uint64_t wakes, failures;
+};
+
 struct endpoint {
     bool used;
     bool removed; /* by a reload; freed when inflight reaches 0 */
@@ -82,7 +102,9 @@ struct endpoint {
     char health_path[256];
     char models_path[256];
     int priority;
-    bool enabled;
+    bool configured; /* enabled, by the configuration; */
+    bool enabled;    /* and now */
+    bool draining;   /* no new requests */
     bool preserve_path;
     int64_t check_interval;
     int64_t check_timeout;
@@ -99,8 +121,11 @@ struct endpoint {
     char headers[OLLA_MAX_ENDPOINT_HEADERS]; /* lines that its requests get, see endpoint_headers */
     size_t headers_n;
 
+    struct endpoint_wake wake;
+
     /* health */
     enum endpoint_state state;
+    uint64_t since;  /* when it came into that state */
     const char *why; /* static text: the reason of the state */
     bool probed;     /* the first probe has ended */
     bool probing;
@@ -108,9 +133,10 @@ struct endpoint {
     struct detection detect;        /* ... how far that is */
     const struct profile *detected; /* what was found last, for the log */
     char detect_path[160];
-    unsigned failures;   /* consecutive */
-    unsigned backoff;    /* multiplier of the interval */
-    uint64_t next_check; /* monotonic ms */
+    unsigned failures;    /* consecutive */
+    unsigned backoff;     /* multiplier of the interval */
+    uint64_t next_check;  /* monotonic ms */
+    uint64_t eager_until; /* failing checks are repeated at once: it is about to come up */
     uint64_t last_check;
     uint32_t probe_ms; /* latency of the last probe */
     bool no_messages;  /* its type has /v1/messages, but this one answered that it has not: an older version */
@@ -141,6 +167,7 @@ struct endpoint {
     uint64_t last_discovery; /* successful, 0 = never */
 
     /* traffic */
+    uint64_t used_at; /* when it last had something to do, or came up */
     unsigned inflight;
     unsigned serving; /* of these, requests that max_concurrent counts */
     uint64_t picked;  /* sequence number of the last choice */
@@ -212,7 +239,8 @@ bool endpoint_lists_pending(void); /* some list is asked for or about to be */
 /* True if its state lets requests go there: healthy, busy or warming. */
 static inline bool endpoint_is_up(const struct endpoint *e)
 {
-    return e->state == ENDPOINT_HEALTHY || e->state == ENDPOINT_BUSY || e->state == ENDPOINT_WARMING;
+    return !e->wake.quiet &&
+           (e->state == ENDPOINT_HEALTHY || e->state == ENDPOINT_BUSY || e->state == ENDPOINT_WARMING);
 }
 
 /* True if no more requests that count may go there now. */
@@ -257,6 +285,16 @@ uint64_t endpoint_turn(const struct endpoint *e, uint64_t largest);
 
 /* Changes whenever a request that waits for an endpoint should look again: one has room, is up, or is tried again. */
 uint32_t endpoint_news(void);
+void endpoint_tell(void); /* there are such news */
+
+/* Asks at once, and again soon, while it does not answer: it is said to come up. */
+void endpoint_expect(struct endpoint *e, uint64_t for_ms);
+
+/* Two endpoints on one machine that can be woken; also true of one and itself. */
+bool endpoint_same_machine(const struct endpoint *a, const struct endpoint *b);
+
+/* In RAM only; a restart knows nothing of it. The caller then clears what higher levels keep for one that is disabled. */
+void endpoint_enable(struct endpoint *e, bool on);
 
 /* Called by the request path after a refused or lost connection: offline at once, probed soon. */
 void endpoint_failed(struct endpoint *e, const char *why);

@@ -21,6 +21,7 @@
 #include "pool.h"
 #include "queue.h"
 #include "secrets.h"
+#include "wake.h"
 
 /* A slow upload is fine as long as it moves: each KiB received buys one more second. */
 #define BODY_RATE   1024
@@ -559,7 +560,7 @@ void exchange_expired(struct exchange *x)
     case X_CONNECT:
         if (x->u) {
             exchange_attempt_failed(x, FAIL_CONNECT_TIMEOUT);
-        } else if (x->queue.in_line) {
+        } else if (x->queue.in_line || x->wake.waits) {
             attempt_waited_too_long(x);
         }
         break;
@@ -628,6 +629,7 @@ enum exchange_after exchange_finish(struct exchange *x)
 
     assert(x->state == X_DONE);
     queue_leave(x);
+    wake_leave(x);
     attempt_drop_upstream(x);
     gather_cancel(x);
     inspector_finish(x);

@@ -169,6 +169,12 @@ struct exchange {
         endpoint_set wanted; /* the endpoints that it waits for */
         uint64_t since;
     } queue;
+    struct {
+        bool waits;
+        uint8_t slot; /* of the endpoint that is woken for it */
+        uint64_t since;
+        endpoint_set done; /* waited for, and served by: not again */
+    } wake;
     uint64_t hold_until;                /* ... and so long it waits for them */
     bool waiting;                       /* for news of the endpoints: looks again soon */
     bool busy;                          /* goes on at once, when others have had their turn */
@@ -359,7 +365,7 @@ void exchange_attempt_failed(struct exchange *x, enum attempt_failure kind);
 /* True if another endpoint may be tried now, or waited for. */
 bool exchange_may_retry(const struct exchange *x);
 struct route_query attempt_query(const struct exchange *x);
-void attempt_waited_too_long(struct exchange *x); /* in line */
+void attempt_waited_too_long(struct exchange *x); /* in line, or for a machine to wake up */
 /* A backend said when it takes requests again: by its 429, or by Retry-After with 503. */
 void attempt_note_limit(struct exchange *x, const struct http_response *r);
 

@@ -131,6 +131,7 @@ static enum model_state state_at(const struct shown *s, const struct endpoint *e
     enum model_state best = MODEL_UNKNOWN;
     for (const struct model *m = s->m->head->members; m; m = m->next) {
         enum model_state state = m->now.serves & endpoint_bit(e) ? model_state_at(m, e) : MODEL_UNKNOWN;
+        state = state == MODEL_LOADED && e->state == ENDPOINT_ASLEEP ? MODEL_NOT_LOADED : state;
         best = state > best ? state : best;
     }
     return best;
@@ -162,7 +163,8 @@ static void availability(struct text *t, const struct shown *s)
         if (set & endpoint_bit(e)) {
             text_addz(t, first ? "{\"endpoint\":" : ",{\"endpoint\":");
             json_text(t, str_of(e->name));
-            json_member(t, "state", str_of(model_state_name(state_at(s, e))));
+            bool asleep = e->state == ENDPOINT_ASLEEP;
+            json_member(t, "state", str_of(asleep ? "asleep" : model_state_name(state_at(s, e))));
             text_char(t, '}');
             first = false;
         }

@@ -139,11 +139,12 @@ uint64_t health_tick(void)
     struct endpoint *e;
 
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        if (!e->enabled || e->probing || (e->health != HEALTH_HTTP && !to_detect(e)) ||
+        if (!e->enabled || e->wake.quiet || e->probing || (e->health != HEALTH_HTTP && !to_detect(e)) ||
             endpoint_target(e, to_detect(e) ? TARGET_MAIN : TARGET_HEALTH)->addrs == 0) {
             continue;
         }
-        if (e->next_check <= now) {
+        uint64_t at = e->next_check > e->wake.settle_until ? e->next_check : e->wake.settle_until;
+        if (at <= now) {
             e->probing = true;
             if (!start(e)) {
                 e->probing = false;
@@ -153,7 +154,8 @@ uint64_t health_tick(void)
                 continue; /* it sets the next time when it ends */
             }
         }
-        next = e->next_check < next ? e->next_check : next;
+        at = e->next_check > at ? e->next_check : at;
+        next = at < next ? at : next;
     }
     return next;
 }

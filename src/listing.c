@@ -126,7 +126,7 @@ static bool passes(const struct exchange *x, const struct shown *s)
 
 /* ---- lists --------------------------------------------------------------------------- */
 
-/* Whose models are listed: those configured so, and of them those that are well. */
+/* Whose models are listed: those configured so, and of them those that are well or sleep. */
 struct fleet {
     endpoint_set scope, usable;
 };
@@ -137,7 +137,7 @@ static struct fleet fleet_of(const struct exchange *x)
     const struct profile *only = f->type ? profile_by_type(str_of(f->type)) : x->route.only;
     /* Below a prefix the type says itself what its servers speak. */
     unsigned apis = x->route.only && !x->route.only->any ? ROUTE_ANY_API : f->apis;
-    struct fleet fleet = {route_listed(only, apis, false), route_listed(only, apis, true)};
+    struct fleet fleet = {route_listed(only, apis, false), route_offered(only, apis)};
 
     fleet.usable = (x->filter.all ? fleet.scope : fleet.usable) & x->filter.endpoints;
     return fleet;
@@ -371,7 +371,7 @@ static const struct model *named_by_path(struct str rest, endpoint_set usable)
 /* The model with the name of the route, or that the alias of that name stands for. */
 static const struct model *one_model(const struct exchange *x, const char **alias)
 {
-    endpoint_set usable = route_listed(x->route.only, API_OPENAI, true);
+    endpoint_set usable = route_offered(x->route.only, API_OPENAI);
     const struct conf_alias *a = conf_alias_find(conf_now, x->route.target);
     const struct model *m = a ? alias_model(a, usable) : NULL;
 

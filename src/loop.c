@@ -13,7 +13,11 @@
 #include "discover.h"
 #include "gate.h"
 #include "load.h"
+#include "hooks.h"
 #include "queue.h"
+#include "sleep.h"
+#include "state_file.h"
+#include "wake.h"
 #include "health.h"
 #include "inspector.h"
 #include "log.h"
@@ -166,6 +170,7 @@ static void reload(void)
         return;
     }
     meter_flush(); /* the next lines go where the new configuration says */
+    state_file_flush();
     struct conf *old = current;
     current = spare_conf;
     spare_conf = old;
@@ -310,6 +315,10 @@ void loop_turn(void)
     wake = earliest(wake, discover_tick());
     wake = earliest(wake, load_tick());
     wake = earliest(wake, queue_tick());
+    wake = earliest(wake, wake_tick());
+    wake = earliest(wake, sleep_tick());
+    wake = earliest(wake, hooks_tick());
+    wake = earliest(wake, state_file_tick());
     wake = earliest(wake, meter_tick());
     watch_pools();
     int log_ms = log_flush(net_now(), false);
@@ -331,6 +340,8 @@ static int finish(void)
     probe_cancel(NULL);
     upstream_drop_idle(NULL);
     meter_flush();
+    hooks_stop();
+    state_file_flush();
     if (cut > 0) {
         code = OLLA_EXIT_CUT;
     }
@@ -410,6 +421,7 @@ bool loop_open(struct conf *first, struct conf *spare, int signals)
     cors_log();
     inspector_announce();
     endpoint_apply(first);
+    state_file_read();
     return true;
 }
 

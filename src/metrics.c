@@ -11,11 +11,13 @@
 #include "metrics.h"
 
 #include "admin.h"
+#include "hooks.h"
 #include "ledger.h"
 #include "messages.h"
 #include "pool.h"
 #include "queue.h"
 #include "status.h"
+#include "wake.h"
 
 enum kind { SYSTEM = 0, ENDPOINT, MODEL, KEY, POOL, KINDS };
 
@@ -46,6 +48,13 @@ enum figure {
     WAITED,
     WAITED_TOO_LONG,
     TURNED_AWAY,
+    HELD,
+    WOKEN,
+    NOT_WOKEN,
+    HOOKS_RUNNING,
+    HOOKS_STARTED,
+    HOOKS_FAILED,
+    HOOKS_DROPPED,
     STICKY_ACTIVE,
     STICKY_HITS,
     STICKY_MISSES,
@@ -66,6 +75,9 @@ enum figure {
     BREAKER,
     PROBE,
     RATE,
+    ASLEEP,
+    WAKES,
+    WAKES_FAILED,
     SUCCESSFUL,
     P95,
     P99,
@@ -114,6 +126,14 @@ static const struct family {
     {"olla_queue_served_total", "counter", "Requests that waited and got an endpoint.", SYSTEM, WAITED},
     {"olla_queue_timeouts_total", "counter", "Requests that waited too long.", SYSTEM, WAITED_TOO_LONG},
     {"olla_queue_refused_total", "counter", "Requests that found the line full.", SYSTEM, TURNED_AWAY},
+    {"olla_wake_waiting", "gauge", "Requests that wait for a machine to wake up.", SYSTEM, HELD},
+    {"olla_wake_served_total", "counter", "Requests that waited and were sent there.", SYSTEM, WOKEN},
+    {"olla_wake_timeouts_total", "counter", "Requests that waited for a machine that did not come.", SYSTEM, NOT_WOKEN},
+    {"olla_hooks_running", "gauge", "Programs of [hooks] that run.", SYSTEM, HOOKS_RUNNING},
+    {"olla_hooks_started_total", "counter", "... that were started.", SYSTEM, HOOKS_STARTED},
+    {"olla_hooks_failed_total", "counter", "... that failed or took too long.", SYSTEM, HOOKS_FAILED},
+    {"olla_hooks_dropped_total", "counter", "Events that none was started for: too many waited.", SYSTEM,
+     HOOKS_DROPPED},
     {"olla_sticky_sessions_active", "gauge", "Conversations that are remembered.", SYSTEM, STICKY_ACTIVE},
     {"olla_sticky_hits_total", "counter", "Turns that went where the one before went.", SYSTEM, STICKY_HITS},
     {"olla_sticky_misses_total", "counter", "Turns that did not.", SYSTEM, STICKY_MISSES},
@@ -134,6 +154,9 @@ static const struct family {
     {"olla_endpoint_priority", "gauge", "Its priority.", ENDPOINT, PRIORITY},
     {"olla_endpoint_models_count", "gauge", "Models in its list.", ENDPOINT, MODELS},
     {"olla_endpoint_breaker_open", "gauge", "1 while its breaker keeps requests away.", ENDPOINT, BREAKER},
+    {"olla_endpoint_asleep", "gauge", "1 if its machine sleeps.", ENDPOINT, ASLEEP},
+    {"olla_endpoint_wakes_total", "counter", "How often its machine was woken.", ENDPOINT, WAKES},
+    {"olla_endpoint_wake_failures_total", "counter", "... in vain.", ENDPOINT, WAKES_FAILED},
     {"olla_endpoint_probe_seconds", "gauge", "Time of the last health check.", ENDPOINT, PROBE},
     {"olla_endpoint_tokens_per_second", "gauge", "Of its last replies, as it told.", ENDPOINT, RATE},
     {"olla_endpoint_input_tokens_total", "counter", "Tokens of prompts.", ENDPOINT, INPUT},
@@ -290,6 +313,20 @@ static uint64_t system_figure(enum figure figure)
         return queue_stats.timed_out * UINT64_C(1000);
     case TURNED_AWAY:
         return queue_stats.refused * UINT64_C(1000);
+    case HELD:
+        return wake_stats.waiting * UINT64_C(1000);
+    case WOKEN:
+        return wake_stats.served * 1000;
+    case NOT_WOKEN:
+        return wake_stats.timed_out * 1000;
+    case HOOKS_RUNNING:
+        return hooks_stats.running * UINT64_C(1000);
+    case HOOKS_STARTED:
+        return hooks_stats.started * 1000;
+    case HOOKS_FAILED:
+        return hooks_stats.failed * 1000;
+    case HOOKS_DROPPED:
+        return hooks_stats.dropped * 1000;
     case STICKY_ACTIVE:
         return sticky->active * UINT64_C(1000);
     case STICKY_HITS:
@@ -328,6 +365,12 @@ static uint64_t endpoint_figure(const struct endpoint *e, enum figure figure)
         return e->models * UINT64_C(1000);
     case BREAKER:
         return endpoint_is_open(e) ? 0 : 1000;
+    case ASLEEP:
+        return e->state == ENDPOINT_ASLEEP ? 1000 : 0;
+    case WAKES:
+        return e->wake.wakes * 1000;
+    case WAKES_FAILED:
+        return e->wake.failures * 1000;
     case PROBE:
         return e->probe_ms;
     case RATE:

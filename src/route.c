@@ -33,6 +33,7 @@ static const struct {
     {STR("/internal/status/models"),   EXACT, false, ROUTE_LOCAL,    LOCAL_STATUS_MODELS, 0,                 DIALECT_PLAIN},
     {STR("/internal/ui"),              EXACT, false, ROUTE_LOCAL,    LOCAL_DASHBOARD,     0,                 DIALECT_PLAIN},
     {STR("/internal/ui/"),             BELOW, false, ROUTE_LOCAL,    LOCAL_DASHBOARD,     0,                 DIALECT_PLAIN},
+    {STR("/internal/endpoints/"),      BELOW, false, ROUTE_LOCAL,    LOCAL_ACTION,        0,                 DIALECT_PLAIN},
     {STR("/version"),                  EXACT, false, ROUTE_LOCAL,    LOCAL_VERSION,       0,                 DIALECT_PLAIN},
     {STR("/olla/models"),              EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_UNIFIED,   DIALECT_PLAIN},
     {STR("/olla/models/"),             BELOW, false, ROUTE_LOCAL,    LOCAL_OLLA_MODEL,    0,                 DIALECT_PLAIN},
@@ -272,6 +273,18 @@ bool route_fits(const struct endpoint *e, const struct route *r)
 {
     return e->enabled && (!r->only || profile_serves(e->profile, r->only)) &&
            (r->api == 0 || (e->profile->apis & r->api)) && (r->messages != MESSAGES_COUNT || e->profile->counts_tokens);
+}
+
+endpoint_set route_offered(const struct profile *only, unsigned speaking)
+{
+    endpoint_set set = route_listed(only, speaking, false), offered = 0;
+    struct endpoint *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        bool wakes = e->wake.can && e->wake.policy > WAKE_NEVER &&
+                     (e->state == ENDPOINT_ASLEEP || e->state == ENDPOINT_UNKNOWN || e->wake.active || e->wake.quiet);
+        offered |= endpoint_is_up(e) || wakes ? endpoint_bit(e) : 0;
+    }
+    return set & offered;
 }
 
 endpoint_set route_listed(const struct profile *only, unsigned speaking, bool well)

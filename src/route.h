@@ -27,6 +27,7 @@ enum local_page {
     LOCAL_STATS_STICKY,
     LOCAL_STATS_TRANSLATORS,
     LOCAL_DASHBOARD,  /* the page; its file is the route's target */
+    LOCAL_ACTION,     /* does something with an endpoint; its name and what are the route's target */
     LOCAL_TOKENS,     /* an estimate for a request that came with a body */
     LOCAL_MODELS,     /* a list, in the route's format */
     LOCAL_MODEL,      /* one of it; its name is the route's target */
@@ -97,6 +98,8 @@ struct route_query {
     bool counts;                    /* max_concurrent applies */
     uint32_t tokens;                /* of the prompt, about; 0 = not known */
     uint64_t key;                   /* of the conversation, 0 = none */
+    enum conf_wake wake;            /* how far the request may go for a machine that sleeps */
+    endpoint_set woken;             /* it waited for these already */
 };
 
 /* What was decided; the words go into X-Olla-Routing-* (http-surface.md 5.4). */
@@ -112,11 +115,13 @@ struct route_choice {
     endpoint_set full;          /* not empty: these would take it, but are at their max_concurrent */
     bool closed, limited;       /* all that are left: not before closed_ms; because of limits they named (429) */
     uint64_t closed_ms;
-    bool refresh;         /* the discovery strategy wants the lists read anew before it decides */
-    const char *strategy; /* "strict", ... or "alias" */
-    const char *decision; /* "routed", "rejected", "fallback"; NULL when no model was named */
-    const char *reason;   /* "model_found", ...; NULL without a model and for an alias that was resolved */
-    int resolved;         /* candidates that an alias stands for */
+    struct endpoint *sleeper; /* to be woken, */
+    bool wait;                /* and waited for: nobody else can take it */
+    bool refresh;             /* the discovery strategy wants the lists read anew before it decides */
+    const char *strategy;     /* "strict", ... or "alias" */
+    const char *decision;     /* "routed", "rejected", "fallback"; NULL when no model was named */
+    const char *reason;       /* "model_found", ...; NULL without a model and for an alias that was resolved */
+    int resolved;             /* candidates that an alias stands for */
 };
 
 struct route_choice route_choose(const struct route_query *q);
@@ -130,5 +135,7 @@ void route_reasons(const struct route_query *q, struct text *t);
  */
 #define ROUTE_ANY_API (~0u)
 endpoint_set route_listed(const struct profile *only, unsigned speaking, bool well);
+/* Those of them that are well or would be woken for a request. */
+endpoint_set route_offered(const struct profile *only, unsigned speaking);
 
 #endif

@@ -12,6 +12,7 @@
 #include "model.h"
 #include "pool.h"
 #include "queue.h"
+#include "wake.h"
 
 #define LOADED_MAX   8   /* models of one endpoint that are named */
 #define LOADED_BYTES 512 /* ... unless their names are long: a part has to fit into a piece */
@@ -125,7 +126,7 @@ static void loaded_models(const struct exchange *x, struct text *t, const struct
 
     text_addz(t, ",\"loaded_models\":[");
     for (size_t i = 0; (m = model_at(i)) != NULL && n < LOADED_MAX && t->n < most; i++) {
-        if ((m->now.serves & endpoint_bit(e)) && model_state_at(m, e) == MODEL_LOADED &&
+        if ((m->now.serves & endpoint_bit(e)) && model_state_at(m, e) == MODEL_LOADED && e->state != ENDPOINT_ASLEEP &&
             gate_allows(&x->key, str_of(m->facts.name))) {
             text_addz(t, n++ > 0 ? "," : "");
             json_text(t, str_of(m->facts.name));
@@ -148,6 +149,24 @@ static uint64_t rest_of(uint64_t until, bool hashing)
     return hashing ? rest > 0 : rest;
 }
 
+/* Of a machine that can be woken. */
+static void wake_part(struct text *t, const struct endpoint *e, bool hashing)
+{
+    struct wake_view v = wake_view(e);
+
+    text_addz(t, ",\"wake\":{\"state\":");
+    json_text(t, str_of(v.state));
+    if (!hashing) {
+        json_member_u64(t, "since_ms", v.since_ms);
+        json_member_u64(t, "left_ms", v.left_ms);
+    }
+    json_member_u64(t, "waiting", v.waiting);
+    json_member_u64(t, "wakes", e->wake.wakes);
+    json_member_u64(t, "failures", e->wake.failures);
+    json_member_u64(t, "last_took_ms", e->wake.took_ms);
+    text_char(t, '}');
+}
+
 static void status_endpoint(const struct exchange *x, struct text *t, const struct endpoint *e, bool first)
 {
     bool hashing = x->hashing;
@@ -159,6 +178,12 @@ static void status_endpoint(const struct exchange *x, struct text *t, const stru
     json_member(t, "detected_type", str_of(e->profile->name));
     json_member(t, "status", str_of(e->enabled ? endpoint_state_name(e->state) : "disabled"));
     json_member(t, "reason", str_of(e->why));
+    if (e->draining) {
+        text_addz(t, ",\"draining\":true");
+    }
+    if (e->wake.can) {
+        wake_part(t, e, hashing);
+    }
     if (e->extra.version[0]) {
         json_member(t, "version", str_of(e->extra.version));
     }
@@ -236,15 +261,18 @@ struct status_system status_system(void)
     uint64_t rate = sum->requests > 0 ? tally_served(sum) * 100 / sum->requests : 100;
     struct status_system s = {.status = "healthy"};
     const struct endpoint *e;
+    unsigned asleep = 0;
 
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
         s.endpoints++;
         s.healthy += e->state == ENDPOINT_HEALTHY;
+        asleep += e->state == ENDPOINT_ASLEEP;
         s.routable += endpoint_is_up(e);
     }
-    if (s.endpoints == 0 || s.healthy * 2 < s.endpoints || rate < 90) {
+    unsigned wanted = s.endpoints - asleep; /* nobody is to blame for sleeping */
+    if (s.endpoints == 0 || s.healthy * 2 < wanted || rate < 90) {
         s.status = "critical";
-    } else if (s.healthy * 5 < s.endpoints * 4 || rate < 95) {
+    } else if (s.healthy * 5 < wanted * 4 || rate < 95) {
         s.status = "degraded";
     }
     return s;

@@ -7,12 +7,12 @@ level() {
     case $1 in
     olla.h) echo 0 ;;
     str | pool | buf | bucket | tally | platform | tls) echo 1 ;;
-    posix | socket | resolve | user | tls_* | log | multipart | sse | usage | pieces | failure | secrets | sha256 | cidr | http | http_* | json | json_* | traits) echo 2 ;;
+    posix | socket | resolve | spawn | user | tls_* | log | multipart | sse | usage | pieces | failure | secrets | sha256 | cidr | http | http_* | json | json_* | traits) echo 2 ;;
     conf | conf_* | net) echo 3 ;;
     profile | ledger | endpoint | breaker | upstream | model | catalogue) echo 4 ;;
     route | meter | choose | sticky | gate | limits | cors) echo 5 ;;
-    body | exchange | account | admit | request | attempt | forward | relay | reply | probe | detect | health | discover | gather | tunnel | queue | session | heartbeat | load | messages | messages_* | store | inspector | anthropic | anthropic_*) echo 6 ;;
-    admin | dashboard | stats | status | metrics | listing | formats | model_status | client) echo 7 ;;
+    body | exchange | account | admit | request | attempt | forward | relay | reply | probe | detect | health | discover | gather | tunnel | queue | session | heartbeat | load | messages | messages_* | store | inspector | anthropic | anthropic_* | wake | sleep | hooks | state_file) echo 6 ;;
+    admin | dashboard | stats | status | metrics | listing | formats | model_status | client | presence) echo 7 ;;
     loop) echo 8 ;;
     olla) echo 9 ;;
     *) echo "unknown" ;;

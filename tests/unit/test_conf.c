@@ -320,6 +320,10 @@ static const char all_settings[] =
     "[model_aliases]\nfast = a:1, \"b\"\nFast = c\n"
     "[model_alias:x:y]\nmodels = d\n"
     "[usage]\nfile = /var/lib/olla/used\ninterval = 36s\n"
+    "[wake]\nstate_file = /var/lib/olla/machines\n"
+    "[hooks]\nup = /bin/up a  b ; x\ndown = /bin/down\nwake = \"/bin/wake ;\"\nidle = /bin/idle\nqueue_full = "
+    "/bin/full\n"
+    "idle_after = 37s\ntimeout = 38s\n"
     "[logging]\nlevel = debug\nformat = json\noutput = file\nfile = /srv/a b.log\nsyslog_socket = /run/log\n"
     "[endpoint:gpu]\nname = big\nurl = http://[2001:db8::1]:8001/base/\ntype = vLLM\npriority = 0\nenabled = false\n"
     "health_check_url = /alive\nmodel_url = http://192.0.2.9/list\ncheck_interval = 20s\ncheck_timeout = 19s\n"
@@ -384,7 +388,7 @@ static void check_all_endpoint_keys(void)
     assert_int_equal(e->connection_timeout, 26000);
     assert_int_equal(e->first_byte_timeout, 27000);
     assert_int_equal(e->read_timeout, 28000);
-    assert_int_equal(e->line, 109);
+    assert_int_equal(e->line, 119);
 }
 
 static void check_dashboard_settings(void)
@@ -395,6 +399,18 @@ static void check_dashboard_settings(void)
     assert_false(has(&conf.dashboard.access_policy.allowed_cidrs, "127.0.0.1"));
     assert_int_equal(conf.dashboard.access_policy.allowed_hosts.n, 2);
     assert_string_equal(conf.dashboard.access_policy.allowed_hosts.item[1], "box.home");
+}
+
+static void check_wake_settings(void)
+{
+    assert_string_equal(conf.wake.state_file, "/var/lib/olla/machines");
+    assert_string_equal(conf.hooks.run[HOOK_UP], "/bin/up a  b");
+    assert_string_equal(conf.hooks.run[HOOK_DOWN], "/bin/down");
+    assert_string_equal(conf.hooks.run[HOOK_WAKE], "/bin/wake ;");
+    assert_string_equal(conf.hooks.run[HOOK_IDLE], "/bin/idle");
+    assert_string_equal(conf.hooks.run[HOOK_QUEUE_FULL], "/bin/full");
+    assert_int_equal(conf.hooks.idle_after, 37000);
+    assert_int_equal(conf.hooks.timeout, 38000);
 }
 
 static void check_limit_settings(void)
@@ -484,7 +500,7 @@ static void check_all_profile_keys(void)
     assert_string_equal(p->openai_base, "/api");
     assert_string_equal(p->messages_path, "/x/v1/messages");
     assert_int_equal(p->idle_timeout, 90000);
-    assert_int_equal(p->line, 132);
+    assert_int_equal(p->line, 142);
 }
 
 static void expect_digest(const struct conf_key *k, const char *secret)
@@ -580,6 +596,7 @@ static void test_every_setting(void **state)
     check_translator_settings();
     check_limit_settings();
     check_dashboard_settings();
+    check_wake_settings();
     check_load_settings();
     check_cors_settings();
     check_all_endpoint_keys();
@@ -628,6 +645,47 @@ static void test_endpoint_tls(void **state)
     expect_warning("[endpoint:a]\nurl = http://x\ntls.server_name = y\n",
                    ":3: endpoint:a.tls.server_name: changes nothing: the url does not begin with https://");
     expect_quiet("[endpoint:a]\nurl = http://x\nmodel_url = https://y/\ntls.server_name = y\n");
+}
+
+static const char all_wake[] =
+    "[endpoint:a]\nurl = http://x\nwake.mac = 1C:69:7a:0b:C4:2e\nwake.broadcast = 192.0.2.255\n"
+    "wake.port = 39\nwake.timeout = 40s\nwake.policy = Prefer\n";
+
+static void test_endpoint_wake(void **state)
+{
+    static const char *const fine[] = {"1c:69:7a:0b:c4:2e", "1C-69-7A-0B-C4-2E", "1c697a0bc42e"};
+    char text[120];
+
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(fine); i++) {
+        (void)snprintf(text, sizeof(text), "[endpoint:a]\nurl = http://x\nwake.mac = %s\n", fine[i]);
+        expect_quiet(text);
+        assert_memory_equal(conf.endpoint[0].wake.mac, "\x1c\x69\x7a\x0b\xc4\x2e", 6);
+    }
+    expect_quiet(all_wake);
+    assert_memory_equal(conf.endpoint[0].wake.mac, "\x1c\x69\x7a\x0b\xc4\x2e", 6);
+    assert_string_equal(conf.endpoint[0].wake.broadcast, "192.0.2.255");
+    assert_int_equal(conf.endpoint[0].wake.port, 39);
+    assert_int_equal(conf.endpoint[0].wake.timeout, 40000);
+    assert_int_equal(conf.endpoint[0].wake.policy, WAKE_PREFER);
+    expect_quiet("[endpoint:a]\nurl = http://x\n");
+    assert_memory_equal(conf.endpoint[0].wake.mac, "\0\0\0\0\0\0", 6);
+    assert_string_equal(conf.endpoint[0].wake.broadcast, "255.255.255.255");
+    assert_int_equal(conf.endpoint[0].wake.port, 9);
+    assert_int_equal(conf.endpoint[0].wake.timeout, 120000);
+    assert_int_equal(conf.endpoint[0].wake.policy, WAKE_REQUIRE);
+    expect_error("[endpoint:a]\nurl = http://x\nwake.mac = 01:00:5e:00:00:01\n",
+                 ":3: endpoint:a.wake.mac: not the address of one network card: \"01:00:5e:00:00:01\"; "
+                 "allowed: six bytes in hex, like 1c:69:7a:0b:c4:2e");
+    expect_error("[endpoint:a]\nurl = http://x\nwake.mac = 1c697a0bc42e\nwake.broadcast = lan.example\n",
+                 ":4: endpoint:a.wake.broadcast: not an address: \"lan.example\"; allowed: an IPv4 or IPv6 address");
+    expect_warning("[endpoint:a]\nurl = http://x\nwake.port = 7\n",
+                   ":3: endpoint:a.wake.port: changes nothing without wake.mac");
+    expect_warning("[endpoint:a]\nurl = http://x\nwake.mac = 1c697a0bc42e\nhealth = passive\n",
+                   ":3: endpoint:a.wake.mac: changes nothing: without health = http it is never known to sleep");
+    expect_error("[hooks]\nup = up.sh\n",
+                 ":2: hooks.up: does not begin with /: \"up.sh\"; allowed: the whole path of a "
+                 "program, and arguments with blanks between them; or nothing");
 }
 
 static void test_server_tls(void **state)
@@ -679,7 +737,8 @@ static void test_every_row_is_tested(void **state)
         assert_non_null(dot);
         (void)snprintf(line, sizeof(line), "\n%s =", dot + 1);
         if (row->type != CONF_INERT) {
-            bool tested = strstr(all_settings, line) || strstr(all_auth, line) || strstr(all_tls, line);
+            bool tested = strstr(all_settings, line) || strstr(all_auth, line) || strstr(all_tls, line) ||
+                          strstr(all_wake, line);
             for (size_t i = 0; i < OLLA_COUNT(all_auth_files); i++) {
                 char key[80];
                 (void)snprintf(key, sizeof(key), "\nauth.%s_file =", all_auth_files[i]);
@@ -2237,6 +2296,7 @@ int main(void)
         cmocka_unit_test(test_every_row_is_tested),
         cmocka_unit_test(test_log_file),
         cmocka_unit_test(test_endpoint_tls),
+        cmocka_unit_test(test_endpoint_wake),
         cmocka_unit_test(test_server_tls),
         cmocka_unit_test(test_ranges_of_addresses),
         cmocka_unit_test(test_dashboard_for_nobody),

@@ -674,6 +674,141 @@ static void test_out_of_descriptors(void **state)
     assert_int_equal(plat_error(), PLAT_FAIL_NO_FDS);
 }
 
+/* ---- programs, datagrams, files that take the place of others ---------------- */
+
+/* Runs a shell with that text; what it wrote is in `said`. Its code. */
+static int run_shell(const char *text, char *said, size_t cap)
+{
+    const char *argv[] = {"/bin/sh", "-c", text, NULL}, *env[] = {"OLLA_A=one two", "OLLA_B=", NULL};
+    struct plat_program p;
+    size_t n = 0;
+    int code = -1;
+    long got;
+
+    assert_int_equal(plat_program_start(argv, env, &p), OLLA_OK);
+    while ((wait_for(p.fd, POLLIN) & (POLLIN | POLLHUP)) && (got = plat_read(p.fd, said + n, cap - 1 - n)) > 0) {
+        n += (size_t)got;
+    }
+    said[n] = '\0';
+    for (int i = 0; plat_program_ended(&p, &code) != OLLA_OK && i < 500; i++) {
+        plat_poll(NULL, 0, 10);
+    }
+    plat_close(p.fd);
+    return code;
+}
+
+static void test_programs(void **state)
+{
+    static const char *const missing[] = {"/no/such/program", NULL}, *const none[] = {NULL};
+    static const char *const endless[] = {"/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done", NULL};
+    struct plat_program p;
+    char said[512];
+    int code = -1;
+
+    (void)state;
+    setenv("OLLA_SECRET", "hush", 1);
+    assert_int_equal(run_shell("echo \"<$OLLA_A><$OLLA_B><$OLLA_SECRET>\"; echo err >&2; read x; exit 7", said,
+                               sizeof(said)),
+                     7);
+    assert_string_equal(said, "<one two><><>\nerr\n");
+    assert_int_equal(run_shell("kill -9 $$", said, sizeof(said)), 128 + SIGKILL);
+    /* It has the signals as they are by default, and is in no way part of us. */
+    assert_int_equal(run_shell("kill -PIPE $$; echo ignored", said, sizeof(said)), 128 + SIGPIPE);
+    assert_int_equal(run_shell("kill -0 -$$ && echo leader", said, sizeof(said)), 0);
+    assert_string_equal(said, "leader\n");
+
+    assert_int_equal(plat_program_start(missing, none, &p), OLLA_OK);
+    assert_true(wait_for(p.fd, POLLIN) & (POLLIN | POLLHUP));
+    for (int i = 0; plat_program_ended(&p, &code) != OLLA_OK && i < 500; i++) {
+        plat_poll(NULL, 0, 10);
+    }
+    assert_int_equal(code, 127);
+    plat_close(p.fd);
+
+    assert_int_equal(plat_program_start(endless, none, &p), OLLA_OK);
+    assert_int_equal(plat_program_ended(&p, &code), OLLA_AGAIN);
+    plat_program_end(&p, true);
+    for (int i = 0; plat_program_ended(&p, &code) != OLLA_OK && i < 500; i++) {
+        plat_poll(NULL, 0, 10);
+    }
+    assert_int_equal(code, 128 + SIGKILL);
+    plat_close(p.fd);
+}
+
+static void test_datagrams(void **state)
+{
+    struct plat_addr to, found[16];
+    struct sockaddr_in name = {.sin_family = AF_INET};
+    socklen_t len = sizeof(name);
+    char got[16];
+
+    (void)state;
+    name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int card = socket(AF_INET, SOCK_DGRAM, 0);
+    assert_int_equal(bind(card, (struct sockaddr *)&name, sizeof(name)), 0);
+    assert_int_equal(getsockname(card, (struct sockaddr *)&name, &len), 0);
+    assert_int_equal(plat_addr_parse("127.0.0.1", ntohs(name.sin_port), &to), OLLA_OK);
+    int fd = plat_udp_open(&to);
+    assert_true(fd >= 0);
+    assert_int_equal(option_of(fd, SOL_SOCKET, SO_BROADCAST), 1);
+    assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+    assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
+    assert_int_equal(plat_udp_send(fd, &to, "packet", 6), OLLA_OK);
+    assert_true(wait_for(card, POLLIN) & POLLIN);
+    assert_int_equal(recv(card, got, sizeof(got), 0), 6);
+    assert_memory_equal(got, "packet", 6);
+
+    assert_false(plat_addr_is_everybody(&to));
+    assert_int_equal(plat_addr_parse("255.255.255.255", 9, &to), OLLA_OK);
+    assert_true(plat_addr_is_everybody(&to));
+    int n = plat_broadcasts(fd, 9, found, 16);
+    assert_in_range(n, 0, 16);
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(plat_addr_port(&found[i]), 9);
+        assert_false(plat_addr_is_loopback(&found[i]));
+    }
+    assert_true(plat_broadcasts(fd, 9, found, 0) == 0);
+    plat_close(fd);
+    close(card);
+}
+
+static void test_replace(void **state)
+{
+    char dir[] = "/tmp/olla-replace-XXXXXX", path[64], beside[64], got[16];
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    (void)snprintf(path, sizeof(path), "%s/file", dir);
+    (void)snprintf(beside, sizeof(beside), "%s/file.tmp", dir);
+    int fd = plat_replace_open(path);
+    assert_true(fd >= 0);
+    assert_int_equal(plat_record_write(fd, "first", 5), OLLA_OK);
+    assert_int_equal(access(path, F_OK), -1); /* not before it is whole */
+    assert_int_equal(plat_replace_done(fd, path, true), OLLA_OK);
+    assert_int_equal(access(beside, F_OK), -1);
+
+    fd = plat_replace_open(path);
+    assert_int_equal(plat_record_write(fd, "half", 4), OLLA_OK);
+    assert_int_equal(plat_replace_done(fd, path, false), OLLA_OK);
+    assert_int_equal(access(beside, F_OK), -1);
+    assert_int_equal(plat_file_read(path, got, sizeof(got)), 5);
+
+    /* What lies in the way is not written through. */
+    assert_int_equal(symlink(path, beside), 0);
+    fd = plat_replace_open(path);
+    assert_int_equal(plat_record_write(fd, "second", 6), OLLA_OK);
+    assert_int_equal(plat_file_read(path, got, sizeof(got)), 5);
+    assert_int_equal(plat_replace_done(fd, path, true), OLLA_OK);
+    fd = plat_plain_open(path);
+    assert_int_equal(plat_read(fd, got, sizeof(got)), 6);
+    assert_int_equal(plat_read(fd, got, sizeof(got)), OLLA_EOF);
+    plat_close(fd);
+    assert_int_equal(plat_plain_open(dir), OLLA_ERR);
+    unlink(path);
+    rmdir(dir);
+    assert_int_equal(plat_replace_open(path), OLLA_ERR);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -698,6 +833,9 @@ int main(void)
         cmocka_unit_test(test_log_to_file),
         cmocka_unit_test(test_process),
         cmocka_unit_test(test_user),
+        cmocka_unit_test(test_programs),
+        cmocka_unit_test(test_datagrams),
+        cmocka_unit_test(test_replace),
         cmocka_unit_test(test_out_of_descriptors),
     };
 
