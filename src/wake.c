@@ -229,6 +229,7 @@ void wake_leave(struct exchange *x)
     memmove(&held[at], &held[at + 1], (wake_stats.waiting - at - 1) * sizeof(held[0]));
     wake_stats.waiting--;
     x->wake.waits = false;
+    x->wake.ms += net_now() - x->wake.since;
 }
 
 void wake_story(const struct exchange *x, struct text *t)
