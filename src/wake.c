@@ -278,6 +278,7 @@ uint64_t wake_tick(void)
             end(e, ready);
             continue;
         }
+        e->eager_until = endpoint_is_up(e) ? e->eager_until : e->wake.until; /* it may come and go while it boots */
         if (!e->wake.quiet && e->wake.next_packet <= now && sends(e)) {
             if (!endpoint_is_up(e)) {
                 send_packet(e);
