@@ -113,6 +113,9 @@ static void access_line(const struct exchange *x, const struct tally_event *even
     if (x->head_at > 0) {
         log_u64("wait_ms", x->head_at - x->started);
     }
+    if (x->wake.ms > 0) {
+        log_u64("wake_ms", x->wake.ms);
+    }
     if (event->began) {
         log_u64("ttft_ms", event->first_ms);
     }

@@ -23,7 +23,7 @@ bool admit_by_place(const struct exchange *x)
     for (size_t i = 0; i < OLLA_COUNT(told); i++) {
         direct = direct && http_get(x->req.fields, told[i]).p == NULL;
     }
-    return direct && plat_addr_is_loopback(&x->c->peer);
+    return direct && admit_shows(x);
 }
 
 bool admit_whole_key(const struct exchange *x)

@@ -15,7 +15,7 @@ void admit_client(struct exchange *x);
 bool admit_shows(const struct exchange *x);
 
 /*
- * Who may do something with endpoints: the peer is this machine itself, and brings it for nobody else; or the key that
+ * Who may do something with endpoints: the peer may see how olla is, and brings it for nobody else; or the key that
  * came with it is for all models.
  */
 bool admit_by_place(const struct exchange *x);

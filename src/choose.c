@@ -386,7 +386,10 @@ static void stay_or_place(const struct route_query *q, struct route_choice *c, e
 /* Where others serve, a machine that did not come is left alone for a while. */
 #define TRIED_MS 300000
 
-/* < 0: a is the better one to wake: it may be waited for, is under way already, not failed lately, and then as among those that are up. */
+/*
+ * < 0: a is the better one to wake: it may be waited for; is being woken already; did come the last time; and then as
+ * among those that are up.
+ */
 static int compare_sleepers(const struct endpoint *a, const struct endpoint *b, const struct route_query *q)
 {
     int d = (int)wake_of(b, q) - (int)wake_of(a, q);
@@ -476,7 +479,7 @@ struct route_choice route_choose(const struct route_query *q)
     if (candidates && str_eq(str_of(c.decision), STR("fallback")) && any_required(q, sleeping)) {
         candidates = 0;
     }
-    c.refresh = c.refresh && !sleeping;
+    c.refresh = c.refresh && !any_required(q, sleeping);
     candidates = knowing_path(q->route, candidates) & ~q->tried;
     if (candidates) {
         candidates = open_ones(candidates, &c);

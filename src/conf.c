@@ -609,6 +609,18 @@ static void settle_log(struct conf_loader *ld)
     }
 }
 
+static void check_hooks(struct conf_loader *ld)
+{
+    bool program = ld->c->hooks.run[HOOK_IDLE][0] != '\0', time = ld->c->hooks.idle_after > 0;
+
+    if (program != time) {
+        const char *path = program ? "hooks.idle" : "hooks.idle_after";
+        ld->line = *conf_seen(ld, path);
+        CONF_SAY(ld, .key = path, .warning = true,
+                 .what = program ? "changes nothing without hooks.idle_after" : "changes nothing without hooks.idle");
+    }
+}
+
 static void check_tls(struct conf_loader *ld)
 {
     struct conf *c = ld->c;
@@ -739,6 +751,7 @@ int conf_load(struct conf *c, const char *path, conf_message *say)
     check_tls(ld);
     check_dashboard(ld);
     settle_log(ld);
+    check_hooks(ld);
     settle_server(c);
     return ld->errors > 0 ? OLLA_ERR : OLLA_OK;
 }

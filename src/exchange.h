@@ -173,6 +173,7 @@ struct exchange {
         bool waits;
         uint8_t slot; /* of the endpoint that is woken for it */
         uint64_t since;
+        uint64_t ms;       /* that it has waited */
         endpoint_set done; /* waited for, and served by: not again */
     } wake;
     uint64_t hold_until;                /* ... and so long it waits for them */

@@ -141,7 +141,7 @@ bool presence_check(struct exchange *x, struct reply_error *err)
     }
     if (!by_key && !admit_by_place(x)) {
         return refuse(err, 403, "not_allowed",
-                      "only from this machine, or with an API key that is for all models ([key:NAME])");
+                      "only from the addresses of dashboard.access_policy, or with an API key that is for all models");
     }
     if (from_foreign_page(x, by_key)) {
         return refuse(err, 403, "not_allowed", "not from a page of another site");

@@ -229,6 +229,7 @@ void wake_leave(struct exchange *x)
     memmove(&held[at], &held[at + 1], (wake_stats.waiting - at - 1) * sizeof(held[0]));
     wake_stats.waiting--;
     x->wake.waits = false;
+    x->wake.ms += net_now() - x->wake.since;
 }
 
 void wake_story(const struct exchange *x, struct text *t)
@@ -277,6 +278,7 @@ uint64_t wake_tick(void)
             end(e, ready);
             continue;
         }
+        e->eager_until = endpoint_is_up(e) ? e->eager_until : e->wake.until; /* it may come and go while it boots */
         if (!e->wake.quiet && e->wake.next_packet <= now && sends(e)) {
             if (!endpoint_is_up(e)) {
                 send_packet(e);

@@ -683,6 +683,8 @@ static void test_endpoint_wake(void **state)
                    ":3: endpoint:a.wake.port: changes nothing without wake.mac");
     expect_warning("[endpoint:a]\nurl = http://x\nwake.mac = 1c697a0bc42e\nhealth = passive\n",
                    ":3: endpoint:a.wake.mac: changes nothing: without health = http it is never known to sleep");
+    expect_warning("[hooks]\nidle = /bin/x\n", ":2: hooks.idle: changes nothing without hooks.idle_after");
+    expect_warning("[hooks]\nidle_after = 5m\n", ":2: hooks.idle_after: changes nothing without hooks.idle");
     expect_error("[hooks]\nup = up.sh\n",
                  ":2: hooks.up: does not begin with /: \"up.sh\"; allowed: the whole path of a "
                  "program, and arguments with blanks between them; or nothing");

@@ -438,7 +438,7 @@ def fds(site):
 def test_nothing_stays_open(site):
     send(site.proxy, ask())
     site.pair()
-    assert not [path for path in fds(site) if "olla-inspector" in path]
+    eventually(lambda: not [path for path in fds(site) if "olla-inspector" in path], "closed")
 
 
 @pytest.mark.parametrize("obstacle", ["file", "link", "pipe", "directory"])

@@ -105,11 +105,16 @@ def test_nothing_is_sent_while_the_hook_runs(world, scripts):
 def test_one_that_still_answers_is_not_believed(world, scripts):
     """It takes two seconds to fall asleep. A request that comes meanwhile must not go down with it."""
     machine = Sleeper(world, scripts, linger=2.0)
+
+    def slow(conn, request):
+        time.sleep(2.5)
+        conn.reply({"served_by": "gpu"})
+    machine.server.on(CHAT, slow)
     proxy = world.olla({"gpu": machine.keys()}, idle_settings(scripts))
     eventually(lambda: proxy.endpoint("gpu")["status"] == "asleep", "its hook has ended", 20)
     client = send(world, proxy)
     machine.watch()
-    assert client.read_response().json()["served_by"] == "gpu"
+    assert client.read_response(timeout=30).json()["served_by"] == "gpu"
     assert len(machine.server.calls) == 1
 
 

@@ -134,6 +134,17 @@ def test_a_request_wakes_the_machine_and_waits_for_it(world, kind):
     assert state["last_took_ms"] >= 1000
     assert proxy.post(PATH, chat()).status == 200
     assert wake(proxy)["wakes"] == 1
+    assert proxy.wait_log("request", path=PATH)["wake_ms"] >= 1000
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_anthropic_api_wakes_too(world, stream):
+    """... with a body that is told in other words when the machine is up."""
+    proxy, machine = sleeping(world, {"proxy.heartbeat.interval": "200ms"}, boot=0.7)
+    response = proxy.post("/v1/messages", chat(max_tokens=5, stream=stream))
+    assert response.status == 200 and b"gpu" in response.body and response.complete
+    assert (b"event: ping" in response.body) == stream
+    assert machine.server.calls[0].path == CHAT
 
 
 def test_what_is_shown_while_it_sleeps_and_wakes(world):
@@ -350,13 +361,19 @@ def test_a_request_that_finds_it_asleep_wakes_it(world):
 
 
 def test_it_is_not_waited_for_again_and_again(world):
-    """It wakes, answers the checks, and refuses the request by closing: that is an error, not another wake."""
+    """It wakes, tells its models, and is gone again when the request comes: an error, not another wake."""
     proxy, machine = sleeping(world, boot=0.0)
+    server = machine.server
 
-    def fall(conn, request):
-        machine.boot = None
-        machine.server.stop()
-    machine.server.on(CHAT, fall)
+    def last_words(conn, request):
+        if "Discovery" in request.get("User-Agent"):
+            machine.boot = None
+            server.stopping.set()
+            server.listener.shutdown(socket.SHUT_RDWR)
+            server.listener.close()
+            server.listener = None
+        conn.reply(server.model_list())
+    server.on("/v1/models", last_words)
     response = proxy.post(PATH, chat())
     assert response.status == 502
     assert wake(proxy)["wakes"] == 1
