@@ -308,6 +308,18 @@
 #if OLLA_MAX_SESSIONS < 1 || OLLA_MAX_SESSIONS > 30000
 #error "OLLA_MAX_SESSIONS: set it to 1..30000"
 #endif
+#if OLLA_MAX_LEDGER < 1 || OLLA_MAX_LEDGER > 256
+#error "OLLA_MAX_LEDGER: set it to 1..256"
+#endif
+#if OLLA_MAX_METER < 1 || OLLA_MAX_METER > 4096
+#error "OLLA_MAX_METER: set it to 1..4096"
+#endif
+#if OLLA_MAX_HOOKS < 1 || OLLA_MAX_HOOKS > 64
+#error "OLLA_MAX_HOOKS: set it to 1..64"
+#endif
+#if OLLA_MAX_HOOK_EVENTS < 1 || OLLA_MAX_HOOK_EVENTS > 4096
+#error "OLLA_MAX_HOOK_EVENTS: set it to 1..4096"
+#endif
 #if OLLA_MAX_LIST_ITEMS < 8 || OLLA_MAX_LIST_ITEMS > 64
 #error "OLLA_MAX_LIST_ITEMS: set it to 8..64"
 #endif
