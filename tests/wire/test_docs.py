@@ -20,6 +20,7 @@ PAGES = sorted((REPO / "docs").glob("*.md")) + [REPO / name for name in ("README
                                                                        "package/README.md")]
 MINE = [page for page in PAGES if page.parent.name == "docs" or page == REPO / "README.md"]
 FOREIGN = {"differences.md"}  # speaks of the settings of another program
+ITS_OWN = {"discovery.static.endpoints", "proxy.tls_handshake_timeout", "model_registry.type", "model_registry.enable_unifier"}
 NEEDS_ENDPOINT = "\n[endpoint:part]\nurl = http://127.0.0.1:1\n"
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -120,7 +121,7 @@ def test_settings_exist():
                 continue
             name = found.group(1)
             seen.add(name)
-            if name not in known and name not in sections and not re.search(r"\.(?:ini|md|py|pem|c|h)$", name):
+            if name not in known | sections | ITS_OWN and not re.search(r"\.(?:ini|md|py|pem|c|h)$", name):
                 wrong.append("%s: %s" % (page.name, name))
     assert len(seen) > 30
     assert not wrong, wrong
@@ -185,3 +186,82 @@ def test_shell_blocks():
         for line, text in blocks(page, "sh"):
             done = subprocess.run(["sh", "-n"], input=text.encode(), stderr=subprocess.PIPE, timeout=20)
             assert done.returncode == 0, (page.name, line, done.stderr)
+
+
+# ---- from YAML
+
+def convert(text, folder):
+    """(exit code, INI, notes) of package/yaml2ini.py."""
+    pytest.importorskip("yaml")
+    path = folder / "config.yaml"
+    path.write_text(text)
+    done = subprocess.run(["/usr/bin/python3", str(REPO / "package" / "yaml2ini.py"), str(path)], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, timeout=30)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def test_migration_example(tmp_path):
+    """The INI in the document is what the program makes of the YAML beside it."""
+    page = REPO / "docs" / "migration.md"
+    (_, source), = blocks(page, "yaml")
+    (_, result), = blocks(page, "ini")
+    code, made, notes = convert(source, tmp_path)
+    assert (code, made) == (0, result)
+    assert "response_header_timeout" in notes and "enable_unifier" in notes and len(notes.splitlines()) == 2
+
+
+def test_migration_of_odd_values(tmp_path):
+    """Quotes, nulls, long lists, names that no section line can hold: what arrives is what was meant."""
+    models = ["a-model-with-a-long-name-number-%d:7b" % i for i in range(14)]
+    code, made, notes = convert("""
+server: {host: "", port: 1234, write_timeout: ~, read_timeout:, cors: {enabled: yes, allowed_origins: ["https://a.example", 'http://b.example']}}
+discovery:
+  static:
+    endpoints:
+      - {name: "it; and ]", url: "http://127.0.0.1:1", headers: {X-A: "a ; b", X-B: ' # ', X-C: '"q"'}}
+      - {name: twice, url: "http://127.0.0.1:2"}
+      - {name: twice, url: "http://127.0.0.1:3", type: null}
+      - {url: "http://127.0.0.1:4", model_filter: {include: %s}}
+model_aliases:
+  plain: [a, b]
+  "with:colon": [a]
+  empty: []
+""" % models, tmp_path)
+    assert code == 0 and "twice" in notes
+    for line in ('host = ""', "port = 1234", "enabled = yes", "allowed_origins = https://a.example, http://b.example", 'headers.X-A = "a ; b"',
+                 'headers.X-B = " # "', "headers.X-C = '\"q\"'", "[endpoint:twice]", "[endpoint:endpoint-3]", "[endpoint:endpoint-4]",
+                 "plain = a, b", "[model_alias:with:colon]"):
+        assert line in made.splitlines(), (line, made)
+    assert "timeout" not in made and "type" not in made
+    lines = [line for line in made.splitlines() if line.startswith("model_filter.include = ")]
+    assert len(lines) > 1 and ", ".join(line.partition(" = ")[2] for line in lines) == ", ".join(models)
+    path = tmp_path / "olla.ini"
+    path.write_text(made.replace("empty = \n", ""))
+    code, _, err = run_cli("-t", "-c", path)
+    assert code == 0 and not err, err
+
+
+def test_what_is_not_here(tmp_path):
+    """Those that docs/migration.md names are warned about, and what does nothing in the Go program is not."""
+    path = tmp_path / "olla.ini"
+    path.write_text("[proxy]\ntls_handshake_timeout = 10s\nmax_retries = 3\n[model_registry]\ntype = memory\nenable_unifier = true\n"
+                    "[model_registry.unification]\nstale_threshold = 24h\n[engineering]\nshow_nerdstats = false\n" + NEEDS_ENDPOINT)
+    code, _, err = run_cli("-t", "-c", path)
+    warned = [re.search(r"tls_handshake_timeout|model_registry\.(?:type|enable_unifier|unification)|engineering", line).group()
+              for line in err.splitlines()]
+    assert code == 0 and warned == ["tls_handshake_timeout", "model_registry.type", "model_registry.enable_unifier",
+                                    "model_registry.unification", "engineering"]
+
+
+def test_migration_of_nothing(tmp_path):
+    assert convert("", tmp_path) == (0, "", "")
+    assert convert("discovery: {static: {endpoints: []}}", tmp_path)[1] == "[discovery.static]\nendpoints = \n"
+    assert convert("a: [", tmp_path)[0] == 1
+    assert convert("- a", tmp_path)[0] == 1
+
+
+def test_migration_of_what_does_not_fit(tmp_path):
+    """It is told, not cut."""
+    code, made, notes = convert("discovery: {static: {endpoints: [{name: a, url: 'http://127.0.0.1:1', auth: {type: bearer, token: %s}}]}}"
+                                % ("t" * 300), tmp_path)
+    assert code == 1 and ";auth.token =" in made and "auth.token" in notes and "ttt" not in notes + made
