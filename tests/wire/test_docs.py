@@ -265,3 +265,28 @@ def test_migration_of_what_does_not_fit(tmp_path):
     code, made, notes = convert("discovery: {static: {endpoints: [{name: a, url: 'http://127.0.0.1:1', auth: {type: bearer, token: %s}}]}}"
                                 % ("t" * 300), tmp_path)
     assert code == 1 and ";auth.token =" in made and "auth.token" in notes and "ttt" not in notes + made
+
+
+# ---- messages
+
+def said_by_olla():
+    """All texts in the sources, those put together that stand next to each other."""
+    text = "\n".join(path.read_text() for folder in ("src", "platform") for path in sorted((REPO / folder).glob("*.c")))
+    return re.sub(r'"\s*\n\s*"', "", text)
+
+
+def test_messages_exist():
+    """What docs/troubleshooting.md quotes is what the program says."""
+    said, seen, wrong = said_by_olla(), 0, []
+    for row in re.findall(r"^\|.*\|$", prose(REPO / "docs" / "troubleshooting.md"), re.M):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        for quote in re.findall(r"`([^`]+)`", cells[1] if len(cells) > 2 else cells[0]):
+            if quote.count(" ") < 2:
+                continue  # a setting, or a state
+            for part in re.split(r"\.\.\.|; (?=did|endpoints)", quote):
+                part = part.strip().replace('"', '\\"')
+                seen += 1
+                if part not in said:
+                    wrong.append(quote)
+    assert seen > 70
+    assert not wrong, wrong
