@@ -322,7 +322,8 @@ static void check(const struct guest *g)
             ENSURE(was_said(&r, time_passed));
         }
         if (whole && g->asked[i]->kind == ASKS_MESSAGES && !error) {
-            ENSURE(was_said(&r, true));
+            /* Passed as it was it may have ended with the connection: that is an end in HTTP, whatever is in the stream. */
+            ENSURE(was_said(&r, true) || was_said(&r, false));
         }
         at = r.next;
         output_clear(&r.body);
