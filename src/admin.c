@@ -207,6 +207,14 @@ static bool page_health(struct exchange *x, struct text *t, uint32_t i)
     return i == 0;
 }
 
+/* Ollama's program asks for this first, and gives up without a 200. */
+static bool page_root(struct exchange *x, struct text *t, uint32_t i)
+{
+    (void)x;
+    text_addz(t, i == 0 ? "olla is running\n" : "");
+    return i == 0;
+}
+
 static bool page_version(struct exchange *x, struct text *t, uint32_t i)
 {
     (void)x;
@@ -275,6 +283,7 @@ static bool page_ollama_version(struct exchange *x, struct text *t, uint32_t i)
 /* clang-format off */
 static int write_health(struct exchange *x, struct text *t) { return parts(x, t, page_health); }
 static int write_version(struct exchange *x, struct text *t) { return parts(x, t, page_version); }
+static int write_root(struct exchange *x, struct text *t) { return parts(x, t, page_root); }
 static int write_sticky(struct exchange *x, struct text *t) { return parts(x, t, stats_sticky_page); }
 static int write_translators(struct exchange *x, struct text *t) { return parts(x, t, stats_translators_page); }
 static int write_action(struct exchange *x, struct text *t) { return parts(x, t, presence_page); }
@@ -295,6 +304,7 @@ static int write_ollama_version(struct exchange *x, struct text *t) { return par
 static const struct exchange_local pages[LOCAL_COUNT] = {
     [LOCAL_HEALTH] = {.write = write_health},
     [LOCAL_VERSION] = {.write = write_version},
+    [LOCAL_ROOT] = {.write = write_root, .type = "text/plain; charset=utf-8"},
     [LOCAL_STATUS] = {.write = write_status, .etag = true},
     [LOCAL_STATUS_ENDPOINTS] = {.write = write_endpoints, .etag = true},
     [LOCAL_STATS_MODELS] = {.write = write_stats_models},

@@ -44,6 +44,7 @@ static const struct {
     {STR("/olla/proxy/v1/models/"),    BELOW, false, ROUTE_LOCAL,    LOCAL_MODEL,         LISTING_OPENAI,    DIALECT_OPENAI},
     {STR("/olla/proxy"),               EXACT, false, ROUTE_REDIRECT, 0,                   0,                 DIALECT_PLAIN},
     {STR("/olla/proxy/"),              BELOW, false, ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},
+    {STR("/"),                         EXACT, true,  ROUTE_LOCAL,    LOCAL_ROOT,          0,                 DIALECT_PLAIN},
     {STR("/v1/models"),                EXACT, true,  ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_OPENAI,    DIALECT_OPENAI},
     {STR("/v1/models/"),               BELOW, true,  ROUTE_LOCAL,    LOCAL_MODEL,         LISTING_OPENAI,    DIALECT_OPENAI},
     {STR("/v1/"),                      BELOW, true,  ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},

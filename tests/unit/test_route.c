@@ -131,7 +131,7 @@ static const struct {
     {"/internal", ALWAYS, NONE},
     {"/internal/", ALWAYS, NONE},
     {"/version/", ALWAYS, NONE},
-    {"/", ALWAYS, NONE},
+    {"/", ROOT, LOCAL(ROOT)},
     {"/olla", ALWAYS, NONE},
     {"/olla/", ALWAYS, NONE},
     {"/favicon.ico", ALWAYS, NONE},

@@ -5,6 +5,7 @@ An `ini` block with an [endpoint:NAME] is a whole configuration; any other is a 
 endpoint. Files below /etc/olla and /var/lib/olla are made here.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -178,6 +179,22 @@ def test_every_page_can_be_found():
     """From the README."""
     linked = set(re.findall(r"\]\(docs/([\w.]+)", (REPO / "README.md").read_text()))
     assert {page.name for page in MINE if page.parent.name == "docs"} <= linked
+
+
+def test_other_blocks():
+    """What is to be pasted can be read by whom it is for."""
+    for page in MINE:
+        for line, text in blocks(page, "python"):
+            compile(text, "%s:%d" % (page.name, line), "exec")
+        for line, text in blocks(page, "json"):
+            json.loads(text)
+
+
+def test_yaml_blocks():
+    yaml = pytest.importorskip("yaml")
+    for page in MINE:
+        for line, text in blocks(page, "yaml"):
+            assert isinstance(yaml.safe_load(text), dict), (page.name, line)
 
 
 def test_shell_blocks():

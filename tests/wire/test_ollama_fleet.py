@@ -390,6 +390,15 @@ def test_machine_without_a_version(world, odd):
     assert proxy.post("/api/chat", {"model": "m1", "stream": False}).get("X-Olla-Endpoint") == "o1"
 
 
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_root(world, method):
+    """`ollama list` and the like ask for / before anything else, and go no further without a 200."""
+    reply = world.olla().request(method, "/")
+    assert (reply.status, reply.get("Content-Type")) == (200, "text/plain; charset=utf-8")
+    assert reply.body == (b"olla is running\n" if method == "GET" else b"") and reply.get("Content-Length") == "16"
+    assert world.olla({}, {"server.root_api": False}).request(method, "/").status == 404
+
+
 def test_own_version_without_machines(world):
     """No Ollama: olla's own."""
     own = run_cli("--version")[1].strip()

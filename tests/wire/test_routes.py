@@ -157,7 +157,7 @@ def test_management_stubs(site, base):
 
 # ---- what does not exist, and what has moved
 
-NOWHERE = ["/", "/olla", "/olla/", "/internal", "/internal/", "/favicon.ico", "/version/", "/internal/health/", "/internal/status/",
+NOWHERE = ["/olla", "/olla/", "/internal", "/internal/", "/favicon.ico", "/version/", "/internal/health/", "/internal/status/",
            "/internal/status/model", "/internal/status/models/", "/internal/statuses", "/versions", "/olla/modelsx", "/olla/Models",
            "/olla/MODELS/m-all", "/olla/anthropic/", "/olla/anthropic/v1/other", "/olla/anthropic/v1/", "/olla/unknown/x", "/olla/Ollama/api/chat",
            "/olla/llama-cpp" + CHAT, "/olla/llama_cpp" + CHAT, "/olla/vllmmlx" + CHAT, "/olla/docker-model-runner" + CHAT, "/olla/auto" + CHAT,

@@ -220,3 +220,4 @@ def test_the_client_before_it(world, tmp_path):
     with Haproxy(tmp_path, 0, one, two) as front, Client(front.port, source="127.0.0.7") as client:
         assert client.request("POST", CHAT, dump({"model": "m1"}), json_headers()).status == 200
         one.wait_log("request", path=CHAT, client="127.0.0.7")
+        assert client.request("GET", "/internal/status").status == 404 and not one.find_logs("request", path="/internal/status", client="127.0.0.7")
