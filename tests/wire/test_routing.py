@@ -231,7 +231,7 @@ def test_provider_without_endpoints(site):
     assert site.calls == []
 
 
-@pytest.mark.parametrize("path", ["/", "/olla", "/olla/", "/internal", "/internal/", "/favicon.ico", "/version/", "/internal/health/",
+@pytest.mark.parametrize("path", ["/olla", "/olla/", "/internal", "/internal/", "/favicon.ico", "/version/", "/internal/health/",
                                   "/olla/unknown/x", "/olla/Ollama/api/chat", "/olla/PROXY/v1/x", "/v2/x", "/apix", "/v1x/models",
                                   "/Internal/Health", "/olla/ollamax/api/chat", "/olla/proxyx"])
 def test_not_found_pages(site, path):
