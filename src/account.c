@@ -147,10 +147,10 @@ static void count(struct exchange *x, struct tally_event *event)
     event->served = (served || left) && x->backend_status < 500;
     tally_add(&exchange_totals.sum, event);
     gate_add(&x->key, event, plat_wall_ms());
-    meter_add(str_of(x->key.name), attempt_model(x), event);
+    struct str model = attempt_model(x);
+    meter_add(str_of(x->key.name), model, event);
     bool fallback = x->decision && str_eq(str_of(x->decision), STR("fallback"));
-    ledger_add(attempt_model(x), event, fallback ? LEDGER_FALLBACK : LEDGER_HIT, str_hash(str_of(exchange_client(x))),
-               net_now());
+    ledger_add(model, event, fallback ? LEDGER_FALLBACK : LEDGER_HIT, str_hash(str_of(exchange_client(x))), net_now());
     if (x->e) {
         endpoint_end(x->e, &x->use, outcome_of(x), event);
     }
