@@ -8,7 +8,7 @@
  *  - errno is read right after the call that set it and kept until the next failure;
  *  - what only some systems have is behind #if, with a portable other half.
  *
- * May include: platform.h, posix.h and system headers.
+ * May include: str.h, platform.h, posix.h and system headers.
  */
 
 /* tm_gmtoff is not POSIX.1-2008. */
@@ -21,6 +21,7 @@
 #define _TIME_BITS 64
 #endif
 
+#include "../src/str.h"
 #include "posix.h"
 
 #include <fcntl.h>
@@ -253,9 +254,9 @@ uint64_t plat_file_stamp(const char *path)
     }
     const uint64_t facts[] = {(uint64_t)st.st_mtim.tv_sec, (uint64_t)st.st_mtim.tv_nsec, (uint64_t)st.st_size,
                               (uint64_t)st.st_ino, (uint64_t)st.st_dev};
-    uint64_t stamp = 14695981039346656037u; /* FNV-1a over words */
+    uint64_t stamp = STR_HASH_START;
     for (size_t i = 0; i < OLLA_COUNT(facts); i++) {
-        stamp = (stamp ^ facts[i]) * 1099511628211u;
+        stamp = str_hash64_number(stamp, facts[i]);
     }
     return stamp;
 }

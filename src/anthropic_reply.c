@@ -326,11 +326,7 @@ static uint64_t hash_of(const struct anthropic_reply *r, struct json_value strin
     char bytes[128];
     struct json_value v = json_inner(string);
     size_t n = json_copy(&r->doc, v.from, v.to, bytes, sizeof(bytes));
-    uint64_t h = UINT64_C(14695981039346656037);
-    for (size_t i = 0; i < n; i++) {
-        h = (h ^ (unsigned char)bytes[i]) * UINT64_C(1099511628211);
-    }
-    return n > 0 ? h | 1 : 0;
+    return n > 0 ? str_hash64(STR_HASH_START, (struct str){bytes, n}) | 1 : 0;
 }
 
 static struct reply_call *new_call(struct anthropic_reply *r, int64_t index)

@@ -318,6 +318,28 @@ static void note_session(struct exchange *x, const struct route_choice *choice)
     }
 }
 
+static void begin_attempt(struct exchange *x, const struct route_query *q, const struct route_choice *choice)
+{
+    x->e = choice->e;
+    if (x->wake.since > 0) {
+        wake_stats.served += x->wake.done == 0;
+        x->wake.done |= endpoint_bit(x->e);
+    }
+    note_decision(x, choice);
+    x->tried |= endpoint_bit(x->e);
+    x->attempts++;
+    x->addr_first = main_target(x)->good;
+    x->addr_tries = 0;
+    x->fresh = conf_now->proxy.engine == ENGINE_SHERPA;
+    x->reusable = !x->fresh;
+    x->sent = 0;
+    x->deadline = 0;
+    endpoint_begin(x->e, &x->use, q->counts, choice->turn);
+    note_session(x, choice);
+    queue_leave(x);
+    note_spelling(x, q);
+}
+
 /* Chooses an endpoint, or answers that there is none. false: neither is possible yet. */
 static bool choose(struct exchange *x)
 {
@@ -369,24 +391,7 @@ static bool choose(struct exchange *x)
         queue_leave(x);
         return true;
     }
-    x->e = choice.e;
-    if (x->wake.since > 0) {
-        wake_stats.served += x->wake.done == 0;
-        x->wake.done |= endpoint_bit(x->e);
-    }
-    note_decision(x, &choice);
-    x->tried |= endpoint_bit(x->e);
-    x->attempts++;
-    x->addr_first = main_target(x)->good;
-    x->addr_tries = 0;
-    x->fresh = conf_now->proxy.engine == ENGINE_SHERPA;
-    x->reusable = !x->fresh;
-    x->sent = 0;
-    x->deadline = 0;
-    endpoint_begin(x->e, &x->use, q.counts, choice.turn);
-    note_session(x, &choice);
-    queue_leave(x);
-    note_spelling(x, &q);
+    begin_attempt(x, &q, &choice);
     return true;
 }
 

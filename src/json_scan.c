@@ -210,17 +210,6 @@ enum {
     INSIDE_CONVERSATION_ID
 };
 
-#define HASH_START UINT64_C(14695981039346656037)
-#define HASH_PRIME UINT64_C(1099511628211)
-
-static uint64_t hash_bytes(uint64_t h, const char *p, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        h = (h ^ (unsigned char)p[i]) * HASH_PRIME;
-    }
-    return h;
-}
-
 static void end_prefix(struct json_scan *s)
 {
     s->prefix = s->filled ? s->hash | 1 : s->prefix; /* an empty list begins nothing */
@@ -237,7 +226,7 @@ static void begin_prompt(struct json_scan *s, uint8_t rank, char c, uint64_t at)
     s->prompt_rank = rank;
     s->prompt_text = c == '"';
     s->element = s->user = s->filled = s->list_string = false;
-    s->hash = hash_bytes(HASH_START, &c, 1);
+    s->hash = str_hash64(STR_HASH_START, (struct str){&c, 1});
     s->hashed = 1;
     s->prompt_at = at - 1;
     s->prompt_open = true;
@@ -246,7 +235,7 @@ static void begin_prompt(struct json_scan *s, uint8_t rank, char c, uint64_t at)
 static void begin_text(struct json_scan *s, uint8_t inside)
 {
     s->inside = inside;
-    s->hash = HASH_START;
+    s->hash = STR_HASH_START;
     s->hashed = 0;
     s->matched = 0;
     memset(&s->unescape, 0, sizeof s->unescape);
@@ -360,11 +349,11 @@ static void look_at_prompt(struct json_scan *s, const char *p, size_t n)
         size_t take = (size_t)(p - from);
         if (s->prefix_max > 0 && s->hashed + take >= s->prefix_max) {
             take = s->prefix_max > s->hashed ? (size_t)(s->prefix_max - s->hashed) : 0;
-            s->hash = hash_bytes(s->hash, from, take);
+            s->hash = str_hash64(s->hash, (struct str){from, take});
             end_prefix(s);
             return;
         }
-        s->hash = hash_bytes(s->hash, from, take);
+        s->hash = str_hash64(s->hash, (struct str){from, take});
         s->hashed += take;
         if (s->element && (s->sub.state == JSON_DONE || s->sub.broken)) {
             s->element = false;
@@ -389,11 +378,11 @@ static void look_at_text(struct json_scan *s, const char *p, size_t n)
                 s->matched = back[s->matched];
             }
             s->matched = (uint8_t)(s->matched + (out[k] == mark[s->matched]));
-            s->hash = hash_bytes(s->hash, &out[k], 1);
+            s->hash = str_hash64(s->hash, (struct str){&out[k], 1});
             s->hashed++;
             if (s->matched == sizeof mark - 1) {
                 s->matched = 0;
-                s->hash = s->inside == INSIDE_USER_ID ? HASH_START : s->hash;
+                s->hash = s->inside == INSIDE_USER_ID ? STR_HASH_START : s->hash;
                 s->hashed = s->inside == INSIDE_USER_ID ? 0 : s->hashed;
             }
         }

@@ -257,22 +257,48 @@ static uint64_t models_figure(enum figure figure)
     }
 }
 
-static uint64_t limits_figure(enum figure figure)
+static uint64_t limits_figure(enum figure figure, const struct status_system *now)
 {
-    uint64_t rates = limits_totals.requests, sizes = exchange_totals.size_limited;
-    unsigned blocked = limits_limited(net_now());
-
     switch (figure) {
     case VIOLATIONS:
-        return (rates + sizes) * 1000;
+        return now->limited * 1000;
     case BLOCKED:
-        return blocked * UINT64_C(1000);
+        return now->blocked * UINT64_C(1000);
     case RATE_LIMITED:
-        return rates * 1000;
+        return limits_totals.requests * 1000;
     case SIZE_LIMITED:
-        return sizes * 1000;
+        return exchange_totals.size_limited * 1000;
     default:
-        return rates + sizes > 100 || blocked > 10 ? 0 : 1000;
+        return now->elevated ? 0 : 1000;
+    }
+}
+
+/* Of requests that wait for something, and of programs. */
+static uint64_t waiting_figure(enum figure figure)
+{
+    switch (figure) {
+    case WAITING:
+        return queue_stats.waiting * UINT64_C(1000);
+    case WAITED:
+        return queue_stats.served * UINT64_C(1000);
+    case WAITED_TOO_LONG:
+        return queue_stats.timed_out * UINT64_C(1000);
+    case TURNED_AWAY:
+        return queue_stats.refused * UINT64_C(1000);
+    case HELD:
+        return wake_stats.waiting * UINT64_C(1000);
+    case WOKEN:
+        return wake_stats.served * 1000;
+    case NOT_WOKEN:
+        return wake_stats.timed_out * 1000;
+    case HOOKS_RUNNING:
+        return hooks_stats.running * UINT64_C(1000);
+    case HOOKS_STARTED:
+        return hooks_stats.started * 1000;
+    case HOOKS_FAILED:
+        return hooks_stats.failed * 1000;
+    default:
+        return hooks_stats.dropped * 1000;
     }
 }
 
@@ -300,33 +326,23 @@ static uint64_t system_figure(enum figure figure)
     case RATE_LIMITED:
     case SIZE_LIMITED:
     case SECURITY:
-        return limits_figure(figure);
+        return limits_figure(figure, &now);
     case MEMORY:
         return plat_rss_bytes() * 1000;
     case IDLE_UPSTREAMS:
         return upstream_idle_count() * UINT64_C(1000);
     case WAITING:
-        return queue_stats.waiting * UINT64_C(1000);
     case WAITED:
-        return queue_stats.served * UINT64_C(1000);
     case WAITED_TOO_LONG:
-        return queue_stats.timed_out * UINT64_C(1000);
     case TURNED_AWAY:
-        return queue_stats.refused * UINT64_C(1000);
     case HELD:
-        return wake_stats.waiting * UINT64_C(1000);
     case WOKEN:
-        return wake_stats.served * 1000;
     case NOT_WOKEN:
-        return wake_stats.timed_out * 1000;
     case HOOKS_RUNNING:
-        return hooks_stats.running * UINT64_C(1000);
     case HOOKS_STARTED:
-        return hooks_stats.started * 1000;
     case HOOKS_FAILED:
-        return hooks_stats.failed * 1000;
     case HOOKS_DROPPED:
-        return hooks_stats.dropped * 1000;
+        return waiting_figure(figure);
     case STICKY_ACTIVE:
         return sticky->active * UINT64_C(1000);
     case STICKY_HITS:
@@ -443,14 +459,13 @@ static void sample(struct text *t, uint64_t thousandths)
 
 static void info_labels(struct text *t)
 {
-    static const char *const balancers[] = {"least-connections", "round-robin", "priority"};
-    static const char *const profiles[] = {"auto", "streaming", "standard"};
+    struct status_system now = status_system();
 
     label(t, true, "version", STR(OLLA_VERSION));
     label(t, false, "commit", STR("none"));
-    label(t, false, "engine", str_of(conf_now->proxy.engine == ENGINE_OLLA ? "olla" : "sherpa"));
-    label(t, false, "profile", str_of(profiles[conf_now->proxy.profile]));
-    label(t, false, "balancer", str_of(balancers[conf_now->proxy.load_balancer]));
+    label(t, false, "engine", str_of(now.engine));
+    label(t, false, "profile", str_of(now.profile));
+    label(t, false, "balancer", str_of(now.balancer));
     text_char(t, '}');
 }
 

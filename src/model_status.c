@@ -368,14 +368,14 @@ uint64_t model_status_state(const struct exchange *x)
     uint64_t h = (model_version() * 2 + wants_groups(x)) ^ (uint64_t)gate_mark(&x->key) << 32;
     struct endpoint *e;
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
-        h = (h ^ str_hash(str_of(e->name))) * UINT64_C(1099511628211);
-        h = (h ^ e->last_discovery) * UINT64_C(1099511628211);
+        h = str_hash64_number(h, str_hash(str_of(e->name)));
+        h = str_hash64_number(h, e->last_discovery);
     }
     for (int i = 0; i < conf_now->aliases; i++) { /* a reload may have changed them */
         const struct conf_alias *a = &conf_now->alias[i];
-        h = (h ^ str_hash(str_of(a->name))) * UINT64_C(1099511628211);
+        h = str_hash64_number(h, str_hash(str_of(a->name)));
         for (int k = 0; k < a->models.n; k++) {
-            h = (h ^ str_hash(str_of(a->models.item[k]))) * UINT64_C(1099511628211);
+            h = str_hash64_number(h, str_hash(str_of(a->models.item[k])));
         }
     }
     return h;

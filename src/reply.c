@@ -255,19 +255,17 @@ static void rewind_page(struct exchange *x, bool hashing)
     x->spelling[0] = '\0';
 }
 
-/* FNV-1a with 64 bits over the page without what changes by itself. */
+/* Over the page without what changes by itself. */
 static uint64_t page_hash(struct exchange *x, const struct exchange_local *page)
 {
-    uint64_t h = UINT64_C(14695981039346656037);
+    uint64_t h = STR_HASH_START;
     int more = 1;
 
     rewind_page(x, true);
     while (more) {
         struct text piece = text_in(page_mem, sizeof(page_mem));
         more = page->write(x, &piece);
-        for (size_t i = 0; i < piece.n; i++) {
-            h = (h ^ (unsigned char)piece.p[i]) * UINT64_C(1099511628211);
-        }
+        h = str_hash64(h, text_str(&piece));
     }
     rewind_page(x, false);
     return h;

@@ -6,16 +6,6 @@
  */
 #include "exchange.h"
 
-static uint64_t hash(uint64_t h, struct str s, bool fold)
-{
-    for (size_t i = 0; i < s.n; i++) {
-        h = (h ^ (unsigned char)(fold ? str_lower(s.p[i]) : s.p[i])) * UINT64_C(1099511628211);
-    }
-    return h;
-}
-
-#define HASH_START UINT64_C(14695981039346656037)
-
 /*
  * What agents send, in the order of how well it tells a conversation; the texts of the body have their ranks among
  * them. The fields of the head are gone through once, because most requests have none of these.
@@ -42,7 +32,7 @@ static uint64_t by_session(const struct exchange *x)
     while (http_next_field(&rest, &f)) {
         for (size_t i = 0; i < best; i++) {
             if (f.name.n == ladder[i].name.n && f.value.n >= ladder[i].least && str_ieq(f.name, ladder[i].name)) {
-                h = hash(HASH_START, f.value, false) | 1;
+                h = str_hash64(STR_HASH_START, f.value) | 1;
                 best = i;
             }
         }
@@ -60,9 +50,9 @@ static uint64_t by_source(const struct exchange *x, enum conf_key_source source)
         return x->scan.prefix;
     case KEY_AUTH_HEADER:
         authorization = http_get(x->req.fields, STR("Authorization"));
-        return authorization.n > 0 ? hash(HASH_START, authorization, false) | 1 : 0;
+        return authorization.n > 0 ? str_hash64(STR_HASH_START, authorization) | 1 : 0;
     case KEY_IP:
-        return hash(HASH_START, str_of(exchange_client(x)), false) | 1;
+        return str_hash64(STR_HASH_START, str_of(exchange_client(x))) | 1;
     case KEY_SOURCES:
         break;
     }
@@ -85,7 +75,7 @@ void session_find(struct exchange *x)
         uint64_t h = by_source(x, source);
         if (h != 0) {
             /* The kind of key and the model belong to it: two models of a conversation have two caches. */
-            h = hash(h ^ (uint64_t)source << 56, str_of(x->scan.model), true);
+            h = str_hash64_number(h ^ (uint64_t)source << 56, str_ihash(str_of(x->scan.model)));
             x->session.key = h | 1;
             x->session.source = names[source];
         }

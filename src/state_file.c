@@ -21,7 +21,7 @@
 /* Name, address, type and model with their tabs. */
 #define LINE_MAX (64 + 18 + 64 + OLLA_MODEL_NAME + 4)
 
-static uint32_t written; /* hash of what is in the file, as far as is known */
+static uint64_t written; /* hash of what is in the file, as far as is known */
 static uint32_t seen;    /* version of the catalogue that was looked at */
 static uint64_t changed_at, tried_at;
 static bool dirty;
@@ -64,22 +64,12 @@ struct sink {
     struct text t;
     int fd; /* -1: only the hash is wanted */
     bool failed;
-    uint32_t hash;
+    uint64_t hash;
 };
-
-#define HASH_START 2166136261u
-
-static uint32_t hash_on(uint32_t hash, const char *p, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        hash = (hash ^ (unsigned char)p[i]) * 16777619u;
-    }
-    return hash;
-}
 
 static void pass_on(struct sink *s)
 {
-    s->hash = hash_on(s->hash, s->mem, s->t.n);
+    s->hash = str_hash64(s->hash, text_str(&s->t));
     if (s->fd >= 0 && s->t.n > 0) {
         s->failed = s->failed || plat_record_write(s->fd, s->mem, s->t.n) != OLLA_OK;
     }
@@ -87,7 +77,7 @@ static void pass_on(struct sink *s)
 }
 
 /* All of the file, into fd or nowhere. false: it could not be written. */
-static bool tell(int fd, uint32_t *hash)
+static bool tell(int fd, uint64_t *hash)
 {
     static struct sink s;
     const struct model *m;
@@ -95,7 +85,7 @@ static bool tell(int fd, uint32_t *hash)
 
     s.fd = fd;
     s.failed = false;
-    s.hash = HASH_START;
+    s.hash = STR_HASH_START;
     s.t = text_in(s.mem, sizeof(s.mem));
     text_addz(&s.t, HEAD);
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
@@ -118,7 +108,7 @@ static void write_file(void)
 {
     static uint64_t warned;
     const char *path = conf_now->wake.state_file;
-    uint32_t hash = 0;
+    uint64_t hash = 0;
 
     dirty = false;
     tried_at = net_now();
@@ -236,11 +226,11 @@ static unsigned take_lines(int fd, endpoint_set *told)
     unsigned bad = 0;
     long n;
 
-    written = HASH_START;
+    written = STR_HASH_START;
     while (total < BYTES_MAX && (n = plat_read(fd, mem + have, sizeof(mem) - have)) > 0) {
         struct str rest = {mem, have + (size_t)n};
         total += (size_t)n;
-        written = hash_on(written, mem + have, (size_t)n);
+        written = str_hash64(written, (struct str){mem + have, (size_t)n});
         for (size_t end; (end = str_find(rest, '\n')) < rest.n; rest = str_skip(rest, end + 1)) {
             struct str line = {rest.p, end};
             bool well = head ? !too_long && str_eq(line, (struct str){HEAD, sizeof(HEAD) - 2})

@@ -167,10 +167,26 @@ static void wake_part(struct text *t, const struct endpoint *e, bool hashing)
     text_char(t, '}');
 }
 
+/* What it has done; the order is the reference's, with what is new behind it. */
+static void traffic_part(struct text *t, const struct endpoint *e)
+{
+    json_member_u64(t, "min_latency_ms", e->latency_ms_min);
+    json_member_u64(t, "max_latency_ms", e->latency_ms_max);
+    if (tally_served(&e->sum) > 0) {
+        json_member_u64(t, "avg_latency_ms", tally_average(&e->sum));
+    }
+    json_member_u64(t, "latency_sum_ms", e->sum.ms_sum);
+    json_member_u64(t, "failed_requests", e->sum.failed);
+    tokens(t, &e->sum);
+    text_addz(t, ",\"tokens_per_second\":");
+    status_thousandths(t, e->rate);
+    percentiles(t, "latency_ms", &e->whole);
+    percentiles(t, "ttft_ms", &e->first);
+}
+
 static void status_endpoint(const struct exchange *x, struct text *t, const struct endpoint *e, bool first)
 {
     bool hashing = x->hashing;
-    uint64_t served = tally_served(&e->sum), average = tally_average(&e->sum);
 
     text_addz(t, first ? "{\"name\":" : ",{\"name\":");
     json_text(t, str_of(e->name));
@@ -187,12 +203,7 @@ static void status_endpoint(const struct exchange *x, struct text *t, const stru
     if (e->extra.version[0]) {
         json_member(t, "version", str_of(e->extra.version));
     }
-    if (e->priority < 0) {
-        text_addz(t, ",\"priority\":");
-        text_i64(t, e->priority);
-    } else {
-        json_member_u64(t, "priority", (uint64_t)e->priority);
-    }
+    json_member_u64(t, "priority", (uint64_t)e->priority);
     json_member_u64(t, "connections", e->inflight);
     json_member_u64(t, "weight", e->weight);
     json_member_u64(t, "max_concurrent", e->max_concurrent);
@@ -204,8 +215,8 @@ static void status_endpoint(const struct exchange *x, struct text *t, const stru
     json_member_u64(t, "open_for_ms", rest_of(e->breaker.until, hashing));
     text_char(t, '}');
     json_member_u64(t, "requests", e->sum.requests);
-    ADMIN_MEMBER(t, "success_rate", admin_percent_text(t, served, e->sum.requests));
-    ADMIN_MEMBER(t, "avg_latency", admin_latency_text(t, average));
+    ADMIN_MEMBER(t, "success_rate", admin_percent_text(t, tally_served(&e->sum), e->sum.requests));
+    ADMIN_MEMBER(t, "avg_latency", admin_latency_text(t, tally_average(&e->sum)));
     ADMIN_MEMBER(t, "traffic", admin_bytes_text(t, e->sum.bytes));
     if (!hashing) {
         ADMIN_MEMBER(t, "last_check", admin_ago_text(t, e->last_check));
@@ -219,18 +230,7 @@ static void status_endpoint(const struct exchange *x, struct text *t, const stru
     text_char(t, '}');
     json_member(t, "url", str_of(e->url));
     ADMIN_MEMBER(t, "id", status_endpoint_id(t, e));
-    json_member_u64(t, "min_latency_ms", e->latency_ms_min);
-    json_member_u64(t, "max_latency_ms", e->latency_ms_max);
-    if (served > 0) {
-        json_member_u64(t, "avg_latency_ms", average);
-    }
-    json_member_u64(t, "latency_sum_ms", e->sum.ms_sum);
-    json_member_u64(t, "failed_requests", e->sum.failed);
-    tokens(t, &e->sum);
-    text_addz(t, ",\"tokens_per_second\":");
-    status_thousandths(t, e->rate);
-    percentiles(t, "latency_ms", &e->whole);
-    percentiles(t, "ttft_ms", &e->first);
+    traffic_part(t, e);
     loaded_models(x, t, e);
     if (e->last_check > 0 && !hashing) {
         ADMIN_MEMBER(t, "health_check_at", admin_instant_text(t, e->last_check));
@@ -241,16 +241,16 @@ static void status_endpoint(const struct exchange *x, struct text *t, const stru
 
 static void status_head(struct text *t, bool hashing)
 {
-    static const char *const balancers[] = {"least-connections", "round-robin", "priority"};
+    struct status_system now = status_system();
+
     text_addz(t, "{\"timestamp\":\"");
     if (!hashing) {
         admin_time_text(t, plat_wall_ms());
     }
     text_addz(t, "\",\"proxy\":{\"engine\":");
-    json_text(t, str_of(conf_now->proxy.engine == ENGINE_OLLA ? "olla" : "sherpa"));
-    static const char *const profiles[] = {"auto", "streaming", "standard"};
-    json_member(t, "profile", str_of(profiles[conf_now->proxy.profile]));
-    json_member(t, "balancer", str_of(balancers[conf_now->proxy.load_balancer]));
+    json_text(t, str_of(now.engine));
+    json_member(t, "profile", str_of(now.profile));
+    json_member(t, "balancer", str_of(now.balancer));
     text_addz(t, "},\"endpoints\":[");
 }
 
@@ -259,9 +259,19 @@ struct status_system status_system(void)
 {
     const struct tally *sum = &exchange_totals.sum;
     uint64_t rate = sum->requests > 0 ? tally_served(sum) * 100 / sum->requests : 100;
-    struct status_system s = {.status = "healthy"};
+    static const char *const engines[] = {"olla", "sherpa"};
+    static const char *const profiles[] = {"auto", "streaming", "standard"};
+    static const char *const balancers[] = {"least-connections", "round-robin", "priority"};
+    struct status_system s = {.status = "healthy",
+                              .limited = limits_totals.requests + exchange_totals.size_limited,
+                              .blocked = limits_limited(net_now()),
+                              .engine = engines[conf_now->proxy.engine],
+                              .profile = profiles[conf_now->proxy.profile],
+                              .balancer = balancers[conf_now->proxy.load_balancer]};
     const struct endpoint *e;
     unsigned asleep = 0;
+
+    s.elevated = s.limited > 100 || s.blocked > 10;
 
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
         s.endpoints++;
@@ -279,18 +289,16 @@ struct status_system status_system(void)
 }
 
 /* The last two are of connections, which the reference does not limit. */
-static void status_security(struct text *t)
+static void status_security(struct text *t, const struct status_system *now)
 {
     const struct limits_totals *l = &limits_totals;
-    uint64_t sizes = exchange_totals.size_limited;
-    unsigned limited = limits_limited(net_now());
 
     text_addz(t, "\"security\":{\"status\":");
-    json_text(t, str_of(sizes + l->requests > 100 || limited > 10 ? "elevated" : "normal"));
-    json_member_u64(t, "blocked_ips", limited);
+    json_text(t, str_of(now->elevated ? "elevated" : "normal"));
+    json_member_u64(t, "blocked_ips", now->blocked);
     text_addz(t, ",\"violations\":{\"rate_limits\":");
     text_u64(t, l->requests);
-    json_member_u64(t, "size_limits", sizes);
+    json_member_u64(t, "size_limits", exchange_totals.size_limited);
     json_member_u64(t, "refused_peers", l->peers);
     json_member_u64(t, "refused_connections", l->connections);
     text_addz(t, "}}");
@@ -302,7 +310,7 @@ static void system_part(struct text *t, bool hashing)
     struct status_system now = status_system();
 
     text_addz(t, "],");
-    status_security(t);
+    status_security(t, &now);
     text_addz(t, ",\"system\":{\"status\":");
     json_text(t, str_of(now.status));
     text_addz(t, ",\"endpoints_up\":\"");
@@ -325,7 +333,7 @@ static void system_part(struct text *t, bool hashing)
     json_member(t, "version", STR(OLLA_VERSION));
     json_member(t, "commit", STR("none"));
     json_member_u64(t, "active_connections", n->active);
-    json_member_u64(t, "security_violations", n->size_limited + limits_totals.requests);
+    json_member_u64(t, "security_violations", now.limited);
     json_member_u64(t, "total_requests", n->sum.requests);
     json_member_u64(t, "total_failures", n->sum.failed);
     tokens(t, &n->sum);
@@ -447,8 +455,7 @@ static void endpoint_part(struct text *t, const struct endpoint *e, bool first, 
     json_member(t, "status", str_of(e->enabled ? endpoint_state_name(e->state) : "disabled"));
     ADMIN_MEMBER(t, "id", status_endpoint_id(t, e));
     json_member(t, "url", str_of(e->url));
-    text_addz(t, ",\"priority\":");
-    text_i64(t, e->priority);
+    json_member_u64(t, "priority", (uint64_t)e->priority);
     json_member_u64(t, "model_count", e->models);
     json_member_u64(t, "request_count", e->sum.requests);
     if (e->sum.requests > 0) {

@@ -15,7 +15,11 @@ bool status_endpoints_page(struct exchange *x, struct text *t, uint32_t i);
 /* Figures of the system as a whole, for the status and for metrics. */
 struct status_system {
     unsigned endpoints, healthy, routable;
-    const char *status; /* "healthy", "degraded", "critical" */
+    const char *status;                      /* "healthy", "degraded", "critical" */
+    uint64_t limited;                        /* requests over a limit of rate or size */
+    unsigned blocked;                        /* addresses that were limited in the last hour */
+    bool elevated;                           /* more of both than is usual */
+    const char *engine, *profile, *balancer; /* words of the configuration */
 };
 struct status_system status_system(void);
 

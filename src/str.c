@@ -164,6 +164,19 @@ bool str_matches(struct str s, struct str pattern)
     return false;
 }
 
+uint64_t str_hash64_number(uint64_t h, uint64_t n)
+{
+    return (h ^ n) * UINT64_C(1099511628211);
+}
+
+uint64_t str_hash64(uint64_t h, struct str s)
+{
+    for (size_t i = 0; i < s.n; i++) {
+        h = str_hash64_number(h, (unsigned char)s.p[i]);
+    }
+    return h;
+}
+
 uint32_t str_hash(struct str s)
 {
     uint32_t h = 2166136261u;

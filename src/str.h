@@ -51,7 +51,12 @@ bool str_list_has(struct str list, struct str item);
 bool str_matches(struct str s, struct str pattern);
 bool str_is_pattern(struct str pattern); /* not blank, and no '*' but at the ends */
 
-/* FNV-1a; the second one over the lower-cased bytes. */
+/* FNV-1a with 64 bits, begun with STR_HASH_START and continued over parts; and over a number as one step. */
+#define STR_HASH_START UINT64_C(14695981039346656037)
+uint64_t str_hash64(uint64_t h, struct str s);
+uint64_t str_hash64_number(uint64_t h, uint64_t n);
+
+/* FNV-1a with 32 bits; the second one over the lower-cased bytes. */
 uint32_t str_hash(struct str s);
 uint32_t str_ihash(struct str s);
 

@@ -1,10 +1,12 @@
 """Fixtures: `world` (one per test), `kept` (what a module shares), `site` (a running proxy shared by a module) and `certs`."""
 
+import pathlib
 import resource
 
 import pytest
 
 from backend import LlamaBackend, OllamaBackend, OpenAIBackend
+from faults import WallClock
 from floods import small_binary
 from harness import BINARY, World, have_binary, report
 from tls import Certificates
@@ -127,3 +129,12 @@ def site(kept):
     if problems:
         problems.append(site.proxy.describe())
     report(problems)
+
+
+@pytest.fixture
+def clock(tmp_path):
+    """A wall clock that can be moved for a proxy."""
+    clock = WallClock(tmp_path, pathlib.Path(__file__).parent / "clock_jump.c")
+    if clock.problem:
+        pytest.skip(clock.problem)
+    return clock

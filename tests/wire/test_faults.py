@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import pathlib
 import re
 import signal
 import time
@@ -15,7 +14,7 @@ import pytest
 
 from backend import Gate, LlamaBackend, OllamaBackend, eventually, hold, openai_chunk, pattern
 from client import Client, Closed, dump, json_headers, request_bytes
-from faults import OURS, Fault, Lan, Relay, WallClock
+from faults import OURS, Fault, Lan, Relay
 from harness import World, endpoint, new_id, rarely_probed, report
 
 CHAT = "/v1/chat/completions"
@@ -825,14 +824,6 @@ YEAR = 365 * DAY
 def since_1970():
     """To the first of January 1970, 00:02: where boards without a battery begin."""
     return 120 - int(time.time())
-
-
-@pytest.fixture
-def clock(tmp_path):
-    clock = WallClock(tmp_path, pathlib.Path(__file__).parent / "clock_jump.c")
-    if clock.problem:
-        pytest.skip(clock.problem)
-    return clock
 
 
 def has_effect(proxy, clock):

@@ -1,13 +1,11 @@
 """tokens_per_day: what a key has used up is refused until midnight, local time, in the caller's words."""
 
-import pathlib
 import time
 
 import pytest
 
 from backend import eventually
 from client import request_bytes
-from faults import WallClock
 from harness import endpoint, new_id
 from messages import ask as message_body
 from observe import CHAT, STATUS, ask, bearer, by_name, event, line, metrics, page, says, streams
@@ -195,14 +193,6 @@ def test_requests_per_minute_is_another_thing(launch):
 
 
 # ---- midnight
-
-@pytest.fixture
-def clock(tmp_path):
-    clock = WallClock(tmp_path, pathlib.Path(__file__).parent / "clock_jump.c")
-    if clock.problem:
-        pytest.skip(clock.problem)
-    return clock
-
 
 def shows(proxy, clock):
     """Skips where the program cannot be shown another clock."""
