@@ -9,11 +9,6 @@
 
 /* ---- slices --------------------------------------------------------------- */
 
-struct str str_of(const char *z)
-{
-    return (struct str){z, z ? strlen(z) : 0};
-}
-
 int str_hex_value(char c)
 {
     char lower = str_lower(c);
@@ -24,32 +19,38 @@ int str_hex_value(char c)
     return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
 }
 
-char str_lower(char c)
-{
-    return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c;
-}
+#define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
 
-bool str_eq(struct str a, struct str b)
+/* Eight bytes, ASCII letters among them in lower case. */
+static uint64_t eight_lower(const char *p)
 {
-    return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
+    uint64_t x, low, letters;
+
+    memcpy(&x, p, sizeof(x));
+    /* With the top bits away no sum carries: the top bit of each byte says "from A on", then "above Z". */
+    low = x & EACH(0x7f);
+    letters = (low + EACH(0x80 - 'A')) & ~(low + EACH(0x7f - 'Z')) & ~x & EACH(0x80);
+    return x | letters >> 2;
 }
 
 bool str_ieq(struct str a, struct str b)
 {
+    size_t i = 0;
+
     if (a.n != b.n) {
         return false;
     }
-    for (size_t i = 0; i < a.n; i++) {
+    for (; a.n - i >= 8; i += 8) {
+        if (eight_lower(a.p + i) != eight_lower(b.p + i)) {
+            return false;
+        }
+    }
+    for (; i < a.n; i++) {
         if (str_lower(a.p[i]) != str_lower(b.p[i])) {
             return false;
         }
     }
     return true;
-}
-
-bool str_starts(struct str s, struct str prefix)
-{
-    return s.n >= prefix.n && str_eq((struct str){s.p, prefix.n}, prefix);
 }
 
 bool str_istarts(struct str s, struct str prefix)
@@ -60,14 +61,6 @@ bool str_istarts(struct str s, struct str prefix)
 bool str_ends(struct str s, struct str suffix)
 {
     return s.n >= suffix.n && str_eq(str_skip(s, s.n - suffix.n), suffix);
-}
-
-struct str str_skip(struct str s, size_t n)
-{
-    if (n > s.n) {
-        n = s.n;
-    }
-    return (struct str){n ? s.p + n : s.p, s.n - n};
 }
 
 static bool is_blank(char c)
@@ -98,12 +91,6 @@ bool str_ihas(struct str s, struct str part)
         }
     }
     return false;
-}
-
-size_t str_find(struct str s, char c)
-{
-    const char *hit = s.n ? memchr(s.p, c, s.n) : NULL;
-    return hit ? (size_t)(hit - s.p) : s.n;
 }
 
 struct str str_split(struct str *rest, char sep)
@@ -386,11 +373,6 @@ int str_to_bool(struct str s, bool *out)
 
 /* ---- text builder ------------------------------------------------------------ */
 
-struct text text_in(char *p, size_t cap)
-{
-    return (struct text){p, cap, 0, false};
-}
-
 void text_add(struct text *t, struct str s)
 {
     if (t->full || s.n > t->cap - t->n) {
@@ -401,16 +383,6 @@ void text_add(struct text *t, struct str s)
         memcpy(t->p + t->n, s.p, s.n);
         t->n += s.n;
     }
-}
-
-void text_addz(struct text *t, const char *z)
-{
-    text_add(t, str_of(z));
-}
-
-void text_char(struct text *t, char c)
-{
-    text_add(t, (struct str){&c, 1});
 }
 
 void text_padded(struct text *t, uint64_t v, unsigned digits)

@@ -5,10 +5,15 @@
  * Text from the network is always a struct str and never NUL-terminated.
  * A slice owns nothing: it lives as long as the bytes it points into.
  *
- * May include: olla.h.
+ * The smallest of them are here whole: they are asked for some hundred times in
+ * each request, mostly with a literal, whose length the compiler then knows.
+ *
+ * May include: olla.h, string.h.
  */
 #ifndef OLLA_STR_H
 #define OLLA_STR_H
+
+#include <string.h>
 
 #include "../olla.h"
 
@@ -20,22 +25,50 @@ struct str {
 /* A slice of a string literal. */
 #define STR(lit) ((struct str){(lit), sizeof(lit) - 1})
 
-struct str str_of(const char *z); /* z may be NULL: the empty slice */
-bool str_eq(struct str a, struct str b);
+/* z may be NULL: the empty slice. */
+static inline struct str str_of(const char *z)
+{
+    return (struct str){z, z ? strlen(z) : 0};
+}
+
+static inline bool str_eq(struct str a, struct str b)
+{
+    return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
+}
+
+/* ASCII only. */
+static inline char str_lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c;
+}
+
+/* Without the first n bytes; n may exceed s.n. */
+static inline struct str str_skip(struct str s, size_t n)
+{
+    n = n < s.n ? n : s.n;
+    return (struct str){n ? s.p + n : s.p, s.n - n};
+}
+
+/* Position of c, or s.n if there is none. */
+static inline size_t str_find(struct str s, char c)
+{
+    const char *hit = s.n ? (const char *)memchr(s.p, c, s.n) : NULL;
+    return hit ? (size_t)(hit - s.p) : s.n;
+}
+
+static inline bool str_starts(struct str s, struct str prefix)
+{
+    return s.n >= prefix.n && (prefix.n == 0 || memcmp(s.p, prefix.p, prefix.n) == 0);
+}
+
 bool str_ieq(struct str a, struct str b); /* ASCII case ignored */
-bool str_starts(struct str s, struct str prefix);
 bool str_istarts(struct str s, struct str prefix);
 bool str_ends(struct str s, struct str suffix);
-struct str str_skip(struct str s, size_t n); /* without the first n bytes; n may exceed s.n */
-struct str str_trim(struct str s);           /* without blanks (space, tab, CR, LF) at both ends */
-char str_lower(char c);                      /* ASCII only */
-int str_hex_value(char c);                   /* 0..15, or -1 */
+struct str str_trim(struct str s); /* without blanks (space, tab, CR, LF) at both ends */
+int str_hex_value(char c);         /* 0..15, or -1 */
 
 /* True if part stands somewhere in s, ASCII case ignored. */
 bool str_ihas(struct str s, struct str part);
-
-/* Position of c, or s.n if there is none. */
-size_t str_find(struct str s, char c);
 
 /*
  * Splits *rest at the first sep: returns the part before it, trimmed, and
@@ -87,10 +120,27 @@ struct text {
     bool full;
 };
 
-struct text text_in(char *p, size_t cap);
+static inline struct text text_in(char *p, size_t cap)
+{
+    return (struct text){p, cap, 0, false};
+}
+
 void text_add(struct text *t, struct str s);
-void text_addz(struct text *t, const char *z);
-void text_char(struct text *t, char c);
+
+static inline void text_addz(struct text *t, const char *z)
+{
+    text_add(t, str_of(z));
+}
+
+static inline void text_char(struct text *t, char c)
+{
+    if (t->full || t->n == t->cap) {
+        t->full = true;
+    } else {
+        t->p[t->n++] = c;
+    }
+}
+
 void text_u64(struct text *t, uint64_t v);
 void text_i64(struct text *t, int64_t v);
 void text_hex(struct text *t, uint64_t v, unsigned digits);    /* zero-padded, lower case */
