@@ -16,14 +16,11 @@ bool admit_shows(const struct exchange *x)
 
 bool admit_by_place(const struct exchange *x)
 {
-    static const struct str told[] = {STR("X-Forwarded-For"), STR("Forwarded"), STR("X-Real-IP"), STR("Via")};
-    bool direct = !x->from_text[0];
-
     /* Also of a proxy that is not trusted: nobody else sends these. */
-    for (size_t i = 0; i < OLLA_COUNT(told); i++) {
-        direct = direct && http_get(x->req.fields, told[i]).p == NULL;
-    }
-    return direct && admit_shows(x);
+    const uint64_t told = HTTP_BIT(HTTP_X_FORWARDED_FOR) | HTTP_BIT(HTTP_FORWARDED) | HTTP_BIT(HTTP_X_REAL_IP) |
+                          HTTP_BIT(HTTP_VIA);
+
+    return !x->from_text[0] && !(x->req.names & told) && admit_shows(x);
 }
 
 bool admit_whole_key(const struct exchange *x)
@@ -42,7 +39,7 @@ static bool is_open_to_all(const struct exchange *x)
 
     if (r->kind == ROUTE_LOCAL && r->page == LOCAL_ACTION) {
         /* A key that was brought counts, wherever it comes from. */
-        bool key = http_get(x->req.fields, STR("Authorization")).p || http_get(x->req.fields, STR("X-Api-Key")).p;
+        bool key = (x->req.names & (HTTP_BIT(HTTP_AUTHORIZATION) | HTTP_BIT(HTTP_X_API_KEY))) != 0;
         return !key && admit_by_place(x);
     }
     /* What a proxy brings that olla believes comes from elsewhere: its own address opens nothing. */

@@ -53,7 +53,7 @@ static void explain(struct text *t, const struct exchange *x, const struct route
         text_addz(t, choice->status == 404 ? "\" not found" : "\" now");
     } else if (choice->no_such_pin) {
         text_addz(t, "no endpoint for this route is named as the header X-Olla-Endpoint says");
-    } else if (http_get(x->req.fields, STR("X-Olla-Endpoint")).n > 0) {
+    } else if (http_request_get(&x->req, HTTP_X_OLLA_ENDPOINT).n > 0) {
         text_addz(t, "the endpoint that the header X-Olla-Endpoint names is not healthy");
     } else if (x->route.has_type) {
         text_addz(t, "No ");
@@ -152,7 +152,7 @@ void attempt_waited_too_long(struct exchange *x)
 
 void attempt_note_limit(struct exchange *x, const struct http_response *r)
 {
-    struct str after = http_get(r->fields, STR("Retry-After"));
+    struct str after = http_response_get(r, HTTP_RETRY_AFTER);
     uint64_t wait = 0;
     bool told = http_retry_after(after, plat_wall_ms(), &wait);
 
@@ -165,8 +165,8 @@ void attempt_note_limit(struct exchange *x, const struct http_response *r)
 /* How far it goes for a machine that sleeps: only for work, or when it names the machine. */
 static enum conf_wake wake_most(const struct exchange *x)
 {
-    struct str word = http_get(x->req.fields, STR("X-Olla-Wake"));
-    bool may = x->counts || http_get(x->req.fields, STR("X-Olla-Endpoint")).n > 0;
+    struct str word = http_request_get(&x->req, HTTP_X_OLLA_WAKE);
+    bool may = x->counts || http_request_get(&x->req, HTTP_X_OLLA_ENDPOINT).n > 0;
 
     return !may || str_ieq(word, STR("never")) ? WAKE_NEVER : str_ieq(word, STR("prefer")) ? WAKE_PREFER : WAKE_REQUIRE;
 }
@@ -179,7 +179,7 @@ struct route_query attempt_query(const struct exchange *x)
         .tried = x->tried,
         .balancer = conf_now->proxy.load_balancer,
         .alias = conf_alias_find(conf_now, str_of(x->scan.model)),
-        .pin = http_get(x->req.fields, STR("X-Olla-Endpoint")),
+        .pin = http_request_get(&x->req, HTTP_X_OLLA_ENDPOINT),
         .refreshed = x->refreshed,
         .counts = x->counts,
         .tokens = (uint32_t)(x->scan.prompt_n / 4 < UINT32_MAX ? x->scan.prompt_n / 4 : UINT32_MAX),

@@ -107,7 +107,7 @@ static struct str origin_of(struct str fields)
     struct http_field f;
 
     for (int n = 0; http_next_field(&fields, &f);) {
-        if (str_ieq(f.name, STR("Origin"))) {
+        if (f.id == HTTP_ORIGIN) {
             origin = ++n == 1 ? f.value : STR("");
         }
     }
@@ -161,13 +161,13 @@ static bool take_headers(struct str fields, struct text *t)
 bool cors_is_preflight(const struct http_request *req)
 {
     return conf_now->server.cors.enabled && str_eq(req->method, STR("OPTIONS")) &&
-           http_get(req->fields, STR("Access-Control-Request-Method")).n > 0;
+           http_request_get(req, HTTP_ACCESS_CONTROL_REQUEST_METHOD).n > 0;
 }
 
 void cors_write_preflight(const struct http_request *req, struct text *t)
 {
     struct str origin = origin_of(req->fields);
-    struct str method = http_get(req->fields, STR("Access-Control-Request-Method"));
+    struct str method = http_request_get(req, HTTP_ACCESS_CONTROL_REQUEST_METHOD);
     static char mem[HEADERS_MAX];
     struct text headers = text_in(mem, sizeof(mem));
 

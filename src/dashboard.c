@@ -155,7 +155,7 @@ static void send_file(struct exchange *x, struct reply_own *out, int i)
 {
     static char mem[1024];
     struct text t = text_in(mem, sizeof(mem));
-    struct str since = http_get(x->req.fields, STR("If-Modified-Since"));
+    struct str since = http_request_get(&x->req, HTTP_IF_MODIFIED_SINCE);
 
     text_addz(&t, GUARD "Cache-Control: no-cache\r\nETag: ");
     text_addz(&t, files[i].tag);
@@ -163,7 +163,7 @@ static void send_file(struct exchange *x, struct reply_own *out, int i)
     text_addz(&t, modified);
     text_addz(&t, "\r\n");
     out->lines = text_str(&t);
-    if (http_get(x->req.fields, STR("If-None-Match")).p ? reply_none_match(x, str_of(files[i].tag))
+    if (http_request_get(&x->req, HTTP_IF_NONE_MATCH).p ? reply_none_match(x, str_of(files[i].tag))
                                                         : str_eq(since, str_of(modified))) {
         out->status = 304;
         return;

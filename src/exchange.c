@@ -199,7 +199,7 @@ bool exchange_start(struct client *c, const struct http_request *req, size_t hea
     copy_cut(x->method, sizeof(x->method), req->method);
     copy_target(x->path, sizeof(x->path), req->path);
     copy_target(x->query, sizeof(x->query), req->query);
-    make_id(x, http_get(req->fields, STR("X-Request-ID")));
+    make_id(x, http_request_get(req, HTTP_X_REQUEST_ID));
     log_about(x->id);
     admit_client(x);
     if (!request_clean_path(x)) {
@@ -226,10 +226,10 @@ bool exchange_start(struct client *c, const struct http_request *req, size_t hea
         return true;
     }
     x->route = route_find(x->req.path, conf_now->server.root_api);
-    if (x->route.pinnable && http_get(req->fields, STR("X-Olla-Endpoint")).n > 0) {
+    if (x->route.pinnable && http_request_get(req, HTTP_X_OLLA_ENDPOINT).n > 0) {
         x->route.kind = ROUTE_PROXY; /* it says which machine: then it makes sense */
     }
-    if (x->route.listing == LISTING_OPENAI && http_get(req->fields, STR("anthropic-version")).n > 0) {
+    if (x->route.listing == LISTING_OPENAI && http_request_get(req, HTTP_ANTHROPIC_VERSION).n > 0) {
         x->route.listing = LISTING_ANTHROPIC; /* the same path in both APIs */
         x->route.dialect = DIALECT_ANTHROPIC;
     }

@@ -12,34 +12,19 @@
 #define UPGRADE "Connection: Upgrade\r\nUpgrade: websocket\r\n"
 
 /* Request headers that stay here: credentials are for olla, the others are set anew below. */
-static const struct str request_drop[] = {
-    STR("Host"),   STR("Content-Length"), STR("Expect"),       STR("Authorization"),
-    STR("Cookie"), STR("X-Api-Key"),      STR("X-Auth-Token"), STR("X-Forwarded-For"),
-    STR("Via"),    STR("X-Model"),        STR("X-Proxied-By"), STR("X-Olla-Endpoint"),
-};
-
-/* Reply headers of a backend that would contradict ours. */
-static const struct str rate_headers[] = {
-    STR("X-RateLimit-Limit"),
-    STR("X-RateLimit-Remaining"),
-    STR("X-RateLimit-Reset"),
-};
+#define REQUEST_DROP                                                                                                   \
+    (HTTP_BIT(HTTP_HOST) | HTTP_BIT(HTTP_CONTENT_LENGTH) | HTTP_BIT(HTTP_EXPECT) | HTTP_BIT(HTTP_AUTHORIZATION) |      \
+     HTTP_BIT(HTTP_COOKIE) | HTTP_BIT(HTTP_X_API_KEY) | HTTP_BIT(HTTP_X_AUTH_TOKEN) | HTTP_BIT(HTTP_X_FORWARDED_FOR) | \
+     HTTP_BIT(HTTP_VIA) | HTTP_BIT(HTTP_X_MODEL) | HTTP_BIT(HTTP_X_PROXIED_BY) | HTTP_BIT(HTTP_X_OLLA_ENDPOINT))
 
 /* Reply headers that stay here. Content-Length is written from the framing. */
-static const struct str response_drop[] = {
-    STR("Content-Length"), STR("Authorization"), STR("Proxy-Authorization"),
-    STR("X-Api-Key"),      STR("X-Auth-Token"),  STR("Set-Cookie"),
-};
+#define RESPONSE_DROP                                                                                    \
+    (HTTP_BIT(HTTP_CONTENT_LENGTH) | HTTP_BIT(HTTP_AUTHORIZATION) | HTTP_BIT(HTTP_PROXY_AUTHORIZATION) | \
+     HTTP_BIT(HTTP_X_API_KEY) | HTTP_BIT(HTTP_X_AUTH_TOKEN) | HTTP_BIT(HTTP_SET_COOKIE))
 
-static bool in_list(struct str name, const struct str *list, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (str_ieq(name, list[i])) {
-            return true;
-        }
-    }
-    return false;
-}
+/* ... if they would contradict ours. */
+#define RATE_HEADERS \
+    (HTTP_BIT(HTTP_X_RATELIMIT_LIMIT) | HTTP_BIT(HTTP_X_RATELIMIT_REMAINING) | HTTP_BIT(HTTP_X_RATELIMIT_RESET))
 
 static void field(struct text *t, const char *name, struct str value)
 {
@@ -50,12 +35,13 @@ static void field(struct text *t, const char *name, struct str value)
 }
 
 /* All values of a header as one list, as RFC 9110 (5.3) allows; true if there was one. */
-static bool joined(struct text *t, struct str fields, struct str name)
+static bool joined(struct text *t, const struct http_request *req, enum http_name name)
 {
+    struct str fields = req->names & HTTP_BIT(name) ? req->fields : STR("");
     struct http_field f;
     bool any = false;
     while (http_next_field(&fields, &f)) {
-        if (f.value.n > 0 && str_ieq(f.name, name)) {
+        if (f.value.n > 0 && f.id == name) {
             text_addz(t, any ? ", " : "");
             text_add(t, f.value);
             any = true;
@@ -64,9 +50,9 @@ static bool joined(struct text *t, struct str fields, struct str name)
     return any;
 }
 
-static bool browser_origin(struct str name)
+static bool browser_origin(const struct http_field *f)
 {
-    return str_ieq(name, STR("Origin")) || str_ieq(name, STR("Referer")) || str_istarts(name, STR("Sec-Fetch-"));
+    return f->id == HTTP_ORIGIN || f->id == HTTP_REFERER || str_istarts(f->name, STR("Sec-Fetch-"));
 }
 
 /* Methods whose requests say "Content-Length: 0" when they are empty (RFC 9110, 8.6). */
@@ -171,14 +157,14 @@ static bool judges(void)
 /* What a proxy adds itself to. real_ip: the client's own is there already. */
 static void proxy_headers(const struct exchange *x, struct text *t, bool real_ip)
 {
-    struct str fields = x->req.fields, peer = str_of(x->c->peer_text);
-    struct str told = http_get(fields, STR("X-Forwarded-For")), first = str_split(&told, ',');
+    struct str peer = str_of(x->c->peer_text);
+    struct str told = http_request_get(&x->req, HTTP_X_FORWARDED_FOR), first = str_split(&told, ',');
     bool believed = !judges() || limits_trusts(&x->c->peer_addr);
 
     text_addz(t, "X-Proxied-By: Olla/" OLLA_VERSION "\r\nVia: ");
-    text_addz(t, joined(t, fields, STR("Via")) ? ", 1.1 " AGENT "\r\n" : "1.1 " AGENT "\r\n");
+    text_addz(t, joined(t, &x->req, HTTP_VIA) ? ", 1.1 " AGENT "\r\n" : "1.1 " AGENT "\r\n");
     text_addz(t, "X-Forwarded-For: ");
-    text_addz(t, believed && joined(t, fields, STR("X-Forwarded-For")) ? ", " : "");
+    text_addz(t, believed && joined(t, &x->req, HTTP_X_FORWARDED_FOR) ? ", " : "");
     text_add(t, peer);
     text_addz(t, "\r\n");
     if (!real_ip) {
@@ -190,7 +176,8 @@ bool forward_request_head(struct exchange *x, struct text *t)
 {
     struct str rest = x->req.fields, model = str_of(x->scan.model);
     struct http_field f;
-    bool real_ip = false, proto = false, host = false, keys = x->key.key > 0 || gate_closed();
+    bool keys = x->key.key > 0 || gate_closed();
+    uint64_t seen = 0, drop = REQUEST_DROP | (judges() ? HTTP_BIT(HTTP_X_REAL_IP) : 0);
 
     text_add(t, x->req.method);
     text_char(t, ' ');
@@ -199,20 +186,17 @@ bool forward_request_head(struct exchange *x, struct text *t)
     text_addz(t, " HTTP/1.1\r\n");
     size_t from = t->n;
     field(t, "Host", str_of(x->e->at[TARGET_MAIN].authority));
+    /* Signs of life cannot be put into a compressed stream, nor tokens be read out of it. */
+    drop |= x->beat != BEAT_NONE || x->translated || gate_has_allowance(&x->key) ? HTTP_BIT(HTTP_ACCEPT_ENCODING) : 0;
+    drop |= x->translated ? HTTP_BIT(HTTP_CONTENT_TYPE) : 0;
     while (http_next_field(&rest, &f)) {
-        /* Signs of life cannot be put into a compressed stream, nor tokens be read out of it. */
-        bool coding = (x->beat != BEAT_NONE || x->translated || gate_has_allowance(&x->key)) &&
-                      str_ieq(f.name, STR("Accept-Encoding"));
-        bool other = x->translated && (str_istarts(f.name, STR("anthropic-")) || str_ieq(f.name, STR("Content-Type")));
-        bool spoofed = judges() && str_ieq(f.name, STR("X-Real-IP"));
-        if (coding || other || spoofed || in_list(f.name, request_drop, OLLA_COUNT(request_drop)) ||
-            http_hop_by_hop(x->req.hop_fields, f.name) || (x->e->profile->drop_origin && browser_origin(f.name))) {
+        if ((drop & HTTP_BIT(f.id)) || http_field_is_hop(x->req.hop_fields, &f) ||
+            (x->translated && str_istarts(f.name, STR("anthropic-"))) ||
+            (x->e->profile->drop_origin && browser_origin(&f))) {
             continue;
         }
-        real_ip = real_ip || str_ieq(f.name, STR("X-Real-IP"));
-        proto = proto || str_ieq(f.name, STR("X-Forwarded-Proto"));
-        host = host || str_ieq(f.name, STR("X-Forwarded-Host"));
-        if (keys && str_ieq(f.name, STR("Sec-WebSocket-Protocol"))) {
+        seen |= HTTP_BIT(f.id);
+        if (keys && f.id == HTTP_SEC_WEBSOCKET_PROTOCOL) {
             protocols(t, f.value);
         } else {
             text_add(t, f.line);
@@ -226,11 +210,11 @@ bool forward_request_head(struct exchange *x, struct text *t)
         text_u64(t, exchange_wire_length(x));
         text_addz(t, "\r\n");
     }
-    proxy_headers(x, t, real_ip);
-    if (!proto) {
+    proxy_headers(x, t, (seen & HTTP_BIT(HTTP_X_REAL_IP)) != 0);
+    if (!(seen & HTTP_BIT(HTTP_X_FORWARDED_PROTO))) {
         field(t, "X-Forwarded-Proto", x->c->s.tls ? STR("https") : STR("http"));
     }
-    if (!host && x->req.host.n > 0) {
+    if (!(seen & HTTP_BIT(HTTP_X_FORWARDED_HOST)) && x->req.host.n > 0) {
         field(t, "X-Forwarded-Host", x->req.host);
     }
     if (model.n > 0) {
@@ -248,9 +232,9 @@ bool forward_request_head(struct exchange *x, struct text *t)
 
 #define RESET_S 60 /* what X-RateLimit-Remaining is about is over by then */
 
-static void number_field(struct text *t, struct str name, uint64_t v)
+static void number_field(struct text *t, const char *name, uint64_t v)
 {
-    text_add(t, name);
+    text_addz(t, name);
     text_addz(t, ": ");
     text_u64(t, v);
     text_addz(t, "\r\n");
@@ -260,9 +244,9 @@ void forward_own_headers(struct exchange *x, struct text *t)
 {
     field(t, "X-Olla-Request-ID", str_of(x->id));
     if (x->rate.limit > 0) {
-        number_field(t, rate_headers[0], x->rate.limit);
-        number_field(t, rate_headers[1], x->rate.remaining);
-        number_field(t, rate_headers[2], (uint64_t)plat_wall_ms() / 1000 + RESET_S);
+        number_field(t, "X-RateLimit-Limit", x->rate.limit);
+        number_field(t, "X-RateLimit-Remaining", x->rate.remaining);
+        number_field(t, "X-RateLimit-Reset", (uint64_t)plat_wall_ms() / 1000 + RESET_S);
     }
     if (x->e) {
         field(t, "X-Olla-Endpoint", str_of(x->e->name));
@@ -290,7 +274,7 @@ static void reply_framing(struct exchange *x, const struct http_response *r, str
         text_u64(t, r->length);
         text_addz(t, "\r\n");
     } else if (r->framing == HTTP_NO_BODY) {
-        if (http_get(r->fields, STR("Content-Length")).p && (x->is_head || r->status == 304)) {
+        if ((r->names & HTTP_BIT(HTTP_CONTENT_LENGTH)) && (x->is_head || r->status == 304)) {
             text_addz(t, "Content-Length: ");
             text_u64(t, r->length);
             text_addz(t, "\r\n");
@@ -311,7 +295,7 @@ static void reply_framing(struct exchange *x, const struct http_response *r, str
 
 static void sticky_headers(struct exchange *x, struct text *t)
 {
-    struct str id = http_get(x->req.fields, STR("X-Olla-Session-ID"));
+    struct str id = http_request_get(&x->req, HTTP_X_OLLA_SESSION_ID);
     if (x->session.outcome == STICKY_OFF) {
         return;
     }
@@ -336,7 +320,8 @@ bool forward_response_head(struct exchange *x, const struct http_response *r, st
 {
     struct str rest = r->fields;
     struct http_field f;
-    bool date = false, cache = false;
+    uint64_t drop = RESPONSE_DROP | (x->rate.limit > 0 ? RATE_HEADERS : 0), seen = 0;
+    struct str own = endpoint_headers(x->e);
     const char *reason = http_reason(r->status);
 
     text_addz(t, "HTTP/1.1 ");
@@ -347,26 +332,24 @@ bool forward_response_head(struct exchange *x, const struct http_response *r, st
     forward_own_headers(x, t);
     forward_reply_headers(x, t);
     cors_write_reply(&x->req, t);
-    if (x->route.dialect == DIALECT_ANTHROPIC && !http_get(rest, STR("request-id")).p) {
+    if (x->route.dialect == DIALECT_ANTHROPIC && !(r->names & HTTP_BIT(HTTP_REQUEST_ID))) {
         field(t, "request-id", str_of(x->id));
     }
     while (http_next_field(&rest, &f)) {
-        if (in_list(f.name, response_drop, OLLA_COUNT(response_drop)) || str_istarts(f.name, STR("X-Olla-")) ||
-            http_hop_by_hop(r->hop_fields, f.name) || http_get(endpoint_headers(x->e), f.name).p ||
-            cors_replaces(f.name) || (x->rate.limit > 0 && in_list(f.name, rate_headers, OLLA_COUNT(rate_headers)))) {
+        if ((drop & HTTP_BIT(f.id)) || http_field_is_hop(r->hop_fields, &f) || str_istarts(f.name, STR("X-Olla-")) ||
+            (own.n > 0 && http_get(own, f.name).p) || cors_replaces(f.name)) {
             continue;
         }
-        date = date || str_ieq(f.name, STR("Date"));
-        cache = cache || str_ieq(f.name, STR("Cache-Control"));
+        seen |= HTTP_BIT(f.id);
         text_add(t, f.line);
     }
-    if (!date) {
+    if (!(seen & HTTP_BIT(HTTP_DATE))) {
         field(t, "Date", http_date(plat_wall_ms()));
     }
     if (x->events != EVENTS_NONE) {
         /* Another proxy in front must not gather events (quirk Q6). */
         text_addz(t, "X-Accel-Buffering: no\r\n");
-        text_addz(t, cache ? "" : "Cache-Control: no-cache\r\n");
+        text_addz(t, seen & HTTP_BIT(HTTP_CACHE_CONTROL) ? "" : "Cache-Control: no-cache\r\n");
     }
     if (r->status == 101) {
         text_addz(t, UPGRADE);

@@ -144,11 +144,11 @@ enum gate_answer gate_enter(const struct http_request *req, bool upgrade, struct
     struct http_field f;
 
     while (http_next_field(&rest, &f)) {
-        if (str_ieq(f.name, STR("Authorization"))) {
+        if (f.id == HTTP_AUTHORIZATION) {
             note(&b, AUTHORIZATION, bearer(f.value));
-        } else if (str_ieq(f.name, STR("X-Api-Key"))) {
+        } else if (f.id == HTTP_X_API_KEY) {
             note(&b, API_KEY, f.value);
-        } else if (upgrade && str_ieq(f.name, STR("Sec-WebSocket-Protocol"))) {
+        } else if (upgrade && f.id == HTTP_SEC_WEBSOCKET_PROTOCOL) {
             look_through(&b, f.value);
         }
     }

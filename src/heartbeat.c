@@ -174,7 +174,7 @@ bool heartbeat_run(struct exchange *x)
 
 bool heartbeat_take_reply(struct exchange *x, const struct http_response *r)
 {
-    struct str coding = http_get(r->fields, STR("Content-Encoding"));
+    struct str coding = http_response_get(r, HTTP_CONTENT_ENCODING);
     bool good = r->status >= 200 && r->status < 300;
 
     if (coding.n > 0 && !str_ieq(coding, STR("identity"))) {

@@ -31,6 +31,7 @@ struct facts {
     struct str host;
     struct str content_type;
     struct str hop;
+    uint64_t names;
 };
 
 static int refuse(struct http_error *err, int status, const char *why)
@@ -212,7 +213,8 @@ static int take_coding(struct facts *f, const struct http_field *field)
     return OLLA_OK;
 }
 
-static bool always_hop_by_hop(struct str name);
+static enum http_name name_of(struct str name);
+static bool always_hop_by_hop(enum http_name name);
 
 static int take_connection(struct facts *f, const struct http_field *field)
 {
@@ -225,7 +227,7 @@ static int take_connection(struct facts *f, const struct http_field *field)
             f->close = true;
         } else if (str_ieq(item, STR("keep-alive"))) {
             f->keep_alive = true;
-        } else if (item.n > 0 && !always_hop_by_hop(item)) {
+        } else if (item.n > 0 && !always_hop_by_hop(name_of(item))) {
             const char *start = f->hop.p ? f->hop.p : field->line.p;
             f->hop = (struct str){start, (size_t)(field->line.p - start) + field->line.n};
         }
@@ -259,60 +261,61 @@ static int take_keep_alive(struct facts *f, const struct http_field *field)
     return OLLA_OK;
 }
 
-#define NAME(lit)            \
-    {                        \
-        lit, sizeof(lit) - 1 \
-    }
-
 /* "close" is a connection option, and for that reason no field may have this name. Having it
  * here makes a plain "Connection: close" one that names no field. */
-static const struct known_field {
-    struct str name;
-    bool hop; /* hop-by-hop, whatever Connection says */
-    int (*take)(struct facts *f, const struct http_field *field);
-} known_fields[] = {
-    {NAME("host"), false, take_host},
-    {NAME("connection"), true, take_connection},
-    {NAME("content-length"), false, take_length},
-    {NAME("content-type"), false, take_content_type},
-    {NAME("transfer-encoding"), true, take_coding},
-    {NAME("expect"), false, take_expect},
-    {NAME("keep-alive"), true, take_keep_alive},
-    {NAME("te"), true, NULL},
-    {NAME("close"), true, NULL},
-    {NAME("trailer"), true, NULL},
-    {NAME("upgrade"), true, NULL},
-    {NAME("http2-settings"), true, NULL},
-    {NAME("proxy-connection"), true, NULL},
-    {NAME("proxy-authenticate"), true, NULL},
-    {NAME("proxy-authorization"), true, NULL},
+#define HOP_NAMES                                                                                                   \
+    (HTTP_BIT(HTTP_CONNECTION) | HTTP_BIT(HTTP_TRANSFER_ENCODING) | HTTP_BIT(HTTP_KEEP_ALIVE) | HTTP_BIT(HTTP_TE) | \
+     HTTP_BIT(HTTP_CLOSE) | HTTP_BIT(HTTP_TRAILER) | HTTP_BIT(HTTP_UPGRADE) | HTTP_BIT(HTTP_HTTP2_SETTINGS) |       \
+     HTTP_BIT(HTTP_PROXY_CONNECTION) | HTTP_BIT(HTTP_PROXY_AUTHENTICATE) | HTTP_BIT(HTTP_PROXY_AUTHORIZATION))
+
+static const struct str known_names[HTTP_NAME_COUNT] = {[HTTP_OTHER] = {"", 0},
+#define X(id, text) [HTTP_##id] = {text, sizeof(text) - 1},
+                                                        HTTP_NAMES(X)
+#undef X
 };
 
-#define INITIAL(c) (1u << ((c) - 'a'))
-/* Most names begin with none of these letters, and end here. */
-#define KNOWN_INITIALS \
-    (INITIAL('c') | INITIAL('e') | INITIAL('h') | INITIAL('k') | INITIAL('p') | INITIAL('t') | INITIAL('u'))
+/* Do not compile if a name has no bit. */
+enum { NAMES_FIT = 1 / (HTTP_NAME_COUNT <= 64) };
 
-static const struct known_field *find_known(struct str name)
+#define NAME_MAX_LENGTH 31
+
+static enum http_name name_of(struct str name)
 {
-    char first = name.n > 0 ? str_lower(name.p[0]) : '\0';
+    /* Of each length the last one, and for each name the one before it of the same length; 0 = there is none. */
+    static uint8_t last[NAME_MAX_LENGTH + 1], before[HTTP_NAME_COUNT];
+    static bool ready;
 
-    if (first < 'a' || first > 'z' || !(KNOWN_INITIALS >> (first - 'a') & 1u)) {
-        return NULL;
+    for (size_t i = 1; !ready && i < HTTP_NAME_COUNT; i++) {
+        before[i] = last[known_names[i].n];
+        last[known_names[i].n] = (uint8_t)i;
     }
-    for (const struct known_field *k = known_fields; k < known_fields + OLLA_COUNT(known_fields); k++) {
-        if (k->name.n == name.n && k->name.p[0] == first) { /* no two rows have both in common */
-            return str_ieq(k->name, name) ? k : NULL;
+    ready = true;
+    if (name.n > NAME_MAX_LENGTH) {
+        return HTTP_OTHER;
+    }
+    for (size_t i = last[name.n]; i > 0; i = before[i]) {
+        if (str_lower(name.p[0]) == known_names[i].p[0] && str_ieq(name, known_names[i])) {
+            return (enum http_name)i;
         }
     }
-    return NULL;
+    return HTTP_OTHER;
 }
 
-static bool always_hop_by_hop(struct str name)
+static bool always_hop_by_hop(enum http_name name)
 {
-    const struct known_field *k = find_known(name);
-    return k && k->hop;
+    return (HOP_NAMES >> name & 1) != 0;
 }
+
+/* What they say about the message. */
+static int (*const takers[HTTP_NAME_COUNT])(struct facts *f, const struct http_field *field) = {
+    [HTTP_HOST] = take_host,
+    [HTTP_CONNECTION] = take_connection,
+    [HTTP_CONTENT_LENGTH] = take_length,
+    [HTTP_CONTENT_TYPE] = take_content_type,
+    [HTTP_TRANSFER_ENCODING] = take_coding,
+    [HTTP_EXPECT] = take_expect,
+    [HTTP_KEEP_ALIVE] = take_keep_alive,
+};
 
 /* ---- all header lines -------------------------------------------------------- */
 
@@ -321,7 +324,7 @@ static bool is_disguised(struct str name)
 {
     static const struct {
         struct str before, after;
-    } parts[] = {{NAME("content"), NAME("length")}, {NAME("transfer"), NAME("encoding")}};
+    } parts[] = {{{"content", 7}, {"length", 6}}, {{"transfer", 8}, {"encoding", 8}}};
 
     for (size_t i = 0; i < OLLA_COUNT(parts); i++) {
         size_t n = parts[i].before.n;
@@ -350,11 +353,12 @@ static int check_field(struct facts *f, struct str line)
     if (has_control(value)) {
         return refuse(f->err, 400, "invalid header value");
     }
-    const struct known_field *k = find_known((struct str){line.p, n});
-    if (!k || !k->take) {
+    enum http_name id = name_of((struct str){line.p, n});
+    f->names |= HTTP_BIT(id);
+    if (!takers[id]) {
         return OLLA_OK;
     }
-    return k->take(f, &(struct http_field){{line.p, n}, str_trim(value), {line.p, line.n + 2}});
+    return takers[id](f, &(struct http_field){{line.p, n}, str_trim(value), {line.p, line.n + 2}, id});
 }
 
 /* rest: all behind the first line. Fills f; *fields gets the lines without the empty one. */
@@ -489,6 +493,7 @@ int http_parse_request(struct str head, struct http_request *out, struct http_er
     out->length = f.length;
     out->has_body = f.chunked || f.length > 0;
     out->hop_fields = f.hop;
+    out->names = f.names;
     return OLLA_OK;
 }
 
@@ -533,6 +538,7 @@ int http_parse_response(struct str head, struct str method, struct http_response
     out->keep_alive_s = f.keep_alive_s;
     out->content_type = f.content_type;
     out->hop_fields = f.hop;
+    out->names = f.names;
     out->length = f.length;
     return OLLA_OK;
 }
@@ -551,6 +557,7 @@ bool http_next_field(struct str *rest, struct http_field *out)
     size_t colon = str_find(out->line, ':');
     out->name = (struct str){out->line.p, colon};
     out->value = str_trim(str_skip(out->line, colon + 1));
+    out->id = name_of(out->name);
     return true;
 }
 
@@ -566,6 +573,16 @@ struct str http_get(struct str fields, struct str name)
         fields = str_skip(fields, line.n);
     }
     return (struct str){NULL, 0};
+}
+
+struct str http_request_get(const struct http_request *m, enum http_name name)
+{
+    return m->names & HTTP_BIT(name) ? http_get(m->fields, known_names[name]) : (struct str){NULL, 0};
+}
+
+struct str http_response_get(const struct http_response *m, enum http_name name)
+{
+    return m->names & HTTP_BIT(name) ? http_get(m->fields, known_names[name]) : (struct str){NULL, 0};
 }
 
 void http_replace_fields(struct text *t, size_t from, struct str lines)
@@ -587,17 +604,25 @@ void http_replace_fields(struct text *t, size_t from, struct str lines)
     text_add(t, lines);
 }
 
-bool http_hop_by_hop(struct str fields, struct str name)
+/* One of the Connection fields among these lines names it. */
+static bool is_named(struct str fields, struct str name)
 {
     struct http_field f;
 
-    if (always_hop_by_hop(name)) {
-        return true;
-    }
     while (http_next_field(&fields, &f)) {
-        if (str_ieq(f.name, STR("connection")) && str_list_has(f.value, name)) {
+        if (f.id == HTTP_CONNECTION && str_list_has(f.value, name)) {
             return true;
         }
     }
     return false;
+}
+
+bool http_hop_by_hop(struct str fields, struct str name)
+{
+    return always_hop_by_hop(name_of(name)) || is_named(fields, name);
+}
+
+bool http_field_is_hop(struct str fields, const struct http_field *f)
+{
+    return always_hop_by_hop(f->id) || is_named(fields, f->name);
 }

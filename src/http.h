@@ -23,6 +23,80 @@ enum http_framing {
     HTTP_TO_CLOSE /* responses only: the body ends with the connection */
 };
 
+/*
+ * Names of fields that some part of olla asks for. Each is looked up once, when the head is checked: `names` of a
+ * message then tells which of them it has, and most questions end there.
+ */
+#define HTTP_NAMES(X)                                                 \
+    X(HOST, "host")                                                   \
+    X(CONNECTION, "connection")                                       \
+    X(CONTENT_LENGTH, "content-length")                               \
+    X(CONTENT_TYPE, "content-type")                                   \
+    X(CONTENT_ENCODING, "content-encoding")                           \
+    X(TRANSFER_ENCODING, "transfer-encoding")                         \
+    X(EXPECT, "expect")                                               \
+    X(KEEP_ALIVE, "keep-alive")                                       \
+    X(TE, "te")                                                       \
+    X(CLOSE, "close")                                                 \
+    X(TRAILER, "trailer")                                             \
+    X(UPGRADE, "upgrade")                                             \
+    X(HTTP2_SETTINGS, "http2-settings")                               \
+    X(PROXY_CONNECTION, "proxy-connection")                           \
+    X(PROXY_AUTHENTICATE, "proxy-authenticate")                       \
+    X(PROXY_AUTHORIZATION, "proxy-authorization")                     \
+    X(ACCEPT_ENCODING, "accept-encoding")                             \
+    X(ACCESS_CONTROL_REQUEST_METHOD, "access-control-request-method") \
+    X(ANTHROPIC_VERSION, "anthropic-version")                         \
+    X(AUTHORIZATION, "authorization")                                 \
+    X(CACHE_CONTROL, "cache-control")                                 \
+    X(COOKIE, "cookie")                                               \
+    X(DATE, "date")                                                   \
+    X(FORWARDED, "forwarded")                                         \
+    X(IF_MODIFIED_SINCE, "if-modified-since")                         \
+    X(IF_NONE_MATCH, "if-none-match")                                 \
+    X(ORIGIN, "origin")                                               \
+    X(REFERER, "referer")                                             \
+    X(REQUEST_ID, "request-id")                                       \
+    X(RETRY_AFTER, "retry-after")                                     \
+    X(SEC_FETCH_SITE, "sec-fetch-site")                               \
+    X(SEC_WEBSOCKET_PROTOCOL, "sec-websocket-protocol")               \
+    X(SESSION_ID, "session-id")                                       \
+    X(SESSION_ID_2, "session_id")                                     \
+    X(SET_COOKIE, "set-cookie")                                       \
+    X(VIA, "via")                                                     \
+    X(X_AMP_THREAD_ID, "x-amp-thread-id")                             \
+    X(X_API_KEY, "x-api-key")                                         \
+    X(X_AUTH_TOKEN, "x-auth-token")                                   \
+    X(X_CLAUDE_SESSION_ID, "x-claude-code-session-id")                \
+    X(X_FORWARDED_FOR, "x-forwarded-for")                             \
+    X(X_FORWARDED_HOST, "x-forwarded-host")                           \
+    X(X_FORWARDED_PROTO, "x-forwarded-proto")                         \
+    X(X_LITELLM_SESSION_ID, "x-litellm-session-id")                   \
+    X(X_MODEL, "x-model")                                             \
+    X(X_OLLA_ENDPOINT, "x-olla-endpoint")                             \
+    X(X_OLLA_PRIORITY, "x-olla-priority")                             \
+    X(X_OLLA_SESSION_ID, "x-olla-session-id")                         \
+    X(X_OLLA_WAKE, "x-olla-wake")                                     \
+    X(X_PROXIED_BY, "x-proxied-by")                                   \
+    X(X_RATELIMIT_LIMIT, "x-ratelimit-limit")                         \
+    X(X_RATELIMIT_REMAINING, "x-ratelimit-remaining")                 \
+    X(X_RATELIMIT_RESET, "x-ratelimit-reset")                         \
+    X(X_REAL_IP, "x-real-ip")                                         \
+    X(X_REQUEST_ID, "x-request-id")                                   \
+    X(X_SESSION_AFFINITY, "x-session-affinity")                       \
+    X(X_SESSION_ID, "x-session-id")                                   \
+    X(X_SHOULD_RETRY, "x-should-retry")
+
+enum http_name {
+    HTTP_OTHER = 0, /* any other name */
+#define X(id, text) HTTP_##id,
+    HTTP_NAMES(X)
+#undef X
+        HTTP_NAME_COUNT /* at most 64: a bit for each */
+};
+
+#define HTTP_BIT(name) (UINT64_C(1) << (name))
+
 /* A refused head: the status to answer with and a sentence for the client. */
 struct http_error {
     int status;      /* 400, 431, 501, 505; 502 for a response head */
@@ -61,6 +135,7 @@ struct http_request {
     uint64_t length;       /* with HTTP_LENGTH */
     struct str fields;     /* the header lines, for http_next_field */
     struct str hop_fields; /* the part of fields whose Connection lines name further fields; mostly empty */
+    uint64_t names;        /* HTTP_BIT of those that stand in fields */
 };
 
 struct http_response {
@@ -72,8 +147,9 @@ struct http_response {
     uint64_t length;
     unsigned keep_alive_s;   /* Keep-Alive: timeout=N, or 0 */
     struct str content_type; /* value, may be empty */
-    struct str fields;       /* this and the next as in struct http_request */
+    struct str fields;       /* this and the next two as in struct http_request */
     struct str hop_fields;
+    uint64_t names;
 };
 
 /* Checks a whole head (as measured by http_find_end). OLLA_OK, or OLLA_ERR with *err. */
@@ -90,6 +166,7 @@ struct http_field {
     struct str name;
     struct str value; /* trimmed */
     struct str line;  /* the whole line with its CRLF, for verbatim copying */
+    enum http_name id;
 };
 
 /* Takes the next header line off *rest (start with .fields). false at the end. */
@@ -98,12 +175,17 @@ bool http_next_field(struct str *rest, struct http_field *out);
 /* Value of the first field of that name (case ignored), or an empty slice with p == NULL. */
 struct str http_get(struct str fields, struct str name);
 
+/* The same for a known name, in a message: almost free if it is not there. */
+struct str http_request_get(const struct http_request *m, enum http_name name);
+struct str http_response_get(const struct http_response *m, enum http_name name);
+
 /*
  * True if name is hop-by-hop (RFC 9110, 7.6.1) or is named by any Connection field of these lines.
  * .hop_fields gives the same answers as .fields for far less work. A client may name any field
  * here, Host and Content-Length too: what the next hop needs must be written, not copied.
  */
 bool http_hop_by_hop(struct str fields, struct str name);
+bool http_field_is_hop(struct str fields, const struct http_field *f); /* the same for a field */
 
 /*
  * Puts header lines into a head that is being written: fields that stand in t from byte `from` on (whole lines only)

@@ -113,6 +113,7 @@ struct json_scan {
     uint64_t at;       /* bytes seen */
     uint64_t quote_at; /* where the model's value began */
     uint64_t hash, hashed, prompt_at;
+    char tail[8]; /* of the prompt: the last bytes that were hashed, until they are eight */
     struct json_unescape unescape;
     uint8_t seen;    /* which keys have come */
     uint8_t key;     /* the one whose value is being read */

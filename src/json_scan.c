@@ -49,15 +49,24 @@ static void keep(struct json_top *t, const char *p, size_t n)
 {
     const size_t room = t->state == JSON_COLON ? KEY_MAX : sizeof t->text - 1;
 
-    for (size_t i = 0; i < n && t->capture; i++) {
-        if (t->state == JSON_AFTER && t->n == 0 && class_of(p[i]) == '_') {
-            continue; /* trimmed here, so that blanks in front of a value do not use up the room */
-        }
-        t->capture = t->n < room;
-        if (t->capture) {
-            t->text[t->n++] = p[i];
-        }
+    /* Trimmed here, so that blanks in front of a value do not use up the room. */
+    while (n > 0 && t->state == JSON_AFTER && t->n == 0 && class_of(*p) == '_') {
+        p++;
+        n--;
     }
+    t->capture = n <= room - t->n;
+    n = t->capture ? n : room - t->n;
+    memcpy(t->text + t->n, p, n);
+    t->n = (uint16_t)(t->n + n);
+}
+
+/* Behind the bytes that stand for themselves in a string. */
+static const char *plain_end(const char *p, const char *end)
+{
+    while (p < end && *p != '"' && *p != '\\' && *p != '\0') {
+        p++;
+    }
+    return p;
 }
 
 /* Takes a wanted string, from inside it; returns early when it turns out not to be wanted. */
@@ -66,6 +75,12 @@ static const char *take_string(struct json_top *t, const char *p, const char *en
     char out[8];
 
     while (p < end && t->in_string && t->capture && !t->broken) {
+        const char *to = t->unescape.left == 0 && t->unescape.high == 0 ? plain_end(p, end) : p;
+        if (to > p) {
+            keep(t, p, (size_t)(to - p));
+            p = to;
+            continue;
+        }
         t->in_string = *p != '"' || t->unescape.left == JSON_SLASH;
         keep(t, out, json_unescape(&t->unescape, *p++, out));
         t->broken = t->unescape.bad; /* parsers differ in what they make of it */
@@ -130,15 +145,20 @@ static const char *cross(struct json_top *t, uint32_t depth, const char *p, cons
 /* One byte outside strings. true: it is the first one of a value, whose key is in `text`. */
 static bool top_byte(struct json_top *t, char c)
 {
+    /* What may stand in each state, and the state behind it. */
     static const struct {
-        uint8_t state;
-        char c;
-        uint8_t next;
+        char c[2];
+        uint8_t next[2];
     } steps[] = {
-        {JSON_START, '\xef', JSON_MARK_2}, {JSON_MARK_2, '\xbb', JSON_MARK_3}, {JSON_MARK_3, '\xbf', JSON_OPEN},
-        {JSON_START, '{', JSON_KEY},       {JSON_OPEN, '{', JSON_KEY},         {JSON_KEY, '"', JSON_COLON},
-        {JSON_KEY, '}', JSON_DONE},        {JSON_COLON, ':', JSON_VALUE},      {JSON_AFTER, ',', JSON_KEY},
-        {JSON_AFTER, '}', JSON_DONE},
+        [JSON_START] = {"{\xef", {JSON_KEY, JSON_MARK_2}},
+        [JSON_MARK_2] = {"\xbb", {JSON_MARK_3}},
+        [JSON_MARK_3] = {"\xbf", {JSON_OPEN}},
+        [JSON_OPEN] = {"{", {JSON_KEY}},
+        [JSON_KEY] = {"\"}", {JSON_COLON, JSON_DONE}},
+        [JSON_COLON] = {":", {JSON_VALUE}},
+        [JSON_VALUE] = {"", {0}},
+        [JSON_AFTER] = {",}", {JSON_KEY, JSON_DONE}},
+        [JSON_DONE] = {"", {0}},
     };
     const char class = class_of(c);
 
@@ -153,16 +173,15 @@ static bool top_byte(struct json_top *t, char c)
         t->broken = class != '"' && class != '{' && class != 'a';
         return !t->broken;
     }
-    for (size_t i = 0; i < OLLA_COUNT(steps); i++) {
-        if (steps[i].state == t->state && steps[i].c == c) {
-            t->state = steps[i].next;
-            if (c == '"') {
-                begin_capture(t);
-            }
-            return false;
-        }
+    const unsigned which = c == steps[t->state].c[1];
+    if (c == '\0' || c != steps[t->state].c[which]) {
+        t->broken = true;
+        return false;
     }
-    t->broken = true;
+    t->state = steps[t->state].next[which];
+    if (c == '"') {
+        begin_capture(t);
+    }
     return false;
 }
 
@@ -190,9 +209,9 @@ static enum event next_event(struct json_top *t, const char **p, const char *end
     return EVENT_NONE;
 }
 
-static bool key_is(const struct json_top *t, const char *key)
+static bool key_is(const struct json_top *t, struct str key)
 {
-    return key && str_ieq((struct str){t->text, t->n}, str_of(key));
+    return t->n == key.n && str_ieq((struct str){t->text, t->n}, key);
 }
 
 /* ---- the model of a request ------------------------------------------------------ */
@@ -210,8 +229,43 @@ enum {
     INSIDE_CONVERSATION_ID
 };
 
+static void mix(struct json_scan *s, const char eight[8])
+{
+    uint64_t w;
+
+    memcpy(&w, eight, sizeof w);
+    s->hash = (s->hash ^ w) * UINT64_C(0x9e3779b97f4a7c15);
+    s->hash ^= s->hash >> 32;
+}
+
+/* Prompts may be megabytes: eight bytes at a time, the same however they arrive. */
+static void hash_prompt(struct json_scan *s, const char *p, size_t n)
+{
+    size_t have = s->hashed % 8;
+
+    s->hashed += n;
+    if (have > 0) {
+        const size_t some = n < 8 - have ? n : 8 - have;
+        memcpy(s->tail + have, p, some);
+        p += some;
+        n -= some;
+        have += some;
+        if (have == 8) {
+            mix(s, s->tail);
+        }
+    }
+    for (; n >= 8; p += 8, n -= 8) {
+        mix(s, p);
+    }
+    if (n > 0) {
+        memcpy(s->tail, p, n); /* none is left of before */
+    }
+}
+
 static void end_prefix(struct json_scan *s)
 {
+    memset(s->tail + s->hashed % 8, 0, 8 - s->hashed % 8);
+    mix(s, s->tail);
     s->prefix = s->filled ? s->hash | 1 : s->prefix; /* an empty list begins nothing */
     s->inside = INSIDE_NOTHING;
 }
@@ -226,8 +280,9 @@ static void begin_prompt(struct json_scan *s, uint8_t rank, char c, uint64_t at)
     s->prompt_rank = rank;
     s->prompt_text = c == '"';
     s->element = s->user = s->filled = s->list_string = false;
-    s->hash = str_hash64(STR_HASH_START, (struct str){&c, 1});
-    s->hashed = 1;
+    s->hash = STR_HASH_START;
+    s->hashed = 0;
+    hash_prompt(s, &c, 1);
     s->prompt_at = at - 1;
     s->prompt_open = true;
 }
@@ -244,7 +299,7 @@ static void begin_text(struct json_scan *s, uint8_t inside)
 /* Behind the '{' of an object inside the document. */
 static void begin_inner(struct json_top *t)
 {
-    memset(t, 0, sizeof *t);
+    memset(t, 0, offsetof(struct json_top, text));
     t->state = JSON_KEY;
     t->inner = true;
 }
@@ -253,17 +308,17 @@ static void begin_inner(struct json_top *t)
 static void begin_other(struct json_scan *s, char c, uint64_t at)
 {
     static const struct {
-        const char *key;
+        struct str key;
         char first;
         uint8_t inside, rank;
     } rows[] = {
-        {"messages", 0, INSIDE_PROMPT, 3},
-        {"prompt", 0, INSIDE_PROMPT, 2},
-        {"input", 0, INSIDE_PROMPT, 1},
-        {"metadata", '{', INSIDE_METADATA, 0},
-        {"prompt_cache_key", '"', INSIDE_CACHE_KEY, 0},
-        {"conversation", '"', INSIDE_CONVERSATION, 0},
-        {"conversation_id", '"', INSIDE_CONVERSATION_ID, 0},
+        {{"messages", 8}, 0, INSIDE_PROMPT, 3},
+        {{"prompt", 6}, 0, INSIDE_PROMPT, 2},
+        {{"input", 5}, 0, INSIDE_PROMPT, 1},
+        {{"metadata", 8}, '{', INSIDE_METADATA, 0},
+        {{"prompt_cache_key", 16}, '"', INSIDE_CACHE_KEY, 0},
+        {{"conversation", 12}, '"', INSIDE_CONVERSATION, 0},
+        {{"conversation_id", 15}, '"', INSIDE_CONVERSATION_ID, 0},
     };
 
     for (size_t i = 0; i < OLLA_COUNT(rows); i++) {
@@ -280,7 +335,7 @@ static void begin_other(struct json_scan *s, char c, uint64_t at)
         }
         return;
     }
-    if (key_is(&s->top, "stream")) {
+    if (key_is(&s->top, STR("stream"))) {
         s->stream = c == 't';
         s->no_stream = c == 'f';
     }
@@ -289,8 +344,8 @@ static void begin_other(struct json_scan *s, char c, uint64_t at)
 /* A value begins with c, which is the byte before `at`. */
 static void begin_value(struct json_scan *s, char c, uint64_t at)
 {
-    const bool name = s->take_name && c == '"' && key_is(&s->top, "name");
-    const uint8_t key = name ? SEEN_NAME : key_is(&s->top, "model") ? SEEN_MODEL : 0;
+    const bool name = s->take_name && c == '"' && key_is(&s->top, STR("name"));
+    const uint8_t key = name ? SEEN_NAME : key_is(&s->top, STR("model")) ? SEEN_MODEL : 0;
 
     if (s->prompt_open) {
         s->prompt_n = at - s->prompt_at;
@@ -328,10 +383,9 @@ static void look_between(struct json_scan *s, char c)
 /* Bytes of the prompt; those behind the user's first message are not looked at any more. */
 static void look_at_prompt(struct json_scan *s, const char *p, size_t n)
 {
-    const char *const end = p + n;
+    const char *const end = p + n, *const from = p;
 
-    while (p < end && s->inside == INSIDE_PROMPT) {
-        const char *from = p;
+    while (p < end) {
         if (s->prompt_text) {
             s->filled = s->filled || *p != '"';
             p = end;
@@ -340,28 +394,28 @@ static void look_at_prompt(struct json_scan *s, const char *p, size_t n)
             look_between(s, *p++);
         } else {
             const enum event event = next_event(&s->sub, &p, end);
-            if (event == EVENT_VALUE && key_is(&s->sub, "role") && p[-1] == '"') {
+            if (event == EVENT_VALUE && key_is(&s->sub, STR("role")) && p[-1] == '"') {
                 begin_capture(&s->sub);
             } else if (event == EVENT_TEXT) {
                 s->user = str_eq((struct str){s->sub.text, s->sub.n}, STR("user"));
             }
         }
-        size_t take = (size_t)(p - from);
+        const size_t take = (size_t)(p - from);
         if (s->prefix_max > 0 && s->hashed + take >= s->prefix_max) {
-            take = s->prefix_max > s->hashed ? (size_t)(s->prefix_max - s->hashed) : 0;
-            s->hash = str_hash64(s->hash, (struct str){from, take});
+            hash_prompt(s, from, s->prefix_max > s->hashed ? (size_t)(s->prefix_max - s->hashed) : 0);
             end_prefix(s);
             return;
         }
-        s->hash = str_hash64(s->hash, (struct str){from, take});
-        s->hashed += take;
         if (s->element && (s->sub.state == JSON_DONE || s->sub.broken)) {
             s->element = false;
             if (s->user || s->sub.broken) {
+                hash_prompt(s, from, take);
                 end_prefix(s);
+                return;
             }
         }
     }
+    hash_prompt(s, from, n);
 }
 
 /* Bytes of a string, with the quote that ends it. */
@@ -428,7 +482,7 @@ static void look_at_metadata(struct json_scan *s, const char *p, size_t n)
             }
         } else if (s->sub.state == JSON_DONE || s->sub.broken) {
             return;
-        } else if (next_event(&s->sub, &p, end) == EVENT_VALUE && key_is(&s->sub, "user_id") && p[-1] == '"') {
+        } else if (next_event(&s->sub, &p, end) == EVENT_VALUE && key_is(&s->sub, STR("user_id")) && p[-1] == '"') {
             begin_text(s, INSIDE_USER_ID);
         }
     }
@@ -557,7 +611,7 @@ int json_list_feed(struct json_list *l, const char *p, size_t n, size_t *used)
 
         if (!l->found) {
             l->found = next_event(t, &p, end) == EVENT_VALUE && p[-1] == '[' &&
-                       (key_is(t, l->key_a) || key_is(t, l->key_b));
+                       (key_is(t, str_of(l->key_a)) || (l->key_b && key_is(t, str_of(l->key_b))));
         } else if (t->in_string || t->depth > 1) {
             p = cross(t, 1, p, end);
         } else {

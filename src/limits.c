@@ -277,9 +277,9 @@ bool limits_client(struct str fields, struct cidr_addr *out, char *text, size_t 
     struct http_field f;
 
     while (http_next_field(&fields, &f)) {
-        if (str_ieq(f.name, STR("X-Forwarded-For"))) {
+        if (f.id == HTTP_X_FORWARDED_FOR) {
             read_hops(&h, f.value);
-        } else if (str_ieq(f.name, STR("X-Real-IP"))) {
+        } else if (f.id == HTTP_X_REAL_IP) {
             real = f.value;
             reals++;
         }

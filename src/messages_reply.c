@@ -35,7 +35,7 @@ void messages_take_head(struct exchange *x, const struct http_response *r)
 {
     struct messages *m = x->messages;
     struct anthropic_reply *to = &m->now.reply;
-    struct str retry = http_get(r->fields, STR("Retry-After")), should = http_get(r->fields, STR("x-should-retry"));
+    struct str retry = http_response_get(r, HTTP_RETRY_AFTER), should = http_response_get(r, HTTP_X_SHOULD_RETRY);
     uint64_t wait = 0;
 
     memset(to, 0, sizeof(*to));

@@ -47,12 +47,11 @@ static bool from_foreign_page(const struct exchange *x, bool by_key)
     struct http_field f;
 
     while (http_next_field(&rest, &f)) {
-        bool origin = str_ieq(f.name, STR("Origin")) || str_ieq(f.name, STR("Referer"));
+        bool origin = f.id == HTTP_ORIGIN || f.id == HTTP_REFERER;
         if (origin && (!is_own(x, f.value) || !(by_key || is_plain_host(x->req.host)))) {
             return true;
         }
-        if (str_ieq(f.name, STR("Sec-Fetch-Site")) && !str_ieq(f.value, STR("same-origin")) &&
-            !str_ieq(f.value, STR("none"))) {
+        if (f.id == HTTP_SEC_FETCH_SITE && !str_ieq(f.value, STR("same-origin")) && !str_ieq(f.value, STR("none"))) {
             return true;
         }
     }

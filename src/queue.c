@@ -37,7 +37,7 @@ bool queue_enter(struct exchange *x, endpoint_set full)
     }
     x->queue.in_line = true;
     x->queue.since = net_now();
-    x->queue.class_ = (uint8_t)gate_class(&x->key, http_get(x->req.fields, STR("X-Olla-Priority")));
+    x->queue.class_ = (uint8_t)gate_class(&x->key, http_request_get(&x->req, HTTP_X_OLLA_PRIORITY));
     line[queue_stats.waiting++] = x;
     queue_stats.max = queue_stats.waiting > queue_stats.max ? queue_stats.waiting : queue_stats.max;
     dirty = true;

@@ -35,7 +35,7 @@ static bool retry_status(int status)
 static void note_events(struct exchange *x, const struct http_response *r)
 {
     x->events = EVENTS_NONE;
-    struct str content_type = r->content_type, coding = http_get(r->fields, STR("Content-Encoding"));
+    struct str content_type = r->content_type, coding = http_response_get(r, HTTP_CONTENT_ENCODING);
     if (coding.n > 0 && !str_ieq(coding, STR("identity"))) {
         inspector_coding(x, coding);
         return; /* nothing can be added to a compressed stream */
@@ -67,7 +67,7 @@ static bool is_binary(struct str type)
 /* Which replies tell figures, and how they stand there. */
 static void begin_usage(struct exchange *x, const struct http_response *r)
 {
-    struct str coding = http_get(r->fields, STR("Content-Encoding")), type = r->content_type;
+    struct str coding = http_response_get(r, HTTP_CONTENT_ENCODING), type = r->content_type;
     bool events = str_istarts(type, STR("text/event-stream"));
     bool lines = str_istarts(type, STR("application/x-ndjson")) || str_istarts(type, STR("application/jsonl"));
 

@@ -273,7 +273,7 @@ static uint64_t page_hash(struct exchange *x, const struct exchange_local *page)
 
 bool reply_none_match(const struct exchange *x, struct str tag)
 {
-    struct str list = http_get(x->req.fields, STR("If-None-Match"));
+    struct str list = http_request_get(&x->req, HTTP_IF_NONE_MATCH);
 
     if (list.n > 1024) {
         return false;

@@ -56,7 +56,7 @@ void request_begin_body(struct exchange *x)
     http_body_start(&x->in_body, x->req.framing, x->req.length);
     x->scan.take_name = x->route.dialect == DIALECT_OLLAMA;
     x->scan.prefix_max = (uint64_t)conf_now->proxy.sticky_sessions.prefix_hash_bytes;
-    multipart_start(&x->form, http_get(x->req.fields, STR("Content-Type")));
+    multipart_start(&x->form, http_request_get(&x->req, HTTP_CONTENT_TYPE));
     x->body.home = BODY_INLINE;
     x->body.mem = c->in.mem + x->raw_at;
     if (x->req.framing == HTTP_LENGTH && x->req.length > room && x->route.kind == ROUTE_PROXY) {

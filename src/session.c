@@ -13,25 +13,30 @@
 static uint64_t by_session(const struct exchange *x)
 {
     static const struct {
-        struct str name;
+        enum http_name name;
         size_t least; /* a shorter value tells nobody from anybody */
-    } ladder[] = {{STR("X-Olla-Session-ID"), 1},
-                  {STR("X-Claude-Code-Session-Id"), JSON_SESSION_MIN},
-                  {STR(""), 0}, /* user_id of the body */
-                  {STR("session-id"), JSON_SESSION_MIN},
-                  {STR("session_id"), JSON_SESSION_MIN},
-                  {STR("X-Session-Id"), JSON_SESSION_MIN},
-                  {STR("X-Session-Affinity"), JSON_SESSION_MIN},
-                  {STR("X-Litellm-Session-Id"), JSON_SESSION_MIN},
-                  {STR("X-Amp-Thread-Id"), JSON_SESSION_MIN}};
+    } ladder[] = {{HTTP_X_OLLA_SESSION_ID, 1},
+                  {HTTP_X_CLAUDE_SESSION_ID, JSON_SESSION_MIN},
+                  {HTTP_OTHER, SIZE_MAX}, /* user_id of the body */
+                  {HTTP_SESSION_ID, JSON_SESSION_MIN},
+                  {HTTP_SESSION_ID_2, JSON_SESSION_MIN},
+                  {HTTP_X_SESSION_ID, JSON_SESSION_MIN},
+                  {HTTP_X_SESSION_AFFINITY, JSON_SESSION_MIN},
+                  {HTTP_X_LITELLM_SESSION_ID, JSON_SESSION_MIN},
+                  {HTTP_X_AMP_THREAD_ID, JSON_SESSION_MIN}};
     size_t best = x->scan.user_id ? 2 : OLLA_COUNT(ladder);
     uint64_t h = x->scan.user_id ? x->scan.user_id : x->scan.cache_key ? x->scan.cache_key : x->scan.conversation;
     struct str rest = x->req.fields;
     struct http_field f;
+    uint64_t all = 0;
 
-    while (http_next_field(&rest, &f)) {
+    for (size_t i = 0; i < OLLA_COUNT(ladder); i++) {
+        all |= HTTP_BIT(ladder[i].name);
+    }
+    all &= ~HTTP_BIT(HTTP_OTHER);
+    while ((x->req.names & all) && http_next_field(&rest, &f)) {
         for (size_t i = 0; i < best; i++) {
-            if (f.name.n == ladder[i].name.n && f.value.n >= ladder[i].least && str_ieq(f.name, ladder[i].name)) {
+            if (f.id == ladder[i].name && f.value.n >= ladder[i].least) {
                 h = str_hash64(STR_HASH_START, f.value) | 1;
                 best = i;
             }
@@ -49,7 +54,7 @@ static uint64_t by_source(const struct exchange *x, enum conf_key_source source)
     case KEY_PREFIX_HASH:
         return x->scan.prefix;
     case KEY_AUTH_HEADER:
-        authorization = http_get(x->req.fields, STR("Authorization"));
+        authorization = http_request_get(&x->req, HTTP_AUTHORIZATION);
         return authorization.n > 0 ? str_hash64(STR_HASH_START, authorization) | 1 : 0;
     case KEY_IP:
         return str_hash64(STR_HASH_START, str_of(exchange_client(x))) | 1;

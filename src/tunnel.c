@@ -21,10 +21,10 @@ bool tunnel_wanted(const struct http_request *req)
     if (req->minor != 1 || !str_eq(req->method, STR("GET")) || req->has_body) {
         return false;
     }
-    while (http_next_field(&rest, &f)) {
-        asked = asked || (str_ieq(f.name, STR("Connection")) && str_list_has(f.value, STR("upgrade")));
+    while ((req->names & HTTP_BIT(HTTP_UPGRADE)) && http_next_field(&rest, &f)) {
+        asked = asked || (f.id == HTTP_CONNECTION && str_list_has(f.value, STR("upgrade")));
     }
-    return asked && str_ieq(http_get(req->fields, STR("Upgrade")), STR("websocket"));
+    return asked && str_ieq(http_request_get(req, HTTP_UPGRADE), STR("websocket"));
 }
 
 /* Upgrades have no body: the model stands in the query. */

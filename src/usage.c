@@ -426,7 +426,7 @@ static void begin_value(struct usage *u, char c)
 }
 
 /* One byte that is in no string, number or value that is crossed. */
-static void structure_byte(struct usage *u, char c)
+static inline void structure_byte(struct usage *u, char c)
 {
     if (is_blank(c)) {
         return;
@@ -466,6 +466,27 @@ static void structure_byte(struct usage *u, char c)
     }
 }
 
+/* The bytes between strings, numbers and values that are crossed; also keys that are at hand as a whole. */
+static const char *take_structure(struct usage *u, const char *p, const char *end)
+{
+    while (p < end && (u->state <= KEY || u->state == COLON || u->state == VALUE || u->state == AFTER)) {
+        const char *key = p + 1, *to = key;
+        if (u->state == KEY && *p == '"') {
+            while (to < end && *to != '"' && *to != '\\') {
+                to++;
+            }
+            if (end - to > 1 && to[0] == '"' && to[1] == ':') {
+                end_key(u, key, (size_t)(to - key));
+                u->state = VALUE;
+                p = to + 2;
+                continue;
+            }
+        }
+        structure_byte(u, *p++);
+    }
+    return p;
+}
+
 static void feed(struct usage *u, const char *p, size_t n)
 {
     const char *const end = p + n;
@@ -487,7 +508,7 @@ static void feed(struct usage *u, const char *p, size_t n)
             p = take_number(u, p, end);
             break;
         default:
-            structure_byte(u, *p++);
+            p = take_structure(u, p, end);
             break;
         }
     }
