@@ -100,6 +100,9 @@ int plat_broadcasts(int fd, uint16_t port, struct plat_addr *out, int max);
 /* poll(2); count of ready descriptors, 0 also when interrupted. timeout_ms < 0 waits for ever. */
 int plat_poll(struct pollfd *set, size_t n, int timeout_ms);
 
+/* Sleeps about so long, at most 1 s; less when a signal comes. */
+void plat_pause_us(unsigned us);
+
 /* ---- signals through a pipe --------------------------------------------- */
 
 enum plat_signal { PLAT_SIG_NONE = 0, PLAT_SIG_TERM, PLAT_SIG_RELOAD, PLAT_SIG_REPORT };

@@ -22,6 +22,7 @@
 #include <netinet/tcp.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Where sockets cannot be born with the right flags, plat_set_flags adds them. */
@@ -469,6 +470,13 @@ int plat_broadcasts(int fd, uint16_t port, struct plat_addr *out, int max)
     (void)max;
     return 0;
 #endif
+}
+
+void plat_pause_us(unsigned us)
+{
+    struct timespec time = {0, (long)(us < 1000000 ? us : 999999) * 1000};
+
+    (void)nanosleep(&time, NULL);
 }
 
 int plat_poll(struct pollfd *set, size_t n, int timeout_ms)

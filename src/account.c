@@ -146,7 +146,7 @@ static void count(struct exchange *x, struct tally_event *event)
     }
     event->served = (served || left) && x->backend_status < 500;
     tally_add(&exchange_totals.sum, event);
-    gate_add(&x->key, event, plat_wall_ms());
+    gate_add(&x->key, event, net_wall());
     struct str model = attempt_model(x);
     meter_add(str_of(x->key.name), model, event);
     bool fallback = x->decision && str_eq(str_of(x->decision), STR("fallback"));
@@ -169,7 +169,7 @@ static void keep_error(const struct exchange *x)
     struct recent_error *r = &recent[recent_n++ % RECENT_ERRORS];
 
     memset(r, 0, sizeof(*r));
-    r->wall_ms = plat_wall_ms();
+    r->wall_ms = net_wall();
     r->status = x->status;
     r->end[0] = (char)x->who;
     r->end[1] = (char)x->phase;

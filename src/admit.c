@@ -75,7 +75,7 @@ static bool take_rate(struct exchange *x)
 {
     uint64_t wait_ms;
 
-    if (!gate_may_spend(&x->key, plat_wall_ms(), &wait_ms)) {
+    if (!gate_may_spend(&x->key, net_wall(), &wait_ms)) {
         say_limited(x, "tokens_per_day");
         return refuse_for(x, (wait_ms + 999) / 1000, "this API key has used up its tokens of today (tokens_per_day)");
     }

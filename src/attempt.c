@@ -154,7 +154,7 @@ void attempt_note_limit(struct exchange *x, const struct http_response *r)
 {
     struct str after = http_response_get(r, HTTP_RETRY_AFTER);
     uint64_t wait = 0;
-    bool told = http_retry_after(after, plat_wall_ms(), &wait);
+    bool told = http_retry_after(after, net_wall(), &wait);
 
     bool limits = r->status == 429 || (r->status == 503 && told);
     if (limits && x->use.generation == x->e->generation) {

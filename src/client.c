@@ -408,6 +408,7 @@ static bool after_exchange(struct client *c)
     enum exchange_after how = exchange_finish(c->x);
 
     busy--;
+    net_heat(&c->s, NET_HOT);
     c->scanned = 0;
     c->since = net_now();
     switch (how) {

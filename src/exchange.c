@@ -372,6 +372,7 @@ static void set_wants(struct exchange *x)
     /* Reading ahead also notices that the client has left. What is known to wait need not wake the loop again. */
     bool read_ahead = !c->readable && (!c->in.mem || buf_room(&c->in) > 0);
 
+    net_heat(&c->s, x->state == X_BODY || out_waits ? NET_HOT : NET_COLD);
     if (c->starved) {
         net_want(&c->s, false, false);
     } else if (x->state == X_BODY || read_ahead || out_waits) {
@@ -383,6 +384,7 @@ static void set_wants(struct exchange *x)
         bool want_read = x->state == X_WAIT || x->state == X_SEND ||
                          (x->state == X_STREAM && !full && buf_len(&c->out) <= OLLA_BUF_SIZE / 2 &&
                           buf_len(&x->u->in) == 0);
+        net_heat(&x->u->s, x->state == X_STREAM && x->events != EVENTS_NONE ? NET_FLOW : NET_HOT);
         net_want(&x->u->s, want_read && !c->starved, (x->state == X_CONNECT || x->state == X_SEND) && !c->starved);
     }
 }

@@ -26,14 +26,6 @@
 #define RATE_HEADERS \
     (HTTP_BIT(HTTP_X_RATELIMIT_LIMIT) | HTTP_BIT(HTTP_X_RATELIMIT_REMAINING) | HTTP_BIT(HTTP_X_RATELIMIT_RESET))
 
-static void field(struct text *t, const char *name, struct str value)
-{
-    text_addz(t, name);
-    text_addz(t, ": ");
-    text_add(t, value);
-    text_addz(t, "\r\n");
-}
-
 /* All values of a header as one list, as RFC 9110 (5.3) allows; true if there was one. */
 static bool joined(struct text *t, const struct http_request *req, enum http_name name)
 {
@@ -168,7 +160,7 @@ static void proxy_headers(const struct exchange *x, struct text *t, bool real_ip
     text_add(t, peer);
     text_addz(t, "\r\n");
     if (!real_ip) {
-        field(t, "X-Real-IP", judges() ? str_of(exchange_client(x)) : first.n > 0 ? first : peer);
+        text_line(t, STR("X-Real-IP: "), judges() ? str_of(exchange_client(x)) : first.n > 0 ? first : peer);
     }
 }
 
@@ -185,7 +177,7 @@ bool forward_request_head(struct exchange *x, struct text *t)
     request_query(x, t);
     text_addz(t, " HTTP/1.1\r\n");
     size_t from = t->n;
-    field(t, "Host", str_of(x->e->at[TARGET_MAIN].authority));
+    text_line(t, STR("Host: "), str_of(x->e->at[TARGET_MAIN].authority));
     /* Signs of life cannot be put into a compressed stream, nor tokens be read out of it. */
     drop |= x->beat != BEAT_NONE || x->translated || gate_has_allowance(&x->key) ? HTTP_BIT(HTTP_ACCEPT_ENCODING) : 0;
     drop |= x->translated ? HTTP_BIT(HTTP_CONTENT_TYPE) : 0;
@@ -212,13 +204,13 @@ bool forward_request_head(struct exchange *x, struct text *t)
     }
     proxy_headers(x, t, (seen & HTTP_BIT(HTTP_X_REAL_IP)) != 0);
     if (!(seen & HTTP_BIT(HTTP_X_FORWARDED_PROTO))) {
-        field(t, "X-Forwarded-Proto", x->c->s.tls ? STR("https") : STR("http"));
+        text_line(t, STR("X-Forwarded-Proto: "), x->c->s.tls ? STR("https") : STR("http"));
     }
     if (!(seen & HTTP_BIT(HTTP_X_FORWARDED_HOST)) && x->req.host.n > 0) {
-        field(t, "X-Forwarded-Host", x->req.host);
+        text_line(t, STR("X-Forwarded-Host: "), x->req.host);
     }
     if (model.n > 0) {
-        field(t, "X-Model", model);
+        text_line(t, STR("X-Model: "), model);
     }
     http_replace_fields(t, from, endpoint_headers(x->e)); /* the endpoint's own have the last word */
     if (x->upgrade) {
@@ -242,26 +234,26 @@ static void number_field(struct text *t, const char *name, uint64_t v)
 
 void forward_own_headers(struct exchange *x, struct text *t)
 {
-    field(t, "X-Olla-Request-ID", str_of(x->id));
+    text_line(t, STR("X-Olla-Request-ID: "), str_of(x->id));
     if (x->rate.limit > 0) {
         number_field(t, "X-RateLimit-Limit", x->rate.limit);
         number_field(t, "X-RateLimit-Remaining", x->rate.remaining);
-        number_field(t, "X-RateLimit-Reset", (uint64_t)plat_wall_ms() / 1000 + RESET_S);
+        number_field(t, "X-RateLimit-Reset", (uint64_t)net_wall() / 1000 + RESET_S);
     }
     if (x->e) {
-        field(t, "X-Olla-Endpoint", str_of(x->e->name));
-        field(t, "X-Olla-Backend-Type", str_of(x->e->type));
+        text_line(t, STR("X-Olla-Endpoint: "), str_of(x->e->name));
+        text_line(t, STR("X-Olla-Backend-Type: "), str_of(x->e->type));
     }
     if (x->e && x->messages) {
-        field(t, "X-Olla-Mode", x->translated ? STR("translation") : STR("passthrough"));
+        text_line(t, STR("X-Olla-Mode: "), x->translated ? STR("translation") : STR("passthrough"));
     }
     if (x->scan.model[0]) {
-        field(t, "X-Olla-Model", str_of(x->scan.model));
+        text_line(t, STR("X-Olla-Model: "), str_of(x->scan.model));
     }
     if (x->decision) {
-        field(t, "X-Olla-Routing-Strategy", str_of(x->strategy));
-        field(t, "X-Olla-Routing-Decision", str_of(x->decision));
-        field(t, "X-Olla-Routing-Reason", str_of(x->reason));
+        text_line(t, STR("X-Olla-Routing-Strategy: "), str_of(x->strategy));
+        text_line(t, STR("X-Olla-Routing-Decision: "), str_of(x->decision));
+        text_line(t, STR("X-Olla-Routing-Reason: "), str_of(x->reason));
     }
 }
 
@@ -299,11 +291,11 @@ static void sticky_headers(struct exchange *x, struct text *t)
     if (x->session.outcome == STICKY_OFF) {
         return;
     }
-    field(t, "X-Olla-Sticky-Session", str_of(sticky_word(x->session.outcome)));
+    text_line(t, STR("X-Olla-Sticky-Session: "), str_of(sticky_word(x->session.outcome)));
     if (x->session.source) {
-        field(t, "X-Olla-Sticky-Key-Source", str_of(x->session.source));
+        text_line(t, STR("X-Olla-Sticky-Key-Source: "), str_of(x->session.source));
         if (id.n > 0 && str_eq(str_of(x->session.source), STR("session_header"))) {
-            field(t, "X-Olla-Session-ID", id);
+            text_line(t, STR("X-Olla-Session-ID: "), id);
         }
     }
 }
@@ -333,7 +325,7 @@ bool forward_response_head(struct exchange *x, const struct http_response *r, st
     forward_reply_headers(x, t);
     cors_write_reply(&x->req, t);
     if (x->route.dialect == DIALECT_ANTHROPIC && !(r->names & HTTP_BIT(HTTP_REQUEST_ID))) {
-        field(t, "request-id", str_of(x->id));
+        text_line(t, STR("request-id: "), str_of(x->id));
     }
     while (http_next_field(&rest, &f)) {
         if ((drop & HTTP_BIT(f.id)) || http_field_is_hop(r->hop_fields, &f) || str_istarts(f.name, STR("X-Olla-")) ||
@@ -344,7 +336,7 @@ bool forward_response_head(struct exchange *x, const struct http_response *r, st
         text_add(t, f.line);
     }
     if (!(seen & HTTP_BIT(HTTP_DATE))) {
-        field(t, "Date", http_date(plat_wall_ms()));
+        text_line(t, STR("Date: "), http_date(net_wall()));
     }
     if (x->events != EVENTS_NONE) {
         /* Another proxy in front must not gather events (quirk Q6). */

@@ -128,7 +128,7 @@ static void commit(struct exchange *x)
     x->keep = x->keep && !x->http10 && x->request_read;
     x->events = x->beat == BEAT_OLLAMA ? EVENTS_NDJSON : x->beat == BEAT_JSON ? EVENTS_NONE : EVENTS_SSE;
     text_addz(&t, "HTTP/1.1 200 OK\r\nDate: ");
-    text_add(&t, http_date(plat_wall_ms()));
+    text_add(&t, http_date(net_wall()));
     text_addz(&t, "\r\nContent-Type: ");
     text_addz(&t, kinds[x->beat].type);
     text_addz(&t, "\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nX-Olla-Request-ID: ");

@@ -191,8 +191,36 @@ enum event {
     EVENT_TEXT      /* a captured value has ended before *p, or does not fit */
 };
 
+/*
+ * Most documents are written alike, "key": and a value, and are at hand as a whole: then no state is needed in between.
+ * At the quote of a key: where the value begins, the key in `text`; NULL: it has to be read byte by byte.
+ */
+static const char *take_key(struct json_top *t, const char *p, const char *end)
+{
+    const char *const key = p + 1, *const to = plain_end(key, end);
+    const size_t n = (size_t)(to - key);
+
+    if (end - to < 4 || n > KEY_MAX || to[0] != '"' || to[1] != ':') {
+        return NULL;
+    }
+    p = to + 2 + (to[2] == ' ');
+    const char class = class_of(*p);
+    if (class != '"' && class != '{' && class != 'a') {
+        return NULL;
+    }
+    memcpy(t->text, key, n);
+    t->n = (uint16_t)n;
+    t->in_string = class == '"';
+    t->depth = class == '{';
+    t->escaped = t->capture = false;
+    t->state = JSON_AFTER;
+    return p + 1;
+}
+
 static enum event next_event(struct json_top *t, const char **p, const char *end)
 {
+    const char *value;
+
     while (*p < end && !t->broken && !(t->inner && t->state == JSON_DONE)) {
         if (t->in_string && t->capture) {
             *p = take_string(t, *p, end);
@@ -201,6 +229,9 @@ static enum event next_event(struct json_top *t, const char **p, const char *end
             }
         } else if (t->in_string || t->depth > 0) {
             *p = cross(t, 0, *p, end);
+        } else if (t->state == JSON_KEY && **p == '"' && (value = take_key(t, *p, end)) != NULL) {
+            *p = value;
+            return EVENT_VALUE;
         } else if (top_byte(t, *(*p)++)) {
             t->capture = false;
             return EVENT_VALUE;

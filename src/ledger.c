@@ -44,8 +44,13 @@ static struct str kept_name(struct str name, char mem[OLLA_MODEL_NAME])
     size_t n = 0;
 
     while (n < name.n && n < OLLA_MODEL_NAME - 1) {
+        if ((unsigned char)name.p[n] < 0x80) {
+            mem[n] = str_lower(name.p[n]);
+            n++;
+            continue;
+        }
         size_t length = json_utf8_length(str_skip(name, n));
-        mem[n] = length > 0 ? str_lower(name.p[n]) : '?';
+        mem[n] = length > 0 ? name.p[n] : '?';
         for (n++; length > 1; length--, n++) {
             mem[n] = name.p[n];
         }

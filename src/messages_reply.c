@@ -53,7 +53,7 @@ void messages_take_head(struct exchange *x, const struct http_response *r)
     m->kind = r->status < 200 || r->status >= 300                      ? REPLY_ERROR
               : str_istarts(r->content_type, STR("text/event-stream")) ? REPLY_FRAMES
                                                                        : REPLY_DOCUMENT;
-    m->retry_after = http_retry_after(retry, plat_wall_ms(), &wait) ? (unsigned)((wait + 999) / 1000) : 0;
+    m->retry_after = http_retry_after(retry, net_wall(), &wait) ? (unsigned)((wait + 999) / 1000) : 0;
     m->should_retry = str_ieq(should, STR("true")) ? 't' : str_ieq(should, STR("false")) ? 'f' : '\0';
     to->whole = m->kind == REPLY_DOCUMENT;
     m->head_due = net_now() + HEAD_MS;

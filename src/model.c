@@ -60,8 +60,11 @@ static struct str name_of(size_t i)
 /* Without regard to case, then exact; `fold` compares without the second step. */
 int model_compare(struct str a, struct str b, bool fold)
 {
-    size_t n = a.n < b.n ? a.n : b.n;
-    for (size_t i = 0; i < n; i++) {
+    size_t n = a.n < b.n ? a.n : b.n, i = 0;
+    while (n - i >= 8 && memcmp(a.p + i, b.p + i, 8) == 0) {
+        i += 8;
+    }
+    for (; i < n; i++) {
         int d = (unsigned char)str_lower(a.p[i]) - (unsigned char)str_lower(b.p[i]);
         if (d != 0) {
             return d;
@@ -338,12 +341,10 @@ static struct str with_latest(struct str name, char *mem, size_t cap)
 endpoint_set model_find(struct str name, endpoint_set usable, endpoint_set *known)
 {
     char mem[OLLA_MODEL_NAME + 8];
-    endpoint_set exact, any = serving(name, &exact), tagged = 0, unused;
-    struct str latest = with_latest(name, mem, sizeof(mem));
+    endpoint_set exact, any = serving(name, &exact), tagged = ollama_kind(), unused;
+    struct str latest = tagged ? with_latest(name, mem, sizeof(mem)) : STR("");
 
-    if (latest.n > 0) {
-        tagged = serving(latest, &unused) & ollama_kind();
-    }
+    tagged = latest.n > 0 ? tagged & serving(latest, &unused) : 0;
     *known = any | tagged;
     exact &= usable;
     return exact ? exact : *known & usable;

@@ -10,6 +10,13 @@
 /* Twice the streams that can live at one time: slots closed in a turn are only reused in the next one. */
 #define NET_SLOTS (2 * (OLLA_MAX_CLIENTS + OLLA_MAX_UPSTREAMS + OLLA_MAX_PROBES + 16))
 
+/* With fewer cold streams poll() is cheap anyway. */
+#define COLD_MIN 8
+/* From so many streams that flow on, a turn waits until some have something to say. */
+#define PACE_MIN     32
+#define PACE_EACH_US 3
+#define PACE_MAX_US  1000
+
 static struct {
     struct pollfd fds[NET_SLOTS];
     struct stream *streams[NET_SLOTS]; /* NULL = closed, removed at the end of the turn */
@@ -21,6 +28,11 @@ static struct {
     bool some_more;  /* some stream may have bytes that poll() cannot tell of */
     uint64_t bound;  /* no deadline is earlier; 0 = there is none */
     uint64_t now;
+    int64_t wall;         /* 0 = nobody has asked in this turn */
+    size_t cold, flowing; /* streams of that heat */
+    size_t told;          /* streams that had something in the last turn */
+    bool masked;          /* poll() is not asked about the cold ones */
+    uint64_t looked;      /* when it was */
 } set;
 
 void net_open(struct stream *s, int fd, const struct stream_ops *ops, void *owner)
@@ -31,7 +43,8 @@ void net_open(struct stream *s, int fd, const struct stream_ops *ops, void *owne
     s->ops = ops;
     s->owner = owner;
     s->phase = NET_PLAIN;
-    s->due = s->more = s->wants_r = s->wants_w = false;
+    s->due = s->more = s->wants_r = s->wants_w = s->watched = false;
+    s->heat = NET_HOT;
     s->tls = NULL;
     s->why = NULL;
     set.fds[set.n] = (struct pollfd){.fd = -1};
@@ -71,6 +84,7 @@ void net_close(struct stream *s, enum net_how how)
 
 void net_forget(struct stream *s)
 {
+    net_heat(s, NET_HOT);
     set.fds[s->slot].fd = -1;
     set.fds[s->slot].revents = 0;
     set.streams[s->slot] = NULL;
@@ -85,15 +99,32 @@ bool net_is_open(const struct stream *s)
     return s->fd != -1;
 }
 
-static void watch(const struct stream *s, short events)
+/* poll() reports errors even where nothing is asked for, but it passes over negative descriptors. */
+static void arm(const struct stream *s)
 {
-    /* poll() reports errors even where nothing is asked for, but it passes over negative descriptors. */
-    set.fds[s->slot].fd = events != 0 ? s->fd : -1;
+    set.fds[s->slot].fd = s->watched && !(set.masked && s->heat == NET_COLD) ? s->fd : -1;
+}
+
+static void watch(struct stream *s, short events)
+{
+    s->watched = events != 0;
     set.fds[s->slot].events = events;
+    arm(s);
+}
+
+void net_heat(struct stream *s, enum net_heat heat)
+{
+    if (s->heat == heat || s->fd == -1) {
+        return;
+    }
+    set.cold += (size_t)(heat == NET_COLD) - (size_t)(s->heat == NET_COLD);
+    set.flowing += (size_t)(heat == NET_FLOW) - (size_t)(s->heat == NET_FLOW);
+    s->heat = (uint8_t)heat;
+    arm(s);
 }
 
 /* What the engine waits for need not be what its user wants. */
-static void watch_engine(const struct stream *s)
+static void watch_engine(struct stream *s)
 {
     watch(s, (short)((s->wants_r ? tls_wants(s->tls, false) : 0) | (s->wants_w ? tls_wants(s->tls, true) : 0)));
 }
@@ -113,8 +144,9 @@ void net_want_hangup(struct stream *s)
 {
     s->wants_r = s->wants_w = false;
     if (s->phase == NET_PLAIN || s->phase == NET_UP) {
-        set.fds[s->slot].fd = s->fd;
+        s->watched = true;
         set.fds[s->slot].events = 0;
+        arm(s);
     }
 }
 
@@ -332,6 +364,13 @@ uint64_t net_now(void)
 void net_tick(void)
 {
     set.now = plat_now_ms();
+    set.wall = 0;
+}
+
+int64_t net_wall(void)
+{
+    set.wall = set.wall ? set.wall : plat_wall_ms();
+    return set.wall;
 }
 
 static void close_holes(void)
@@ -396,11 +435,41 @@ static void tell(struct stream *s, short events)
     }
 }
 
+static void mask(bool on)
+{
+    if (set.masked == on) {
+        return;
+    }
+    set.masked = on;
+    for (size_t i = 0; i < set.n; i++) {
+        if (set.streams[i] && set.streams[i]->heat == NET_COLD) {
+            arm(set.streams[i]);
+        }
+    }
+}
+
+/* While many streams flow, a turn for each piece would cost more than the pieces: let some come together. */
+static void pace(void)
+{
+    if (set.flowing >= PACE_MIN && set.told < set.flowing / 8) {
+        size_t us = set.flowing * PACE_EACH_US;
+        plat_pause_us((unsigned)(us < PACE_MAX_US ? us : PACE_MAX_US));
+    }
+}
+
+/*
+ * Cold streams are left out until NET_COLD_MS have passed, or nobody else has said anything for so long: then all are
+ * asked, for as long as it takes.
+ */
 void net_turn(uint64_t wake_at)
 {
     uint64_t until = wake_at;
     int wait = -1;
 
+    mask(set.cold >= COLD_MIN && set.now < set.looked + NET_COLD_MS);
+    if (set.masked && (until == 0 || set.looked + NET_COLD_MS < until)) {
+        until = set.looked + NET_COLD_MS;
+    }
     if (set.bound != 0 && (until == 0 || set.bound < until)) {
         until = set.bound;
     }
@@ -409,8 +478,13 @@ void net_turn(uint64_t wake_at)
         wait = left > 60000 ? 60000 : (int)left;
     }
     bool more = any_more();
+    if (!more && set.due == 0 && wait != 0) {
+        pace();
+    }
     int ready = plat_poll(set.fds, set.n, more || set.due > 0 ? 0 : wait);
     net_tick();
+    set.looked = set.masked ? set.looked : set.now;
+    set.told = ready > 0 ? (size_t)ready : 0;
     size_t n = set.n;
     for (size_t i = 0; i < n && (ready > 0 || more); i++) {
         short events = set.fds[i].revents;

@@ -16,6 +16,8 @@
  *     and its owner hears nothing but the deadline until that is over or has
  *     failed. In one turn one step of one handshake is made, so that
  *     streams go on.
+ *  5. poll() costs time for each descriptor, so not all are asked for each
+ *     time: see enum net_heat.
  *
  * May include: olla.h, buf.h, platform.h, tls.h.
  */
@@ -44,6 +46,14 @@ enum net_phase {
     NET_FAILED   /* or the handshake failed: why */
 };
 
+/* How soon its owner has to hear of a stream. */
+enum net_heat {
+    NET_HOT = 0, /* at once */
+    NET_FLOW,    /* small pieces keep coming: where many streams are such, they wait for each other for up to 1 ms */
+    NET_COLD     /* it is unlikely that anything comes, and within NET_COLD_MS is soon enough */
+};
+#define NET_COLD_MS 20
+
 struct stream {
     int fd; /* -1 = closed */
     int slot;
@@ -54,7 +64,9 @@ struct stream {
     bool due;              /* a step of its handshake can be made */
     bool more;             /* the engine holds bytes that poll() cannot tell of */
     bool wants_r, wants_w; /* what the owner wants */
-    struct tls *tls;       /* NULL in NET_CONNECTING: there is none, and it will fail */
+    bool watched;          /* anything at all is waited for */
+    uint8_t heat;
+    struct tls *tls; /* NULL in NET_CONNECTING: there is none, and it will fail */
     const char *why; /* it failed (or will): static text, what the other side does; of NET_PLAIN: it should have TLS */
 };
 
@@ -72,6 +84,7 @@ bool net_is_open(const struct stream *s);
 /* Wanting nothing means being told nothing, not even that the peer is gone; net_want_hangup asks for just that. */
 void net_want(struct stream *s, bool read, bool write);
 void net_want_hangup(struct stream *s);
+void net_heat(struct stream *s, enum net_heat heat); /* NET_HOT at first */
 void net_deadline(struct stream *s, uint64_t at_ms); /* 0 = none */
 
 /* When a connection under way is reported ready: is it up? OLLA_OK or OLLA_ERR. */
@@ -98,6 +111,8 @@ int net_flush(struct stream *s, struct buf *b);
 
 /* The time of this turn, monotonic ms. */
 uint64_t net_now(void);
+/* The wall clock in this turn, ms since 1970. */
+int64_t net_wall(void);
 void net_tick(void); /* start-up and tests: takes the time anew */
 
 /*

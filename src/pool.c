@@ -114,7 +114,7 @@ void pool_put(enum pool_id id, void *e)
     if (!e) {
         return;
     }
-    assert(p->stats.used > 0 && pool_index(id, e) < p->fresh);
+    assert(p->stats.used > 0 && (unsigned char *)e >= p->mem && (unsigned char *)e < p->mem + p->fresh * p->stats.size);
     memcpy(e, &p->free_list, sizeof(p->free_list));
     p->free_list = e;
     p->stats.used--;

@@ -162,7 +162,7 @@ static int take_head(struct probe *p)
         }
         if (r.status < 100 || r.status >= 200) {
             p->status = r.status;
-            http_retry_after(http_response_get(&r, HTTP_RETRY_AFTER), plat_wall_ms(), &p->retry_after);
+            http_retry_after(http_response_get(&r, HTTP_RETRY_AFTER), net_wall(), &p->retry_after);
             http_body_start(&p->body, r.framing, r.length);
             p->have_head = true;
             buf_consume(&p->in, (size_t)n);

@@ -89,7 +89,7 @@ static void head(struct exchange *x, struct text *t, int status, const char *con
     text_char(t, ' ');
     text_addz(t, http_reason(status));
     text_addz(t, "\r\nDate: ");
-    text_add(t, http_date(plat_wall_ms()));
+    text_add(t, http_date(net_wall()));
     text_addz(t, content_type ? "\r\nContent-Type: " : "");
     text_addz(t, content_type);
     text_addz(t, "\r\n");

@@ -11,7 +11,7 @@
 
 enum match { EXACT = 0, BELOW };
 
-/* Fixed paths. The first row that fits wins. `root` rows exist only with server.root_api. */
+/* Fixed paths. The first row that fits wins; the ones that are asked for most stand first. `root` rows exist only with server.root_api. */
 static const struct {
     struct str path;
     enum match match;
@@ -22,6 +22,20 @@ static const struct {
     enum dialect dialect;
 } paths[] = {
     /* clang-format off */
+    {STR("/olla/proxy/v1/models"),     EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_OPENAI,    DIALECT_OPENAI},
+    {STR("/olla/proxy/v1/models/"),    BELOW, false, ROUTE_LOCAL,    LOCAL_MODEL,         LISTING_OPENAI,    DIALECT_OPENAI},
+    {STR("/olla/proxy"),               EXACT, false, ROUTE_REDIRECT, 0,                   0,                 DIALECT_PLAIN},
+    {STR("/olla/proxy/"),              BELOW, false, ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},
+    {STR("/"),                         EXACT, true,  ROUTE_LOCAL,    LOCAL_ROOT,          0,                 DIALECT_PLAIN},
+    {STR("/v1/models"),                EXACT, true,  ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_OPENAI,    DIALECT_OPENAI},
+    {STR("/v1/models/"),               BELOW, true,  ROUTE_LOCAL,    LOCAL_MODEL,         LISTING_OPENAI,    DIALECT_OPENAI},
+    {STR("/v1/"),                      BELOW, true,  ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},
+    {STR("/api/"),                     BELOW, true,  ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},
+    {STR("/olla/models"),              EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_UNIFIED,   DIALECT_PLAIN},
+    {STR("/olla/models/"),             BELOW, false, ROUTE_LOCAL,    LOCAL_OLLA_MODEL,    0,                 DIALECT_PLAIN},
+    {STR("/olla/anthropic/v1/models"), EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_ANTHROPIC, DIALECT_ANTHROPIC},
+    {STR("/olla/anthropic/v1/models/"), BELOW, false, ROUTE_LOCAL,   LOCAL_MODEL,         LISTING_ANTHROPIC, DIALECT_ANTHROPIC},
+    {STR("/olla/anthropic/"),          BELOW, false, ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},
     {STR("/internal/health"),          EXACT, false, ROUTE_LOCAL,    LOCAL_HEALTH,        0,                 DIALECT_PLAIN},
     {STR("/internal/status"),          EXACT, false, ROUTE_LOCAL,    LOCAL_STATUS,        0,                 DIALECT_PLAIN},
     {STR("/internal/status/endpoints"), EXACT, false, ROUTE_LOCAL,    LOCAL_STATUS_ENDPOINTS, 0,              DIALECT_PLAIN},
@@ -35,20 +49,6 @@ static const struct {
     {STR("/internal/ui/"),             BELOW, false, ROUTE_LOCAL,    LOCAL_DASHBOARD,     0,                 DIALECT_PLAIN},
     {STR("/internal/endpoints/"),      BELOW, false, ROUTE_LOCAL,    LOCAL_ACTION,        0,                 DIALECT_PLAIN},
     {STR("/version"),                  EXACT, false, ROUTE_LOCAL,    LOCAL_VERSION,       0,                 DIALECT_PLAIN},
-    {STR("/olla/models"),              EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_UNIFIED,   DIALECT_PLAIN},
-    {STR("/olla/models/"),             BELOW, false, ROUTE_LOCAL,    LOCAL_OLLA_MODEL,    0,                 DIALECT_PLAIN},
-    {STR("/olla/anthropic/v1/models"), EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_ANTHROPIC, DIALECT_ANTHROPIC},
-    {STR("/olla/anthropic/v1/models/"), BELOW, false, ROUTE_LOCAL,   LOCAL_MODEL,         LISTING_ANTHROPIC, DIALECT_ANTHROPIC},
-    {STR("/olla/anthropic/"),          BELOW, false, ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},
-    {STR("/olla/proxy/v1/models"),     EXACT, false, ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_OPENAI,    DIALECT_OPENAI},
-    {STR("/olla/proxy/v1/models/"),    BELOW, false, ROUTE_LOCAL,    LOCAL_MODEL,         LISTING_OPENAI,    DIALECT_OPENAI},
-    {STR("/olla/proxy"),               EXACT, false, ROUTE_REDIRECT, 0,                   0,                 DIALECT_PLAIN},
-    {STR("/olla/proxy/"),              BELOW, false, ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},
-    {STR("/"),                         EXACT, true,  ROUTE_LOCAL,    LOCAL_ROOT,          0,                 DIALECT_PLAIN},
-    {STR("/v1/models"),                EXACT, true,  ROUTE_LOCAL,    LOCAL_MODELS,        LISTING_OPENAI,    DIALECT_OPENAI},
-    {STR("/v1/models/"),               BELOW, true,  ROUTE_LOCAL,    LOCAL_MODEL,         LISTING_OPENAI,    DIALECT_OPENAI},
-    {STR("/v1/"),                      BELOW, true,  ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},
-    {STR("/api/"),                     BELOW, true,  ROUTE_PROXY,    0,                   0,                 DIALECT_PLAIN},
     /* clang-format on */
 };
 

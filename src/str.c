@@ -385,6 +385,23 @@ void text_add(struct text *t, struct str s)
     }
 }
 
+void text_line(struct text *t, struct str a, struct str b)
+{
+    char *p = t->p + t->n;
+
+    if (t->full || a.n + b.n + 2 > t->cap - t->n) {
+        t->full = true;
+        return;
+    }
+    memcpy(p, a.p, a.n);
+    if (b.n > 0) {
+        memcpy(p + a.n, b.p, b.n);
+    }
+    p[a.n + b.n] = '\r';
+    p[a.n + b.n + 1] = '\n';
+    t->n += a.n + b.n + 2;
+}
+
 void text_padded(struct text *t, uint64_t v, unsigned digits)
 {
     char tmp[24];

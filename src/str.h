@@ -141,6 +141,7 @@ static inline void text_char(struct text *t, char c)
     }
 }
 
+void text_line(struct text *t, struct str a, struct str b); /* both and CRLF, or nothing: a field of a head */
 void text_u64(struct text *t, uint64_t v);
 void text_i64(struct text *t, int64_t v);
 void text_hex(struct text *t, uint64_t v, unsigned digits);    /* zero-padded, lower case */

@@ -148,6 +148,7 @@ void tunnel_wants(struct exchange *x)
     struct client *c = x->c;
     bool up_waits = buf_len(&c->in) > 0, down_waits = buf_len(&x->u->in) > 0 || buf_len(&c->out) > 0;
 
+    net_heat(&c->s, NET_HOT);
     net_want(&c->s, !up_waits && !x->client_ended && !c->starved, down_waits && !c->starved);
     net_want(&x->u->s, !down_waits && !x->backend_ended && !c->starved, up_waits && !c->starved);
 }

@@ -58,6 +58,7 @@ struct upstream *upstream_take(struct endpoint *e, const struct stream_ops *ops,
     u->s.owner = owner;
     u->reused = true;
     u->got_bytes = false;
+    net_heat(&u->s, NET_HOT);
     net_deadline(&u->s, 0);
     return u;
 }
@@ -153,6 +154,7 @@ void upstream_keep(struct upstream *u, unsigned limit_s)
     e->idle_n++;
     idle_total++;
     net_want(&u->s, true, false);
+    net_heat(&u->s, NET_COLD);
     net_deadline(&u->s, net_now() + idle_ms);
 }
 

@@ -26,6 +26,7 @@
 #define plat_abort          real_abort
 #define plat_keepalive      real_keepalive
 #define plat_poll           real_poll
+#define plat_pause_us       real_pause_us
 #define plat_signals_open   real_signals_open
 #define plat_signal_next    real_signal_next
 #define plat_spool_open     real_spool_open
@@ -73,6 +74,7 @@ void real_record_undo(int fd, uint64_t end);
 #undef plat_abort
 #undef plat_keepalive
 #undef plat_poll
+#undef plat_pause_us
 #undef plat_signals_open
 #undef plat_signal_next
 #undef plat_spool_open
@@ -512,6 +514,11 @@ int plat_poll(struct pollfd *set, size_t n, int timeout_ms)
         return 0; /* interrupted */
     }
     return ready;
+}
+
+void plat_pause_us(unsigned us)
+{
+    (void)us; /* time goes by in poll() alone */
 }
 
 /* ---- signals, files, log --------------------------------------------------------------------- */
