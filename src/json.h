@@ -45,6 +45,9 @@ size_t json_unescape(struct json_unescape *u, char c, char out[8]);
 /* A key of n < JSON_KEY_CAP bytes, as it is written, unescaped in place and NUL-terminated. */
 void json_unescape_key(char *key, size_t n);
 
+/* Behind the bytes that stand for themselves in a string: all but quote, backslash and NUL. */
+const char *json_plain_end(const char *p, const char *end);
+
 /*
  * Crosses a string that nobody wants, from inside it, to the end of the bytes or behind its closing quote; *in_string
  * says whether it goes on, *escaped whether the last byte of it was an unpaired backslash.

@@ -60,9 +60,27 @@ static void keep(struct json_top *t, const char *p, size_t n)
     t->n = (uint16_t)(t->n + n);
 }
 
-/* Behind the bytes that stand for themselves in a string. */
-static const char *plain_end(const char *p, const char *end)
+#define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
+
+/* Not 0 if one of eight bytes is 0. */
+static uint64_t any_zero(uint64_t w)
 {
+    return (w - EACH(0x01)) & ~w & EACH(0x80);
+}
+
+const char *json_plain_end(const char *p, const char *end)
+{
+#if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    while (end - p >= 8) {
+        uint64_t w, hits;
+        memcpy(&w, p, sizeof w);
+        hits = any_zero(w ^ EACH('"')) | any_zero(w ^ EACH('\\')) | any_zero(w);
+        if (hits) {
+            return p + __builtin_ctzll(hits) / 8; /* the lowest one is never a false one */
+        }
+        p += 8;
+    }
+#endif
     while (p < end && *p != '"' && *p != '\\' && *p != '\0') {
         p++;
     }
@@ -75,7 +93,7 @@ static const char *take_string(struct json_top *t, const char *p, const char *en
     char out[8];
 
     while (p < end && t->in_string && t->capture && !t->broken) {
-        const char *to = t->unescape.left == 0 && t->unescape.high == 0 ? plain_end(p, end) : p;
+        const char *to = t->unescape.left == 0 && t->unescape.high == 0 ? json_plain_end(p, end) : p;
         if (to > p) {
             keep(t, p, (size_t)(to - p));
             p = to;
@@ -197,7 +215,7 @@ enum event {
  */
 static const char *take_key(struct json_top *t, const char *p, const char *end)
 {
-    const char *const key = p + 1, *const to = plain_end(key, end);
+    const char *const key = p + 1, *const to = json_plain_end(key, end);
     const size_t n = (size_t)(to - key);
 
     if (end - to < 4 || n > KEY_MAX || to[0] != '"' || to[1] != ':') {

@@ -40,10 +40,13 @@ bool str_ieq(struct str a, struct str b)
     if (a.n != b.n) {
         return false;
     }
-    for (; a.n - i >= 8; i += 8) {
+    for (; a.n - i > 8; i += 8) {
         if (eight_lower(a.p + i) != eight_lower(b.p + i)) {
             return false;
         }
+    }
+    if (a.n >= 8) { /* the last eight, some of them a second time */
+        return eight_lower(a.p + a.n - 8) == eight_lower(b.p + b.n - 8);
     }
     for (; i < a.n; i++) {
         if (str_lower(a.p[i]) != str_lower(b.p[i])) {
@@ -65,19 +68,22 @@ bool str_ends(struct str s, struct str suffix)
 
 static bool is_blank(char c)
 {
-    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+    return (unsigned char)c <= ' ' && (c == ' ' || c == '\t' || c == '\r' || c == '\n');
 }
 
 struct str str_trim(struct str s)
 {
-    while (s.n > 0 && is_blank(s.p[0])) {
-        s.p++;
-        s.n--;
+    if (s.n == 0) {
+        return s;
     }
-    while (s.n > 0 && is_blank(s.p[s.n - 1])) {
-        s.n--;
+    const char *p = s.p, *end = s.p + s.n;
+    while (p < end && is_blank(*p)) {
+        p++;
     }
-    return s;
+    while (end > p && is_blank(end[-1])) {
+        end--;
+    }
+    return (struct str){p, (size_t)(end - p)};
 }
 
 bool str_ihas(struct str s, struct str part)

@@ -117,13 +117,13 @@ static const struct {
 static void end_key(struct usage *u, const char *key, size_t n)
 {
     const uint8_t place = u->path[u->level - 1];
-    const struct row *rows = places[place].rows;
+    const struct row *rows = places[place].rows, *const end = rows + places[place].n;
 
     u->state = COLON;
     u->row = 0;
-    for (size_t i = 0; i < places[place].n; i++) {
-        if (rows[i].n == n && memcmp(rows[i].key, key, n) == 0) {
-            u->row = (uint8_t)(i + 1);
+    for (const struct row *row = rows; row < end; row++) {
+        if (row->n == n && row->key[n - 1] == key[n - 1] && memcmp(row->key, key, n) == 0) {
+            u->row = (uint8_t)(row - rows + 1);
             return;
         }
     }
@@ -219,15 +219,11 @@ static const char *skip_nested(struct usage *u, const char *p, const char *end)
     while (p < end && depth > 0) {
         const char c = *p++;
         if (c == '"') {
-            const char *const from = p, *const near = end - p > 16 ? p + 16 : end;
-            while (p < near && *p != '"' && *p != '\\') {
-                p++;
-            }
-            if (p < near && *p == '"') { /* most keys are short */
-                p++;
+            const char *const near = end - p > 24 ? p + 24 : end, *const to = json_plain_end(p, near);
+            if (to < near && *to == '"') { /* most keys are short */
+                p = to + 1;
                 continue;
             }
-            p = from;
             u->in_string = true;
             break;
         }
@@ -289,11 +285,15 @@ static void keep(struct usage *u, char *text, size_t cap, char c)
 static bool take_text(struct usage *u, char *text, size_t cap, const char **p, const char *end)
 {
     while (*p < end) {
-        char out[8], c = *(*p)++;
-        if (c != '"' && c != '\\' && c != '\0' && u->unescape.left == 0 && u->unescape.high == 0) {
-            keep(u, text, cap, c);
-            continue;
+        const bool plain = u->unescape.left == 0 && u->unescape.high == 0;
+        const char *to = plain ? json_plain_end(*p, end) : *p;
+        for (; *p < to; (*p)++) {
+            keep(u, text, cap, **p);
         }
+        if (*p == end) {
+            break;
+        }
+        char out[8], c = *(*p)++;
         const bool over = c == '"' && u->unescape.left != JSON_SLASH;
         const size_t n = json_unescape(&u->unescape, c, out);
         for (size_t i = 0; i < n; i++) {
@@ -315,11 +315,10 @@ static bool take_text(struct usage *u, char *text, size_t cap, const char **p, c
 static const char *take_key(struct usage *u, const char *p, const char *end)
 {
     if (u->text_n == 0 && !u->cut && u->unescape.left == 0 && u->unescape.high == 0) {
-        for (const char *c = p; c < end && *c != '\\'; c++) {
-            if (*c == '"') {
-                end_key(u, p, (size_t)(c - p));
-                return c + 1;
-            }
+        const char *to = json_plain_end(p, end);
+        if (to < end && *to == '"') {
+            end_key(u, p, (size_t)(to - p));
+            return to + 1;
         }
     }
     if (take_text(u, u->key, sizeof u->key, &p, end)) {
@@ -472,9 +471,7 @@ static const char *take_structure(struct usage *u, const char *p, const char *en
     while (p < end && (u->state <= KEY || u->state == COLON || u->state == VALUE || u->state == AFTER)) {
         const char *key = p + 1, *to = key;
         if (u->state == KEY && *p == '"') {
-            while (to < end && *to != '"' && *to != '\\') {
-                to++;
-            }
+            to = json_plain_end(key, end);
             if (end - to > 1 && to[0] == '"' && to[1] == ':') {
                 end_key(u, key, (size_t)(to - key));
                 u->state = VALUE;
