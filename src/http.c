@@ -59,8 +59,8 @@ static bool is_digit(char c)
     return c >= '0' && c <= '9';
 }
 
-/* True if none of eight bytes is below 0x20 or 0x7f; a HTAB among them may make it false, too. */
-static bool eight_plain(const char *p)
+/* Not 0 if one of eight bytes is below 0x20 or 0x7f; of those found the lowest in memory is never a false one. */
+static uint64_t controls_of(const char *p)
 {
     const uint64_t ones = UINT64_C(0x0101010101010101);
     uint64_t x, del;
@@ -68,23 +68,36 @@ static bool eight_plain(const char *p)
     /* The top bit of a byte of either term is set if the byte is such a one. */
     memcpy(&x, p, sizeof(x));
     del = x ^ (ones * 0x7f);
-    return !((((x - ones * 0x20) & ~x) | ((del - ones) & ~del)) & (ones * 0x80));
+    return (((x - ones * 0x20) & ~x) | ((del - ones) & ~del)) & (ones * 0x80);
 }
 
-/* A control byte other than HTAB. */
-static bool has_control(struct str s)
+/* Position of the first control byte other than HTAB, or s.n. */
+static size_t find_control(struct str s)
 {
     size_t i = 0;
 
-    while (s.n - i >= sizeof(uint64_t) && eight_plain(s.p + i)) {
-        i += sizeof(uint64_t);
-    }
-    for (; i < s.n; i++) {
-        if (((unsigned char)s.p[i] < 0x20 && s.p[i] != '\t') || s.p[i] == 0x7f) {
-            return true;
+    for (;;) {
+        uint64_t hits = 0;
+        while (s.n - i >= sizeof(uint64_t) && (hits = controls_of(s.p + i)) == 0) {
+            i += sizeof(uint64_t);
+        }
+#if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        i += hits ? (size_t)__builtin_ctzll(hits) / 8 : 0;
+#endif
+        for (size_t k = 0; k < sizeof(uint64_t) && i < s.n; k++, i++) {
+            if (((unsigned char)s.p[i] < 0x20 && s.p[i] != '\t') || s.p[i] == 0x7f) {
+                return i;
+            }
+        }
+        if (i == s.n) {
+            return i;
         }
     }
-    return false;
+}
+
+static bool has_control(struct str s)
+{
+    return find_control(s) < s.n;
 }
 
 /* ---- finding the end of a head -------------------------------------------- */
@@ -92,18 +105,21 @@ static bool has_control(struct str s)
 long http_find_end(struct str in, size_t *scanned, struct http_error *err)
 {
     size_t n = in.n < OLLA_MAX_HEAD ? in.n : OLLA_MAX_HEAD;
-    size_t from = *scanned < n ? *scanned : n;
-    size_t at = from;
+    size_t at = *scanned < n ? *scanned : n;
     bool found = false;
 
     if (n == 0) {
         return OLLA_AGAIN;
     }
     while (at < n && !found) {
-        const char *cr = memchr(in.p + at, '\r', n - at);
-        size_t end = cr ? (size_t)(cr - in.p) : n;
-        if (memchr(in.p + at, '\n', end - at)) {
-            return refuse(err, 400, "line ends with a bare LF");
+        size_t end = at + find_control((struct str){in.p + at, n - at});
+        char c = end < n ? in.p[end] : '\0';
+        if (end < n && c != '\r') {
+            if (c == '\n' || c == '\0') {
+                return refuse(err, 400, c == '\n' ? "line ends with a bare LF" : "NUL in the head");
+            }
+            at = end + 1; /* what it may be is judged with the line that it stands in */
+            continue;
         }
         if (end + 1 >= n) {
             at = end; /* a CR at the very end is looked at again, with what follows it */
@@ -114,10 +130,6 @@ long http_find_end(struct str in, size_t *scanned, struct http_error *err)
         }
         at = end + 2;
         found = end == 0 || in.p[end - 1] == '\n';
-    }
-    /* Only up to the end: NUL is a fine byte in the body that may follow. */
-    if (memchr(in.p + from, '\0', at - from)) {
-        return refuse(err, 400, "NUL in the head");
     }
     *scanned = at;
     if (found) {
@@ -336,10 +348,17 @@ static bool is_disguised(struct str name)
     return false;
 }
 
-static int check_field(struct facts *f, struct str line)
+/* rest: this line and all behind it, which are whole lines. *used: its length with its end. */
+static int check_field(struct facts *f, struct str rest, size_t *used)
 {
-    size_t n = token_length(line);
-    if (n == 0 && (line.p[0] == ' ' || line.p[0] == '\t')) {
+    size_t n = token_length(rest), end = n + find_control(str_skip(rest, n));
+    struct str line = {rest.p, end};
+
+    if (rest.n - end < 2 || rest.p[end] == '\n' || (rest.p[end] == '\r' && rest.p[end + 1] != '\n')) {
+        return refuse(f->err, 400, "malformed line in the head");
+    }
+    *used = end + 2;
+    if (n == 0 && (rest.p[0] == ' ' || rest.p[0] == '\t')) {
         return refuse(f->err, 400, "folded header lines are not supported");
     }
     if (n == 0 || n == line.n || line.p[n] != ':') {
@@ -350,7 +369,7 @@ static int check_field(struct facts *f, struct str line)
     }
     /* Before trimming: the check must see every byte up to the CRLF. */
     struct str value = str_skip(line, n + 1);
-    if (has_control(value)) {
+    if (rest.p[end] != '\r') {
         return refuse(f->err, 400, "invalid header value");
     }
     enum http_name id = name_of((struct str){line.p, n});
@@ -365,23 +384,22 @@ static int check_field(struct facts *f, struct str line)
 static int check_fields(struct facts *f, struct str rest, int minor, struct str *fields)
 {
     const char *start = rest.p;
-    struct str line;
+    size_t used;
 
-    for (unsigned count = 0;; count++) {
-        if (!take_line(&rest, &line)) {
+    for (unsigned count = 0; !str_starts(rest, STR("\r\n")); count++) {
+        if (rest.n == 0) {
             return refuse(f->err, 400, "malformed line in the head");
-        }
-        if (line.n == 0) {
-            break;
         }
         if (count == OLLA_MAX_HEADERS) {
             return refuse(f->err, 431, "too many header lines");
         }
-        if (check_field(f, line) != OLLA_OK) {
+        if (check_field(f, rest, &used) != OLLA_OK) {
             return OLLA_ERR;
         }
+        rest = str_skip(rest, used);
     }
-    *fields = (struct str){start, (size_t)(line.p - start)};
+    *fields = (struct str){start, (size_t)(rest.p - start)};
+    rest = str_skip(rest, 2);
     f->keep_alive = !f->close && (minor > 0 || f->keep_alive);
     if (rest.n > 0) {
         return refuse(f->err, 400, "bytes behind the head");

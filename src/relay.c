@@ -32,54 +32,68 @@ static bool retry_status(int status)
     return false;
 }
 
-static void note_events(struct exchange *x, const struct http_response *r)
-{
-    x->events = EVENTS_NONE;
-    struct str content_type = r->content_type, coding = http_response_get(r, HTTP_CONTENT_ENCODING);
-    if (coding.n > 0 && !str_ieq(coding, STR("identity"))) {
-        inspector_coding(x, coding);
-        return; /* nothing can be added to a compressed stream */
-    }
-    if (str_istarts(content_type, STR("text/event-stream"))) {
-        x->events = EVENTS_SSE;
-    } else if (str_istarts(content_type, STR("application/x-ndjson")) ||
-               str_istarts(content_type, STR("application/jsonl"))) {
-        x->events = EVENTS_NDJSON;
-    }
-}
+/* What a body is, as far as it matters here. */
+enum body_type { TYPE_OTHER = 0, TYPE_EVENTS, TYPE_LINES, TYPE_JSON, TYPE_BINARY };
 
-/* Types that nobody reads as they come (engine.md 1.4). */
-static bool is_binary(struct str type)
+static enum body_type type_of(const struct http_response *r)
 {
-    static const struct str types[] = {STR("image/"),           STR("video/"),
-                                       STR("audio/"),           STR("font/"),
-                                       STR("model/"),           STR("application/octet-stream"),
-                                       STR("application/pdf"),  STR("application/zip"),
-                                       STR("application/gzip"), STR("application/x-tar")};
+    static const struct {
+        struct str prefix;
+        enum body_type type;
+    } types[] = {
+        {STR("text/event-stream"), TYPE_EVENTS},
+        {STR("application/jsonl"), TYPE_LINES}, /* before the next: it begins like that */
+        {STR("application/json"), TYPE_JSON},
+        {STR("application/x-ndjson"), TYPE_LINES},
+        /* Nobody reads these as they come (engine.md 1.4). */
+        {STR("image/"), TYPE_BINARY},
+        {STR("video/"), TYPE_BINARY},
+        {STR("audio/"), TYPE_BINARY},
+        {STR("font/"), TYPE_BINARY},
+        {STR("model/"), TYPE_BINARY},
+        {STR("application/octet-stream"), TYPE_BINARY},
+        {STR("application/pdf"), TYPE_BINARY},
+        {STR("application/zip"), TYPE_BINARY},
+        {STR("application/gzip"), TYPE_BINARY},
+        {STR("application/x-tar"), TYPE_BINARY},
+    };
     for (size_t i = 0; i < OLLA_COUNT(types); i++) {
-        if (str_istarts(type, types[i])) {
-            return true;
+        if (str_istarts(r->content_type, types[i].prefix)) {
+            return types[i].type;
         }
     }
-    return false;
+    return TYPE_OTHER;
+}
+
+static bool is_compressed(const struct http_response *r)
+{
+    struct str coding = http_response_get(r, HTTP_CONTENT_ENCODING);
+
+    return coding.n > 0 && !str_ieq(coding, STR("identity"));
+}
+
+static void note_events(struct exchange *x, const struct http_response *r, enum body_type type)
+{
+    x->events = EVENTS_NONE;
+    if (is_compressed(r)) {
+        inspector_coding(x, http_response_get(r, HTTP_CONTENT_ENCODING));
+        return; /* nothing can be added to a compressed stream */
+    }
+    x->events = type == TYPE_EVENTS ? EVENTS_SSE : type == TYPE_LINES ? EVENTS_NDJSON : EVENTS_NONE;
 }
 
 /* Which replies tell figures, and how they stand there. */
-static void begin_usage(struct exchange *x, const struct http_response *r)
+static void begin_usage(struct exchange *x, const struct http_response *r, enum body_type type)
 {
-    struct str coding = http_response_get(r, HTTP_CONTENT_ENCODING), type = r->content_type;
-    bool events = str_istarts(type, STR("text/event-stream"));
-    bool lines = str_istarts(type, STR("application/x-ndjson")) || str_istarts(type, STR("application/jsonl"));
-
-    x->reads_usage = (coding.n == 0 || str_ieq(coding, STR("identity"))) &&
-                     (events || lines || str_istarts(type, STR("application/json")));
-    usage_start(&x->usage, events ? USAGE_EVENTS : lines ? USAGE_LINES : USAGE_JSON);
+    x->reads_usage = !is_compressed(r) && (type == TYPE_EVENTS || type == TYPE_LINES || type == TYPE_JSON);
+    usage_start(&x->usage, type == TYPE_EVENTS ? USAGE_EVENTS : type == TYPE_LINES ? USAGE_LINES : USAGE_JSON);
 }
 
 /* The reply is accepted: from here on there is no second attempt. */
 static void begin_reply(struct exchange *x, const struct http_response *r, size_t head_n)
 {
     struct client *c = x->c;
+    enum body_type type = type_of(r);
 
     if (!x->request_read) {
         x->keep = false;
@@ -95,7 +109,7 @@ static void begin_reply(struct exchange *x, const struct http_response *r, size_
         }
     } else {
         x->status = r->status;
-        note_events(x, r);
+        note_events(x, r, type);
         struct text t = buf_text(&c->out);
         if (!forward_response_head(x, r, &t)) {
             x->status = 0;
@@ -105,9 +119,9 @@ static void begin_reply(struct exchange *x, const struct http_response *r, size_
         buf_text_done(&c->out, &t);
     }
     x->backend_status = r->status;
-    begin_usage(x, r);
+    begin_usage(x, r, type);
     x->gathers = conf_now->proxy.profile == RELAY_STANDARD ||
-                 (conf_now->proxy.profile == RELAY_AUTO && x->events == EVENTS_NONE && is_binary(r->content_type));
+                 (conf_now->proxy.profile == RELAY_AUTO && x->events == EVENTS_NONE && type == TYPE_BINARY);
     heartbeat_restart(x);
     sticky_count(x->session.outcome);
     endpoint_answered(x->e, &x->use);

@@ -48,6 +48,14 @@ bool str_ieq(struct str a, struct str b)
     if (a.n >= 8) { /* the last eight, some of them a second time */
         return eight_lower(a.p + a.n - 8) == eight_lower(b.p + b.n - 8);
     }
+    if (a.n >= 4) { /* the first four and the last four */
+        char both[2][8];
+        memcpy(both[0], a.p, 4);
+        memcpy(both[0] + 4, a.p + a.n - 4, 4);
+        memcpy(both[1], b.p, 4);
+        memcpy(both[1] + 4, b.p + b.n - 4, 4);
+        return eight_lower(both[0]) == eight_lower(both[1]);
+    }
     for (; i < a.n; i++) {
         if (str_lower(a.p[i]) != str_lower(b.p[i])) {
             return false;
