@@ -244,8 +244,6 @@ test-tls: deps-chroot
 bench: deps-build deps-bench
 	$(MAKE) --no-print-directory all
 	@$(PYTHON) tests/bench/bench.py $(BUILD)/olla
-	@$(PYTHON) tests/bench/catalogue.py $(BUILD)/olla
-	@$(PYTHON) tests/bench/messages.py $(BUILD)/olla
 
 # Arbitrary bytes, for every parser and for whole sessions. A target is one file and gets all of src/, with a platform
 # in memory (tests/fake) in the place of the system's. Inputs that fail stay in build/fuzz; run one again with

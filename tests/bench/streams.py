@@ -1,0 +1,69 @@
+"""Many server-sent-event streams, 20 events a second each, spread evenly in time: what an event costs and how late it comes.
+
+One stream with an event each millisecond shows whether events that arrived apart leave together.
+"""
+import subprocess
+
+import world
+from table import Goal, at_most
+
+GAP_US = 50000
+SECONDS = 1.5 if world.QUICK else 3
+CURVE = (50, 200) if world.QUICK else (1, 10, 50, 100, 200, 500, 1000)
+CPU_GOALS = {200: at_most(1), 500: at_most(1.5), 1000: at_most(1.5)}
+ADDED_US = 1000
+# A client and an upstream for each stream and some to spare, as many buffers as that needs.
+LARGE = "-DOLLA_MAX_CLIENTS=1100 -DOLLA_MAX_BUFS=1400"
+
+
+def streams(bench, process, count, gap=GAP_US, seconds=SECONDS):
+    """CPU is read at the two ends of the time that is measured: neither opening nor closing is in it."""
+    child = subprocess.Popen([bench.load, "streams", str(process.ports["stream"]), str(count), str(seconds), str(gap)],
+                             stdout=subprocess.PIPE, text=True, env=world.clean_environment(),
+                             preexec_fn=world.prepared(world.LOAD_PROCESSOR))
+    before = spent = 0
+    said = ""
+    try:
+        for line in child.stdout:
+            if line.startswith("begin"):
+                before = process.cpu()
+            elif line.startswith("figures"):
+                spent = process.cpu() - before
+            said += line
+    finally:
+        child.stdout.close()
+        child.wait(60)
+    run = world.figures(said)
+    if run["ended"] > 0 or f"ready streams={count} " not in said:
+        raise world.Missing(f"not all of {count} streams lived: {said.strip()}")
+    return {**run, "cpu": spent * 1e6 / max(run["events"], 1), "apart": run["merged"] / max(run["events"], 1) * 100}
+
+
+def added(found):
+    """{proxy: [99th percentile beyond the direct one of the round]}"""
+    return {name: [{"added": run["p99_us"] - base["p99_us"]} for run, base in zip(runs, found.get("direct", []))]
+            for name, runs in found.items() if name != "direct"}
+
+
+def measure(bench, table):
+    large = None
+    table.section("server-sent events: streams with 20 events a second each")
+    for count in CURVE:
+        program = None
+        if count > 400:
+            large = large or bench.build("large", LARGE)
+            program = large
+        with bench.proxies("olla", "nginx", "haproxy", "direct", program=program) as proxies:
+            found = world.rounds(proxies, lambda p: streams(bench, p, count), world.ROUNDS if count in CPU_GOALS else 1)
+        label = f"{count} streams" + (" (build with larger limits)" if program else "")
+        table.row(f"{label}: CPU per event", "us", {k: v for k, v in found.items() if k != "direct"}, "cpu", CPU_GOALS.get(count))
+        table.row(f"{label}: half of them within", "us", found, "p50_us")
+        table.row(f"{label}: 99 % of them within", "us", found, "p99_us")
+        if count in CPU_GOALS:
+            table.row(f"{label}: 99 %, beyond the direct ones", "us", added(found), "added",
+                      Goal("< 1 ms", lambda value, _: value < ADDED_US) if count == 200 else None)
+            table.row(f"{label}: events that came with another", "%", found, "apart", Goal("0", lambda value, _: value == 0))
+    with bench.proxies("olla", "nginx", "haproxy", "direct") as proxies:
+        found = world.rounds(proxies, lambda p: streams(bench, p, 1, 1000, 1))
+    table.row("one stream, 1,000 events/s: came with another", "%", found, "apart")
+    table.row("one stream, 1,000 events/s: 99 % of them within", "us", found, "p99_us")
