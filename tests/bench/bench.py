@@ -19,12 +19,21 @@ import subprocess
 import sys
 import time
 
+import anthropic
+import bodies
+import catalogue
 import chat
+import instructions
+import memory
 import streams
+import tls
+import transfer
 import world
 from table import Table
 
-GROUPS = {"chat": chat, "streams": streams}
+GROUPS = {"chat": chat, "bodies": bodies, "streams": streams, "transfer": transfer, "tls": tls, "memory": memory,
+          "anthropic": anthropic, "catalogue": catalogue,
+          "instructions": instructions}
 
 
 def version(*command):
@@ -32,7 +41,7 @@ def version(*command):
         done = subprocess.run([world.find(command[0]), *command[1:]], capture_output=True, text=True, timeout=10, check=False)
     except world.Missing:
         return f"{os.path.basename(command[0])}: none"
-    return (done.stdout + done.stderr).strip().splitlines()[0]
+    return (done.stdout + done.stderr).strip().splitlines()[0].replace("nginx version: ", "").split(" (Library")[0]
 
 
 def processor():
@@ -50,7 +59,7 @@ def machine():
     print(f"date       {time.strftime('%Y-%m-%d', time.gmtime())}; load of the machine before: {os.getloadavg()[0]:.1f}")
     print(f"command    {' '.join([f'{k}={v}' for k, v in sorted(os.environ.items()) if k.startswith('BENCH_')] + ['make bench'])}")
     print(f"machine    {processor()}, {len(world.PROCESSORS)} processors ({where}); {platform.system()} {platform.release()}")
-    print(f"olla       {olla}{', commit ' + commit if commit else ''}; {version(os.environ.get('CC', 'cc'), '--version')}")
+    print(f"olla       {olla}{', commit ' + commit if commit else ''}; {world.compiler_version()}")
     print(f"beside it  {version('nginx', '-v')}; {version('haproxy', '-v').split(' - ')[0]}; {wrk}; {version('openssl', 'version')}")
     print(f"figures    the median of {world.ROUNDS} rounds, in turns; CPU is that of all processes of a proxy", flush=True)
 

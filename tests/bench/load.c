@@ -9,7 +9,8 @@
  *   load get PORT BYTES                        one reply of so many bytes
  *   load start PORT PROGRAM [ARGUMENT]...      starts a program and asks for /internal/health until it answers
  *
- * BENCH_PATH and BENCH_BODY in the environment take the place of the path and of the body of a chat request.
+ * BENCH_PATH and BENCH_BODY in the environment take the place of the path and of the body of a chat request; BENCH_HEADER
+ * is one header line more.
  * The delay of an event is from its sending by the backend to the read that has brought it; both are on this machine
  * and look at the same clock. An event is "merged" when the same read has brought the one before it.
  *
@@ -187,25 +188,30 @@ static size_t receive(int fd, char *room, size_t size)
     return (size_t)n;
 }
 
+static const char *setting(const char *name, const char *otherwise)
+{
+    const char *value = getenv(name);
+
+    return value != NULL ? value : otherwise;
+}
+
 static size_t head_make(char *room, size_t size, size_t length, const char *script)
 {
-    const char *path = getenv("BENCH_PATH");
+    const char *more = setting("BENCH_HEADER", "");
 
     return (size_t)snprintf(room, size,
                             "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-                            "%s%s%sContent-Length: %zu\r\n\r\n",
-                            path != NULL ? path : "/v1/chat/completions", *script ? "X-Bench: " : "", script,
-                            *script ? "\r\n" : "", length);
+                            "%s%s%s%s%sContent-Length: %zu\r\n\r\n",
+                            setting("BENCH_PATH", "/v1/chat/completions"), more, *more ? "\r\n" : "",
+                            *script ? "X-Bench: " : "", script, *script ? "\r\n" : "", length);
 }
 
 static void chat_send(int fd, const char *script)
 {
     char request[2048];
-    const char *body = getenv("BENCH_BODY");
-    size_t n;
+    const char *body = setting("BENCH_BODY", BODY);
+    size_t n = head_make(request, sizeof(request), strlen(body), script);
 
-    body = body != NULL ? body : BODY;
-    n = head_make(request, sizeof(request), strlen(body), script);
     snprintf(request + n, sizeof(request) - n, "%s", body);
     send_all(fd, request, strlen(request));
 }
@@ -217,7 +223,7 @@ static long long reply_read(int fd)
     size_t have = 0;
     long long first = 0;
     unsigned long long left;
-    const char *at = NULL;
+    const char *at;
     char *end;
 
     do {

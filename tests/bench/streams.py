@@ -2,8 +2,6 @@
 
 One stream with an event each millisecond shows whether events that arrived apart leave together.
 """
-import subprocess
-
 import world
 from table import Goal, at_most
 
@@ -16,12 +14,10 @@ ADDED_US = 1000
 LARGE = "-DOLLA_MAX_CLIENTS=1100 -DOLLA_MAX_BUFS=1400"
 
 
-def streams(bench, process, count, gap=GAP_US, seconds=SECONDS):
-    """CPU is read at the two ends of the time that is measured: neither opening nor closing is in it."""
-    child = subprocess.Popen([bench.load, "streams", str(process.ports["stream"]), str(count), str(seconds), str(gap)],
-                             stdout=subprocess.PIPE, text=True, env=world.clean_environment(),
-                             preexec_fn=world.prepared(world.LOAD_PROCESSOR))
-    before = spent = 0
+def streams(bench, process, count, gap=GAP_US, seconds=SECONDS, **environment):
+    """CPU and memory are read inside the time that is measured: neither opening nor closing is in it."""
+    child = bench.background([bench.load, "streams", process.ports["stream"], count, seconds, gap], **environment)
+    before = spent = rss = 0
     said = ""
     try:
         for line in child.stdout:
@@ -29,6 +25,7 @@ def streams(bench, process, count, gap=GAP_US, seconds=SECONDS):
                 before = process.cpu()
             elif line.startswith("figures"):
                 spent = process.cpu() - before
+                rss = process.rss()
             said += line
     finally:
         child.stdout.close()
@@ -36,7 +33,7 @@ def streams(bench, process, count, gap=GAP_US, seconds=SECONDS):
     run = world.figures(said)
     if run["ended"] > 0 or f"ready streams={count} " not in said:
         raise world.Missing(f"not all of {count} streams lived: {said.strip()}")
-    return {**run, "cpu": spent * 1e6 / max(run["events"], 1), "apart": run["merged"] / max(run["events"], 1) * 100}
+    return {**run, "rss": rss, "cpu": spent * 1e6 / max(run["events"], 1), "apart": run["merged"] / max(run["events"], 1) * 100}
 
 
 def added(found):

@@ -68,3 +68,8 @@ class Table:
 
     def single(self, work, unit, value, goal=None, **others):
         self.row(work, unit, {name: [{"": number}] for name, number in {"olla": value, **others}.items()}, "", goal)
+
+    def change(self, work, unit, value, before):
+        """A figure of olla's that is the same on each run, beside the one that is kept."""
+        told = "nothing kept" if not before else f"{(value / before - 1) * 100:+.1f} % on the {short(before)} kept"
+        print(f"  {work:{WORK - 2}}{unit:>{UNIT}}{short(value):>{COLUMNS[0][1]}}{'':{sum(width for _, width in COLUMNS[1:])}}  {told}", flush=True)

@@ -119,12 +119,6 @@ OLLA = """
 host = 127.0.0.1
 port = {plain}
 
-[server.tls]
-enabled = true
-cert_file = {folder}/cert.pem
-key_file = {folder}/key.pem
-port = {tls}
-
 [proxy]
 spool_dir = {folder}
 
@@ -134,6 +128,14 @@ level = warn
 [endpoint:backend]
 url = http://127.0.0.1:{backend}
 type = openai-compatible
+"""
+
+OLLA_TLS = OLLA + """
+[server.tls]
+enabled = true
+cert_file = {folder}/cert.pem
+key_file = {folder}/key.pem
+port = {tls}
 """
 
 # Three endpoints, one of them without the model; keys; a conversation in each request; every request in the log.
@@ -194,6 +196,14 @@ def find(program):
     return path
 
 
+def compiler_version():
+    """Which and what, without the name it was called by: it is the same compiler as cc and as gcc."""
+    command = shlex.split(os.environ.get("CC", "cc"))
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    name, _, rest = done.stdout.splitlines()[0].partition(" ")
+    return ("gcc " + rest if name in ("cc", "gcc") else done.stdout.splitlines()[0]).strip()
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -251,8 +261,8 @@ def cpu_of(pid):
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def rss_kib(pid):
-    """Resident memory; smaps_rollup counts exactly where the other files are some pages late."""
+def rss_of(pid):
+    """KiB of resident memory; smaps_rollup counts exactly where the other files are some pages late."""
     for name, key in (("smaps_rollup", "Rss:"), ("status", "VmRSS:")):
         with contextlib.suppress(OSError):
             with open(f"/proc/{pid}/{name}", encoding="utf-8") as file:
@@ -309,7 +319,8 @@ class Process:
         return sum(cpu_of(pid) for pid in self.members)
 
     def rss(self):
-        return rss_kib(self.pid)
+        """KiB, of the largest of its processes: what they share is not counted twice."""
+        return max(rss_of(pid) for pid in self.members)
 
     def stop(self):
         if self.child.poll() is None:
@@ -386,14 +397,13 @@ class World:
         command = [find("haproxy"), "-q", "-db", "-f", conf]
         return Process("haproxy", command, ports, self.folder, PROXY_PROCESSOR).wait_ready(ports["plain"], chat_request())
 
-    def start_olla(self, text=OLLA, program=None, request=None, **values):
+    def start_olla(self, text=OLLA, program=None):
         """Ready when it serves the model: its first probes are over then."""
         ports = {kind: free_port() for kind in ("plain", "tls")}
-        conf = write(self.folder, "olla.ini", text.format(folder=self.folder, key=KEY, **{**ports, **self.backend_ports, **values}))
+        conf = write(self.folder, "olla.ini", text.format(folder=self.folder, key=KEY, **ports, **self.backend_ports))
         ports["full"] = ports["stream"] = ports["plain"]
         process = Process("olla", [program or olla_path(), "-c", conf], ports, self.folder, PROXY_PROCESSOR)
-        process.config = conf
-        return process.wait_ready(ports["plain"], request or chat_request(f"Authorization: Bearer {KEY}"))
+        return process.wait_ready(ports["plain"], chat_request(f"Authorization: Bearer {KEY}"))
 
     @contextlib.contextmanager
     def proxies(self, *names, olla=OLLA, program=None):
@@ -419,16 +429,21 @@ class World:
                 if process is not self.backend:
                     process.stop()
 
-    def run(self, command, timeout=60, **environment):
+    def run(self, command, timeout=60, processors=None, **environment):
         """A client on its processor: what it printed."""
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False,
-                              env=clean_environment(**environment), preexec_fn=prepared(LOAD_PROCESSOR))
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=timeout, check=False,
+                              env=clean_environment(**environment), preexec_fn=prepared(processors or LOAD_PROCESSOR))
         return done.stdout + done.stderr
+
+    def background(self, command, **environment):
+        """A client that works while something else is measured; its output is a pipe."""
+        return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, env=clean_environment(**environment),
+                                preexec_fn=prepared(LOAD_PROCESSOR))
 
     def client(self, process, *words, timeout=60, **environment):
         """load.c in one of its modes: its figures as {name: number}, and the proxy's seconds of CPU meanwhile."""
         before = process.cpu()
-        said = self.run([self.load, *map(str, words)], timeout, **environment)
+        said = self.run([self.load, *words], timeout, **environment)
         return {"cpu": process.cpu() - before, **figures(said)}
 
 
