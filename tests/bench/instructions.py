@@ -21,7 +21,7 @@ import world
 
 BASELINE = os.path.join(world.HERE, "baseline")
 MORE = 1000
-START = 40
+START = 10
 PATIENCE = 60
 OLLA = """
 [server]
@@ -169,9 +169,9 @@ class Exchange:
         self.client.close()
 
 
-KINDS = {"request": "chat request", "event": "event of a stream", "translated request": "Anthropic request of 8 KB, translated",
+KINDS = {"request": "chat request", "event": "event of a stream", "translated request": f"Anthropic request of {len(json.dumps(MESSAGES)) / 1000:.0f} KB, translated",
          "translated event": "event, translated"}
-REPEATED = {"request": MORE, "event": MORE, "translated request": MORE // 5, "translated event": MORE}
+REPEATED = {"request": MORE, "event": MORE, "translated request": MORE // 20, "translated event": MORE}
 
 
 def one_run(folder, more, name, tool, count):
