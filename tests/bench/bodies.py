@@ -20,14 +20,12 @@ def first(bench, process):
 
 
 def measure(bench, table):
-    with bench.proxies("olla", "nginx", "haproxy", "direct") as proxies:
+    with bench.proxies(*world.ALL, "direct") as proxies:
         table.section("one request after the other on one connection")
         found = world.rounds(proxies, lambda p: first(bench, p))
-        beyond = {name: [{"added": run["p50_us"] - base["p50_us"]} for run, base in zip(runs, found.get("direct", []))]
-                  for name, runs in found.items() if name != "direct"}
         table.row("short, with silence between: first byte, median", "us", found, "p50_us")
-        table.row("short, with silence between: median, beyond the direct", "us", beyond, "added", at_most(1))
+        table.row("short, with silence between: median, beyond the direct", "us", world.beyond_direct(found, "p50_us"), "p50_us", at_most(1))
         for label, size in SIZES:
             found = world.rounds(proxies, lambda p: post(bench, p, size))
-            table.row(f"body of {label}, model last: CPU per MB", "us", {k: v for k, v in found.items() if k != "direct"}, "cpu", at_most(1.2))
+            table.row(f"body of {label}, model last: CPU per MB", "us", world.without_direct(found), "cpu", at_most(1.2))
             table.row(f"body of {label}, model last", "MB/s", found, "rate")

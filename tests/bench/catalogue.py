@@ -15,7 +15,7 @@ import streams
 import world
 
 ENDPOINTS, MODELS, NAMES = 32, 200, 1000
-SECONDS = 2 if world.QUICK else 8
+SECONDS = 1 if world.QUICK else 8
 LISTS = ("/v1/models", "/api/tags", "/olla/models", "/olla/models?format=vllm", "/internal/status/models?detailed=true&group=family")
 OLLA = """
 [server]

@@ -42,12 +42,12 @@ def measure(bench, table):
     table.section("chat requests of 150 bytes, replies of 300, keep-alive (wrk)")
     for name, headers, kind, config, goal in (
             ("", "", "plain", world.OLLA, 0.95), (", everything on", FULL_HEADERS, "full", world.OLLA_FULL, 1.15)):
-        with bench.proxies("olla", "nginx", "haproxy", *(["direct"] if not headers else []), olla=config) as proxies:
+        with bench.proxies(*world.ALL, *(["direct"] if not headers else []), olla=config) as proxies:
             for connections in CONNECTIONS:
                 text = script(bench, headers)
                 found = world.rounds(proxies, lambda p: wrk(bench, p, text, kind, connections))
                 label = f"{connections} connections{name}"
-                table.row(f"{label}: CPU per request", "us", {k: v for k, v in found.items() if k != "direct"}, "cpu", at_most(goal))
+                table.row(f"{label}: CPU per request", "us", world.without_direct(found), "cpu", at_most(goal))
                 table.row(f"{label}: requests", "1/s", found, "rate", None if headers else at_least(1))
                 table.row(f"{label}: 99 % of them within", "us", found, "p99_us", None if headers else at_most(1))
         for log in ("nginx-access.log", "olla-access.log", "haproxy.out"):

@@ -35,7 +35,7 @@
 #define PATIENCE   20
 #define SCRATCH    262144
 #define MAX_EVENTS 512
-#define SETTLE_NS  300000000LL
+#define SETTLE_NS  200000000LL
 #define BODY                                                                   \
     "{\"model\":\"bench-model\",\"messages\":[{\"role\":\"user\",\"content\":" \
     "\"Write one short sentence about small boxes.\"}],\"stream\":true,\"max_tokens\":32}"

@@ -52,7 +52,7 @@ def starts(bench):
 
 def measure(bench, table):
     table.section("memory of the process that does the work; start")
-    with bench.proxies("olla", "nginx", "haproxy") as proxies:
+    with bench.proxies(*world.FEW) as proxies:
         found = world.rounds(proxies, lambda p: memory(bench, p), 1)
         table.row("idle, after the first probes", "KiB", found, "idle", limit(IDLE_KIB, "2.5 MB"))
         table.row(f"{STREAMS} streams active", "KiB", found, "streams", limit(STREAMS_KIB, "8 MB"))

@@ -52,10 +52,10 @@ class Table:
     def section(self, title):
         print(f"\n{title}", flush=True)
 
-    def row(self, work, unit, results, key, goal=None):
-        """results: {name: [figures of each round]}; a figure that is no number is left out."""
+    def row(self, work, unit, results, key, goal=None, compared=True):
+        """results: {name: [figures of each round]}; compared: a ratio says something"""
         values = {name: middle(results.get(name), key) for name, _ in COLUMNS}
-        pairs = [a[key] / b[key] for a, b in zip(results.get("olla", []), results.get("nginx", [])) if b[key] > 0]
+        pairs = [a[key] / b[key] for a, b in zip(results.get("olla", []), results.get("nginx", [])) if compared and b[key] > 0]
         ratio = statistics.median(pairs) if pairs else None
         shown = f"{ratio:.2f}" if pairs else ""
         if len(pairs) > 1:

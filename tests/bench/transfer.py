@@ -39,10 +39,10 @@ def beside(bench, process):
 
 def measure(bench, table):
     table.section("downloads")
-    with bench.proxies("olla", "nginx", "haproxy", "direct") as proxies:
+    with bench.proxies(*world.ALL, "direct") as proxies:
         found = world.rounds(proxies, lambda p: download(bench, p))
         table.row(f"one of {LABEL}", "MB/s", found, "rate", at_least(1))
-        table.row(f"one of {LABEL}: CPU per MB", "us", {k: v for k, v in found.items() if k != "direct"}, "cpu")
+        table.row(f"one of {LABEL}: CPU per MB", "us", world.without_direct(found), "cpu")
         found = world.rounds([p for p in proxies if p is not bench.backend], lambda p: beside(bench, p))
         table.row(f"one of {LABEL} beside a client that never reads", "MB/s", found, "rate", at_least(1))
-        table.row("memory that this took in addition", "KiB", found, "growth", limit(FLAT_KIB, f"{FLAT_KIB} KiB (flat)"))
+        table.row("memory that this took in addition", "KiB", found, "growth", limit(FLAT_KIB, f"{FLAT_KIB} KiB (flat)"), compared=False)
