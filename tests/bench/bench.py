@@ -6,6 +6,7 @@
     BENCH_ONLY=chat,streams  these groups of rows only
     BENCH_ROUNDS=5           so often each; the median counts
     BENCH_PIN=0              the system chooses the processors
+    BENCH_WRITE=1            what is printed replaces the block of figures in docs/performance.md, too
 
 The table goes to the standard output, what is being done to the other one. nginx and HAProxy have one worker or thread,
 reuse their upstream connections and write no log where nothing else is said. CPU is what the proxy's processes have used,
@@ -31,6 +32,8 @@ import transfer
 import world
 from table import Table
 
+DOCUMENT = os.path.join(world.TOP, "docs", "performance.md")
+MARK = "<!-- BENCH_WRITE=1 make bench writes the block that follows -->"
 GROUPS = {"chat": chat, "bodies": bodies, "streams": streams, "transfer": transfer, "tls": tls, "memory": memory,
           "anthropic": anthropic, "catalogue": catalogue,
           "instructions": instructions}
@@ -57,11 +60,13 @@ def machine():
     wrk = version("wrk", "-v").split("[")[0].strip()
     where = "proxies alone on the last one, backend and clients on the first" if world.PINNED else "shared by all"
     print(f"date       {time.strftime('%Y-%m-%d', time.gmtime())}; load of the machine before: {os.getloadavg()[0]:.1f}")
-    print(f"command    {' '.join([f'{k}={v}' for k, v in sorted(os.environ.items()) if k.startswith('BENCH_')] + ['make bench'])}")
+    chosen = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("BENCH_") and name != "BENCH_WRITE"]
+    print(f"command    {' '.join([*chosen, 'make bench'])}")
     print(f"machine    {processor()}, {len(world.PROCESSORS)} processors ({where}); {platform.system()} {platform.release()}")
     print(f"olla       {olla}{', commit ' + commit if commit else ''}; {world.compiler_version()}")
     print(f"beside it  {version('nginx', '-v')}; {version('haproxy', '-v').split(' - ')[0]}; {wrk}; {version('openssl', 'version')}")
-    print(f"figures    the median of {world.ROUNDS} rounds, in turns; CPU is that of all processes of a proxy", flush=True)
+    often = f"the median of {world.ROUNDS} rounds" if world.ROUNDS > 1 else "one round"
+    print(f"figures    {often}, the proxies in turns; CPU: all processes of a proxy, with the kernel's work for them", flush=True)
 
 
 def run():
@@ -82,6 +87,31 @@ def run():
     bench.backend.stop()
 
 
+class Copy:
+    """The standard output, and what went there."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+        return self.stream.write(text)
+
+    def flush(self):
+        self.stream.flush()
+
+
+def keep(text):
+    with open(DOCUMENT, encoding="utf-8") as file:
+        before, start, rest = file.read().partition(MARK + "\n```\n")
+    _, end, after = rest.partition("\n```\n")
+    if not start or not end:
+        raise world.Missing(f"{DOCUMENT} has no block of figures")
+    with open(DOCUMENT, "w", encoding="utf-8") as file:
+        file.write(before + start + text.strip() + end + after)
+
+
 def stop(*_):
     raise KeyboardInterrupt
 
@@ -91,8 +121,11 @@ def main():
     unknown = [name for name in world.ONLY if name not in GROUPS]
     if unknown:
         sys.exit(f"BENCH_ONLY: there is {', '.join(GROUPS)}")
+    sys.stdout = Copy(sys.stdout)
     try:
         run()
+        if os.environ.get("BENCH_WRITE", "") not in ("", "0"):
+            keep(sys.stdout.text)
     except world.Missing as error:
         print(f"nothing was measured: {error}")
     except KeyboardInterrupt:

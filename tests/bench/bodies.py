@@ -6,8 +6,8 @@ import world
 from table import at_most
 
 SIZES = (("200 KB", 200_000), ("5 MB", 5_000_000))
-SECONDS = 0.5 if world.QUICK else 1.5
-REQUESTS, SILENCE_US = (200, 2000) if world.QUICK else (600, 3000)
+SECONDS = 0.5 if world.QUICK else 1
+REQUESTS, SILENCE_US = (200, 2000) if world.QUICK else (400, 3000)
 
 
 def post(bench, process, size):

@@ -35,6 +35,11 @@ type = openai-compatible
 """
 
 
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_):
+        """olla ends while it is still being answered: nothing to tell."""
+
+
 def serve_lists(ports):
     """The backends with the models: in a process of its own, with the last place at the processor."""
     os.sched_setaffinity(0, world.LOAD_PROCESSOR)
@@ -59,7 +64,7 @@ def serve_lists(ports):
             def log_message(self, *_):
                 pass
         return Lists
-    servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(n)) for n in range(ENDPOINTS - 1)]
+    servers = [Server(("127.0.0.1", 0), handler(n)) for n in range(ENDPOINTS - 1)]
     for server in servers:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     ports.send([server.server_address[1] for server in servers])

@@ -6,7 +6,7 @@ import world
 from table import Goal, at_most
 
 GAP_US = 50000
-SECONDS = 1 if world.QUICK else 3
+SECONDS = 1 if world.QUICK else 2.5
 CURVE = (50, 200) if world.QUICK else (1, 10, 50, 100, 200, 500, 1000)
 CPU_GOALS = {200: at_most(1), 500: at_most(1.5), 1000: at_most(1.5)}
 ADDED_US = 1000

@@ -9,7 +9,7 @@ import sys
 import streams
 import world
 
-SECONDS = 0.7 if world.QUICK else 2
+SECONDS = 0.7 if world.QUICK else 1.5
 BYTES = 100_000_000 if world.QUICK else 400_000_000
 
 

@@ -49,6 +49,8 @@ error_log {folder}/nginx.log warn;
 events {{ worker_connections 8192; }}
 http {{
     access_log off;
+    sendfile on; # these two as in Debian's own configuration
+    tcp_nopush on;
     keepalive_requests 1000000000;
     client_max_body_size 100m;
     client_body_temp_path {folder}/n1;
