@@ -86,7 +86,7 @@ static void pause_us(long us)
     nanosleep(&t, NULL);
 }
 
-static void fail(const char *what)
+static void __attribute__((noreturn)) fail(const char *what)
 {
     printf("error %s%s%s\n", what, errno != 0 ? ": " : "", errno != 0 ? strerror(errno) : "");
     fflush(stdout);
@@ -121,8 +121,12 @@ static void samples_print(struct samples *s)
     } table[] = {{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p999", 0.999}, {"max", 1.0}};
     size_t i, at;
 
+    if (s->count == 0) {
+        errno = 0;
+        fail("nothing came");
+    }
     qsort(s->at, s->count, sizeof(*s->at), compare);
-    for (i = 0; i < sizeof(table) / sizeof(table[0]) && s->count > 0; i++) {
+    for (i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
         at = (size_t)((double)(s->count - 1) * table[i].part);
         printf(" %s_us=%.1f", table[i].name, (double)s->at[at] / 1000);
     }
@@ -425,6 +429,7 @@ static void post(int port, size_t size, double seconds)
     } while ((double)(now_ns() - begun) < seconds * 1e9);
     printf("figures requests=%lu bytes=%zu seconds=%.6f\n", requests, size * requests,
            (double)(now_ns() - begun) / 1e9);
+    free(body);
 }
 
 static void get(int port, const char *size)
@@ -449,7 +454,8 @@ static void start(int port, char **command)
     int fd = -1;
 
     if (child == 0) {
-        freopen("/dev/null", "w", stdout);
+        fd = open("/dev/null", O_WRONLY);
+        dup2(fd, STDOUT_FILENO); /* what it says is not for whoever reads the figures */
         execv(command[0], command);
         _exit(127);
     }

@@ -10,19 +10,20 @@ WORK, UNIT = 58, 10
 
 
 class Goal:
-    """text: what is printed; test: of (olla's figure, its ratio to nginx's)"""
+    """text: what is printed; test: of (olla's figure, its ratio to nginx's); relative: it says nothing without nginx"""
 
-    def __init__(self, text, test):
+    def __init__(self, text, test, relative=False):
         self.text = text
         self.test = test
+        self.relative = relative
 
 
 def at_most(factor):
-    return Goal(f"<= {factor:g} x nginx", lambda value, ratio: ratio is not None and ratio <= factor)
+    return Goal(f"<= {factor:g} x nginx", lambda value, ratio: ratio <= factor, True)
 
 
 def at_least(factor):
-    return Goal(f">= {factor:g} x nginx", lambda value, ratio: ratio is not None and ratio >= factor)
+    return Goal(f">= {factor:g} x nginx", lambda value, ratio: ratio >= factor, True)
 
 
 def limit(most, text):
@@ -62,7 +63,7 @@ class Table:
             shown += f" ({min(pairs):.2f}-{max(pairs):.2f})"
         cells = "".join(f"{short(values[name]):>{width}}" for name, width in COLUMNS)
         verdict = ""
-        if goal is not None and values["olla"] is not None:
+        if goal is not None and values["olla"] is not None and (pairs or not goal.relative):
             verdict = f"{goal.text:20} {'met' if goal.test(values['olla'], ratio) else 'not met'}"
         print(f"  {work:{WORK - 2}}{unit:>{UNIT}}{cells}  {shown:20} {verdict}".rstrip(), flush=True)
 
