@@ -102,6 +102,9 @@ need_fuzz() {
 need_bench() {
     need python3 command /usr/bin/python3
     need wrk command wrk
+    need openssl command openssl
+    need valgrind command valgrind
+    need strace command strace
     for server in nginx haproxy; do
         have_command "$server" || services="$services $server"
         need "$server" command "$server"
