@@ -14,7 +14,7 @@
 #define COLD_MIN 8
 /* From so many streams that flow on, a turn waits until some have something to say. */
 #define PACE_MIN     32
-#define PACE_EACH_US 3
+#define PACE_EACH_US 2
 #define PACE_MAX_US  1000
 
 static struct {
