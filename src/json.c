@@ -313,9 +313,11 @@ static bool put_escaped(struct text *t, char c)
 /* Bytes at the start that stand for themselves: nearly all there are. */
 static size_t plain_length(struct str s)
 {
+    /* A bit for each of ASCII, without controls and " & < > \. */
+    static const uint64_t plain[2] = {UINT64_C(0xafffffbb00000000), UINT64_C(0x7fffffffefffffff)};
     size_t n = 0;
-    while (n < s.n && (unsigned char)s.p[n] >= 0x20 && (unsigned char)s.p[n] < 0x7f && s.p[n] != '"' &&
-           s.p[n] != '\\' && s.p[n] != '<' && s.p[n] != '>' && s.p[n] != '&') {
+
+    while (n < s.n && (unsigned char)s.p[n] < 0x80 && (plain[s.p[n] >> 6] >> (s.p[n] & 63) & 1)) {
         n++;
     }
     return n;

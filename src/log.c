@@ -75,6 +75,21 @@ const char *log_about(const char *request_id)
     return was;
 }
 
+/* The local time. What time zone it is in is looked up once a second: that takes longer than a line. */
+static void local_time(struct plat_time *at)
+{
+    static struct plat_time last;
+    static int64_t second = -1;
+    int64_t now = plat_wall_ms();
+
+    if (now / 1000 != second) {
+        plat_time_of(now, true, &last);
+        second = now / 1000;
+    }
+    *at = last;
+    at->ms = (int)(now % 1000);
+}
+
 /* What syslog(3) of the C library puts in front. */
 static void add_syslog_head(struct text *t, enum log_level level)
 {
@@ -82,7 +97,7 @@ static void add_syslog_head(struct text *t, enum log_level level)
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
     struct plat_time at;
 
-    plat_time_of(plat_wall_ms(), true, &at);
+    local_time(&at);
     text_char(t, '<');
     text_u64(t, LOG_DAEMON | severity[level]);
     text_char(t, '>');
@@ -103,7 +118,8 @@ static void add_syslog_head(struct text *t, enum log_level level)
 static void add_timestamp(struct text *t)
 {
     struct plat_time at;
-    plat_time_of(plat_wall_ms(), true, &at);
+
+    local_time(&at);
     log_time(t, &at, lg.json ? 'T' : ' ');
     if (lg.json) {
         int offset = at.offset_min < 0 ? -at.offset_min : at.offset_min;
@@ -158,20 +174,15 @@ bool log_begin(enum log_level level, const char *msg)
     return true;
 }
 
-/* Adds one field; a field that does not fit is left out whole, so that the line stays well-formed. */
+/* Adds one field, whose key is a plain word; one that does not fit is left out whole: the line stays well-formed. */
 static void add_field(const char *key, struct str value, bool number)
 {
     struct text *t = &lg.line;
     struct text before = *t;
 
-    text_char(t, lg.json ? ',' : ' ');
-    if (lg.json) {
-        json_text(t, str_of(key));
-        text_char(t, ':');
-    } else {
-        text_addz(t, key);
-        text_char(t, '=');
-    }
+    text_addz(t, lg.json ? ",\"" : " ");
+    text_addz(t, key);
+    text_addz(t, lg.json ? "\":" : "=");
     bool plain = number;
     if (!number && !lg.json) {
         plain = value.n > 0;

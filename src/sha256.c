@@ -36,9 +36,21 @@ static uint32_t word_at(const unsigned char *p)
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
+/*
+ * Round t + j of FIPS 180-4, 6.2.2. Its a to h stand in another place of v after each, so that none has to move; a
+ * macro, because j has to be a constant for that to cost nothing.
+ */
+#define V(letter, j) v[((letter) - (j)) & 7]
+#define ROUND(j)                                                                               \
+    (V(7, j) += (rotr(V(4, j), 6) ^ rotr(V(4, j), 11) ^ rotr(V(4, j), 25)) +                   \
+                (V(6, j) ^ (V(4, j) & (V(5, j) ^ V(6, j)))) + constants[t + (j)] + w[t + (j)], \
+     V(3, j) += V(7, j),                                                                       \
+     V(7, j) += (rotr(V(0, j), 2) ^ rotr(V(0, j), 13) ^ rotr(V(0, j), 22)) +                   \
+                ((V(0, j) & V(1, j)) | (V(2, j) & (V(0, j) | V(1, j)))))
+
 static void take_block(struct sha256 *s)
 {
-    uint32_t w[64], v[8]; /* v: a to h */
+    uint32_t w[64], v[8];
 
     for (size_t t = 0; t < 16; t++) {
         w[t] = word_at(s->block + 4 * t);
@@ -48,14 +60,15 @@ static void take_block(struct sha256 *s)
         w[t] = (rotr(y, 17) ^ rotr(y, 19) ^ y >> 10) + w[t - 7] + (rotr(x, 7) ^ rotr(x, 18) ^ x >> 3) + w[t - 16];
     }
     memcpy(v, s->state, sizeof(v));
-    for (size_t t = 0; t < 64; t++) {
-        uint32_t a = v[0], e = v[4];
-        uint32_t ch = (e & v[5]) ^ (~e & v[6]), maj = (a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]);
-        uint32_t t1 = v[7] + (rotr(e, 6) ^ rotr(e, 11) ^ rotr(e, 25)) + ch + constants[t] + w[t];
-        uint32_t t2 = (rotr(a, 2) ^ rotr(a, 13) ^ rotr(a, 22)) + maj;
-        memmove(v + 1, v, 7 * sizeof(v[0]));
-        v[0] = t1 + t2;
-        v[4] += t1;
+    for (size_t t = 0; t < 64; t += 8) { /* eight at a time: after them all are in their places again */
+        ROUND(0);
+        ROUND(1);
+        ROUND(2);
+        ROUND(3);
+        ROUND(4);
+        ROUND(5);
+        ROUND(6);
+        ROUND(7);
     }
     for (size_t i = 0; i < 8; i++) {
         s->state[i] += v[i];
