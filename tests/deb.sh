@@ -152,11 +152,13 @@ script() {
     there sh /root/S60olla "$@" >"$chroots/log" 2>&1
 }
 there systemctl stop olla
+there sed -i 's/^;output = stdout$/output = syslog/' /etc/olla.ini # as its package does
 there sh -c 'chown root:olla /etc/olla.ini; chmod 0640 /etc/olla.ini'
 script start || { cat "$chroots/log" >&2; fail "S60olla start"; }
 eventually healthy 40200
 pid=$(there cat /var/run/olla.pid)
 is "who runs it" olla "$(there stat -c %U "/proc/$pid")"
+eventually there sh -c "journalctl -t olla _PID=$pid -o cat | grep 'listening.*port=40200'"
 there sed -i 's/^port.*/port=40300/' /etc/olla.ini
 script reload || fail "S60olla reload"
 eventually healthy 40300

@@ -205,6 +205,8 @@ for tls in y n; do
     "$root/usr/sbin/olla" -V | grep -q mbedTLS && with=y || with=n
     [ "$with" = "$tls" ] || complain "Buildroot: TLS is $with instead of $tls"
     "$root/usr/sbin/olla" -t -c "$root/etc/olla.ini" >/dev/null || complain "Buildroot: the configuration has faults"
+    has "$root/etc/olla.ini" '^output = syslog$' "the log of what S60olla starts would be lost"
+    sed 's/^;output = stdout$/output = syslog/' olla.ini | cmp -s - "$root/etc/olla.ini" || complain "Buildroot: other settings are changed, too"
 done
 
 [ "$bad" -eq 0 ] || exit 1
