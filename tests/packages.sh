@@ -177,7 +177,7 @@ init 0 "$root/etc/olla.ini" start_service || complain "init: fails when it is no
 [ ! -s "$work/said" ] || complain "init: starts when it is not enabled"
 init 1 "$root/etc/olla.ini" start_service || complain "init: fails with a right file"
 for line in "set command $root/usr/sbin/olla -c $root/etc/olla.ini" "set file $root/etc/olla.ini" "set reload_signal HUP" "set user olla" \
-    "set group olla" "set no_new_privs 1" close; do
+    "set group olla" "set no_new_privs 1" "set stdout 1" "set stderr 1" close; do
     grep -qxF "$line" "$work/said" || complain "init: does not say: $line"
 done
 printf '[server]\nport = x\n' >"$work/bad.ini"
