@@ -118,6 +118,7 @@ eventually healthy 40114
 is "who runs it" olla "$(there stat -c %U "/proc/$(main_pid)")"
 is "its shell" /usr/sbin/nologin "$(there getent passwd olla | cut -d : -f 7)"
 is "the configuration" "root:olla:640" "$(there stat -c %U:%G:%a /etc/olla.ini)"
+is "the folder for keys" "root:olla:2750" "$(there stat -c %U:%G:%a /etc/olla)"
 is "the version" "$(dpkg-deb -f "$1" Version | cut -d - -f 1)" "$(there olla --version)"
 there systemd-analyze verify olla.service
 
@@ -131,6 +132,11 @@ if there systemctl reload olla 2>/dev/null; then
 fi
 healthy 40200 >/dev/null || fail "a fault in the file stopped it"
 there cp -p /root/good.ini /etc/olla.ini
+there sh -c 'echo 0123456789abcdef >/etc/olla/alice.key && printf "[key:alice]\nsecret_file = /etc/olla/alice.key\n" >>/etc/olla.ini'
+there systemctl reload olla || fail "a key that root has put into its folder cannot be read"
+there cp -p /root/good.ini /etc/olla.ini
+there systemctl reload olla
+there rm /etc/olla/alice.key
 is "the process" "$before" "$(main_pid)"
 
 say "upgrade"
