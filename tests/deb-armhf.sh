@@ -133,7 +133,7 @@ start
 eventually ask http://127.0.0.1:40114/internal/health
 eventually logged '"msg":"models","endpoint":"gaming-pc"'
 eventually logged '"msg":"models","endpoint":"mini-pc"'
-awk '/^## /{ inside = 0 } /^## First requests/ { inside = 1 } /^```/ { next } inside && /^(curl| )/' "$top/README.md" >"$chroots/cross-armhf/requests"
+awk '/^## / { here = /First requests/; inside = 0 } here && /^```/ { inside = !inside; next } inside' "$top/README.md" >"$chroots/cross-armhf/requests"
 inside cross-armhf 'sh -e /requests' >"$chroots/armhf.replies" 2>/dev/null || fail "a request of README.md fails"
 for text in '"id":"sample-other"' '[DONE]' '"done": true' 'event: message_stop' '"endpoints"'; do
     grep -qF -- "$text" "$chroots/armhf.replies" || fail "no $text in the replies"
