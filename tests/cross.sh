@@ -1,6 +1,6 @@
 #!/bin/sh
 # olla for other machines: builds it with a cross compiler against Debian's libraries of that machine, then runs the unit
-# tests and whole sessions through a proxy under qemu.
+# tests and whole sessions through a proxy under qemu. For armhf the Debian package is installed and used, too (deb-armhf.sh).
 #
 #   tests/cross.sh [ARCH ...]          armhf arm64 mipsel s390x (byte order) riscv64; all of them by itself
 #   MAKE_IN="deb tarball" tests/cross.sh ARCH ...     only makes these there, tries them, and brings them to build/
@@ -38,7 +38,7 @@ prepare() {
     have "cross-$1" "$release" "dpkg --add-architecture $1
         apt-get -q update
         apt-get -q -y install --no-install-recommends make dpkg-dev gcc libc6-dev gcc-$triplet libc6-dev:$1 libjsmn-dev \
-            libmbedtls-dev:$1 libinih-dev:$1 libcmocka-dev:$1 qemu-user-static python3 python3-pytest openssl procps"
+            libmbedtls-dev:$1 libinih-dev:$1 libcmocka-dev:$1 qemu-user-static python3 python3-pytest openssl procps curl iproute2"
     root=$chroots/cross-$1
     if [ "$1" = mipsel ]; then
         # That of Debian 12 gives programs for MIPS the error numbers of another machine (SO_ERROR).
@@ -76,6 +76,18 @@ run() {
     say "$1: sessions: $(tail -n 1 "$chroots/log")"
 }
 
+# The package as a new user meets it, for one of these machines.
+package() {
+    # shellcheck disable=SC2016
+    inside "cross-$1" 'cd /olla && make -j"$(nproc)" CROSS="$1" deb && cd "build/$1" && rm -rf deb-newer && cp -a deb deb-newer &&
+        rm -r deb-newer/DEBIAN && echo "; newer" >>deb-newer/etc/olla.ini &&
+        REVISION=2 ../../package/debian/build.sh deb-newer "$1"' "$triplet" >"$chroots/log" 2>&1 || {
+        tail -n 30 "$chroots/log" >&2
+        exit 1
+    }
+    "$top/tests/deb-armhf.sh" "$root/olla/build/$triplet"/olla_*-1_armhf.deb "$root/olla/build/$triplet"/olla_*-2_armhf.deb
+}
+
 bring() {
     # shellcheck disable=SC2016
     inside "cross-$1" 'cd /olla/build/"$1" 2>/dev/null && rm -f *.deb *.tar.gz; cd /olla && make -j"$(nproc)" CROSS="$1" $2 &&
@@ -99,6 +111,7 @@ for arch in "$@"; do
     else
         build "$arch"
         run "$arch"
+        [ "$arch" != armhf ] || package "$arch"
     fi
 done
 say "fine"

@@ -118,6 +118,7 @@ eventually healthy 40114
 is "who runs it" olla "$(there stat -c %U "/proc/$(main_pid)")"
 is "its shell" /usr/sbin/nologin "$(there getent passwd olla | cut -d : -f 7)"
 is "the configuration" "root:olla:640" "$(there stat -c %U:%G:%a /etc/olla.ini)"
+is "the folder for keys" "root:olla:2750" "$(there stat -c %U:%G:%a /etc/olla)"
 is "the version" "$(dpkg-deb -f "$1" Version | cut -d - -f 1)" "$(there olla --version)"
 there systemd-analyze verify olla.service
 
@@ -131,6 +132,11 @@ if there systemctl reload olla 2>/dev/null; then
 fi
 healthy 40200 >/dev/null || fail "a fault in the file stopped it"
 there cp -p /root/good.ini /etc/olla.ini
+there sh -c 'echo 0123456789abcdef >/etc/olla/alice.key && printf "[key:alice]\nsecret_file = /etc/olla/alice.key\n" >>/etc/olla.ini'
+there systemctl reload olla || fail "a key that root has put into its folder cannot be read"
+there cp -p /root/good.ini /etc/olla.ini
+there systemctl reload olla
+there rm /etc/olla/alice.key
 is "the process" "$before" "$(main_pid)"
 
 say "upgrade"
@@ -152,11 +158,13 @@ script() {
     there sh /root/S60olla "$@" >"$chroots/log" 2>&1
 }
 there systemctl stop olla
+there sed -i 's/^;output = stdout$/output = syslog/' /etc/olla.ini # as its package does
 there sh -c 'chown root:olla /etc/olla.ini; chmod 0640 /etc/olla.ini'
 script start || { cat "$chroots/log" >&2; fail "S60olla start"; }
 eventually healthy 40200
 pid=$(there cat /var/run/olla.pid)
 is "who runs it" olla "$(there stat -c %U "/proc/$pid")"
+eventually there sh -c "journalctl -t olla _PID=$pid -o cat | grep 'listening.*port=40200'"
 there sed -i 's/^port.*/port=40300/' /etc/olla.ini
 script reload || fail "S60olla reload"
 eventually healthy 40300

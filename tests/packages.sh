@@ -177,7 +177,7 @@ init 0 "$root/etc/olla.ini" start_service || complain "init: fails when it is no
 [ ! -s "$work/said" ] || complain "init: starts when it is not enabled"
 init 1 "$root/etc/olla.ini" start_service || complain "init: fails with a right file"
 for line in "set command $root/usr/sbin/olla -c $root/etc/olla.ini" "set file $root/etc/olla.ini" "set reload_signal HUP" "set user olla" \
-    "set group olla" "set no_new_privs 1" close; do
+    "set group olla" "set no_new_privs 1" "set stdout 1" "set stderr 1" close; do
     grep -qxF "$line" "$work/said" || complain "init: does not say: $line"
 done
 printf '[server]\nport = x\n' >"$work/bad.ini"
@@ -205,6 +205,8 @@ for tls in y n; do
     "$root/usr/sbin/olla" -V | grep -q mbedTLS && with=y || with=n
     [ "$with" = "$tls" ] || complain "Buildroot: TLS is $with instead of $tls"
     "$root/usr/sbin/olla" -t -c "$root/etc/olla.ini" >/dev/null || complain "Buildroot: the configuration has faults"
+    has "$root/etc/olla.ini" '^output = syslog$' "the log of what S60olla starts would be lost"
+    sed 's/^;output = stdout$/output = syslog/' olla.ini | cmp -s - "$root/etc/olla.ini" || complain "Buildroot: other settings are changed, too"
 done
 
 [ "$bad" -eq 0 ] || exit 1

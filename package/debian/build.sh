@@ -17,7 +17,7 @@ umask 022
 
 find "$root/usr/share/man" -type f ! -name '*.gz' -exec gzip -9n {} +
 doc=$root/usr/share/doc/olla
-mkdir -p "$doc" "$root/DEBIAN"
+mkdir -p "$doc" "$root/DEBIAN" "$root/etc/olla"
 cp "$here/copyright" "$doc/copyright"
 gzip -9nc "$here/../../CHANGELOG.md" >"$doc/changelog.gz"
 gzip -9nc >"$doc/changelog.Debian.gz" <<END

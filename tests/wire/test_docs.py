@@ -5,6 +5,7 @@ An `ini` block with an [endpoint:NAME] is a whole configuration; any other is a 
 endpoint. Files below /etc/olla and /var/lib/olla are made here.
 """
 
+import fnmatch
 import json
 import re
 import shutil
@@ -151,6 +152,21 @@ def test_paths_exist(world):
         if path in ("/internal", "/internal/endpoints", "/internal/stats"):
             continue  # what is below them
         assert proxy.get(path, {"Host": "localhost"}).status == 200, (page, path)
+
+
+def test_rooms():
+    """The table of docs/architecture.md has every file, at the level that tests/check-layers.sh allows it."""
+    table, levels = {}, {}
+    for level, names in re.findall(r"^\| ([\d, ]+) \| (`.*?`) \|", prose(REPO / "docs" / "architecture.md"), re.M):
+        table.update({name: set(level.split(", ")) for name in re.findall(r"`([\w*.]+)`", names)})
+    for names, level in re.findall(r"^    ([\w| *.]+)\) echo (\d) ;;", (REPO / "tests" / "check-layers.sh").read_text(), re.M):
+        levels.update({name: level for name in names.split(" | ")})
+    files = [REPO / "olla.c"] + [path for folder in ("src", "platform") for path in sorted((REPO / folder).glob("*.[ch]"))]
+    assert len(files) > 100 and len(levels) > 70
+    for path in files:
+        told = [table[name] for name in table if fnmatch.fnmatch(path.name, name) or fnmatch.fnmatch(path.stem, name)]
+        kept = {levels[name] for name in levels if fnmatch.fnmatch(path.stem, name)}
+        assert told and kept <= set.union(*told), (path.name, told, kept)
 
 
 # ---- links

@@ -1,6 +1,7 @@
 # Stand-ins for what Buildroot gives a recipe, with the compiler of this machine. The caller sets TREE, TARGET_DIR, RECIPE
 # and which options are on. Everything that configures goes on the command line, CFLAGS, too.
 INSTALL := install
+SED := sed -i -e
 MAKE := make -j2
 TARGET_MAKE_ENV := PATH="$(PATH)"
 TARGET_CPPFLAGS := -D_LARGEFILE_SOURCE -D_FILE_OFFSET_BITS=64

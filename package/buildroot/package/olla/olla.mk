@@ -31,9 +31,11 @@ define OLLA_INSTALL_TARGET_CMDS
 		DESTDIR=$(TARGET_DIR) install
 endef
 
+# Its standard output goes nowhere when S60olla has started it.
 define OLLA_INSTALL_INIT_SYSV
 	$(INSTALL) -D -m 0755 $(OLLA_PKGDIR)/S60olla \
 		$(TARGET_DIR)/etc/init.d/S60olla
+	$(SED) 's/^;output = stdout$$/output = syslog/' $(TARGET_DIR)/etc/olla.ini
 endef
 
 define OLLA_INSTALL_INIT_SYSTEMD
