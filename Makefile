@@ -154,7 +154,7 @@ size: deps-build
 	@tests/matrix.sh gcc gcc-small none none-small
 
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/test $(SMALL) $(FUZZ)/obj $(BUILD)/matrix $(BUILD)/deb* $(BUILD)/static $(BUILD)/for-*
+	rm -rf $(BUILD)/obj $(BUILD)/test $(BUILD)/bench $(SMALL) $(FUZZ)/obj $(BUILD)/matrix $(BUILD)/deb* $(BUILD)/static $(BUILD)/for-*
 	rm -f $(BUILD)/olla_*.deb $(BUILD)/olla-*.tar.gz $(addprefix $(BUILD)/,olla olla.service ui.c reference olla.ini.5) $(STAMP)
 
 # ---- tests: everything below runs a build with sanitizers and leak checks ------------------

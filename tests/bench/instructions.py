@@ -27,10 +27,6 @@ OLLA = """
 [server]
 host = 127.0.0.1
 port = {plain}
-request_logging = false
-
-[logging]
-level = warn
 
 [proxy]
 spool_dir = {folder}
@@ -40,6 +36,21 @@ url = http://127.0.0.1:{backend}
 type = openai-compatible
 health = none
 """
+QUIET = OLLA + """
+[logging]
+level = warn
+"""
+# A key, a conversation, the access log.
+FULL = OLLA + """
+[logging]
+level = info
+output = file
+file = {folder}/{name}.log
+
+[key:bench]
+secret = {key}
+"""
+FULL_HEADERS = f"\r\nAuthorization: Bearer {world.KEY}\r\nX-Session-ID: conversation-17"
 MODELS = b'{"object":"list","data":[{"id":"bench-model","object":"model"}]}'
 REPLY = (b'{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"bench-model","choices":[{"index":0,'
          b'"message":{"role":"assistant","content":"This is the fixed reply."},"finish_reason":"stop"}],'
@@ -78,8 +89,9 @@ def complete(data):
 class Exchange:
     """One olla, one connection of a client to it, one of olla's to its backend."""
 
-    def __init__(self, port, listener):
+    def __init__(self, port, listener, headers):
         self.listener = listener
+        self.headers = headers
         self.known = selectors.DefaultSelector()
         self.known.register(listener, selectors.EVENT_READ)
         self.upstream = None
@@ -106,7 +118,7 @@ class Exchange:
             if quiet == 3:
                 try:
                     asking = self.connect(port)
-                    asking.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    asking.sendall(f"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close{self.headers}\r\n\r\n".encode())
                     quiet = 3 if b"bench-model" in receive(asking, complete) else 0
                 except OSError:
                     quiet = 0
@@ -144,7 +156,7 @@ class Exchange:
         return peer
 
     def requests(self, path, body, count):
-        request = message(f"POST {path} HTTP/1.1\r\nHost: x", body)
+        request = message(f"POST {path} HTTP/1.1\r\nHost: x{self.headers}", body)
         for _ in range(count):
             self.ask(request).sendall(message("HTTP/1.1 200 OK", REPLY))
             answer = receive(self.client, complete)
@@ -153,7 +165,7 @@ class Exchange:
 
     def events(self, path, body, count):
         """Each event goes out when the one before it has come down."""
-        peer = self.ask(message(f"POST {path} HTTP/1.1\r\nHost: x", body))
+        peer = self.ask(message(f"POST {path} HTTP/1.1\r\nHost: x{self.headers}", body))
         peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(count):
             peer.sendall(chunk(EVENT))
@@ -162,29 +174,31 @@ class Exchange:
         receive(self.client, lambda data: data.endswith(b"0\r\n\r\n"))
 
     def run(self, counts):
-        self.requests("/v1/chat/completions", world.CHAT.encode(), counts["request"])
+        self.requests("/v1/chat/completions", world.CHAT.encode(), counts["request"] + counts["full request"])
         self.events("/v1/chat/completions", json.dumps({**json.loads(world.CHAT), "stream": True}).encode(), counts["event"])
         self.requests("/v1/messages", json.dumps(MESSAGES).encode(), counts["translated request"])
         self.events("/v1/messages", json.dumps(anthropic.QUESTION).encode(), counts["translated event"])
         self.client.close()
 
 
-KINDS = {"request": "chat request", "event": "event of a stream", "translated request": f"Anthropic request of {len(json.dumps(MESSAGES)) / 1000:.0f} KB, translated",
+KINDS = {"request": "chat request", "full request": "chat request with key, session, access log", "event": "event of a stream", "translated request": f"Anthropic request of {len(json.dumps(MESSAGES)) / 1000:.0f} KB, translated",
          "translated event": "event, translated"}
-REPEATED = {"request": MORE, "event": MORE, "translated request": MORE // 20, "translated event": MORE}
+REPEATED = {"request": MORE, "full request": MORE, "event": MORE, "translated request": MORE // 20, "translated event": MORE}
 
 
-def one_run(folder, more, name, tool, count):
+def one_run(folder, more, full, tool, count):
     """What the tool has counted, for the fixed start and `more` of one kind."""
+    name = f"{count.__name__}-{more.replace(' ', '-')}-{full:d}"
     counts = {kind: START + (REPEATED[kind] if kind == more else 0) for kind in KINDS}
     port = world.free_port()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        conf = world.write(folder, f"{name}.ini", OLLA.format(plain=port, folder=folder, backend=listener.getsockname()[1]))
+        conf = world.write(folder, f"{name}.ini", (FULL if full else QUIET).format(
+            plain=port, folder=folder, name=name, key=world.KEY, backend=listener.getsockname()[1]))
         out = os.path.join(folder, name + ".count")
         child = subprocess.Popen([*tool(out), world.olla_path(), "-c", conf], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL, cwd=folder, env=world.clean_environment())
         try:
-            Exchange(port, listener).run(counts)
+            Exchange(port, listener, FULL_HEADERS if full else "").run(counts)
         finally:
             pids = world.family(child.pid)
             # strace keeps such signals for itself: the program is its child.
@@ -222,9 +236,10 @@ def strace_count(text):
 
 def count_all(bench, tool, count):
     with concurrent.futures.ThreadPoolExecutor(len(world.PROCESSORS)) as pool:
-        runs = {kind: pool.submit(one_run, bench.folder, kind, f"{count.__name__}-{len(kind)}", tool, count) for kind in ("", *KINDS)}
-        base = runs[""].result()
-        return {kind: (runs[kind].result() - base) / REPEATED[kind] for kind in KINDS}
+        fulls = {kind: kind == "full request" for kind in KINDS}
+        bases = {full: pool.submit(one_run, bench.folder, "", full, tool, count) for full in (False, True)}
+        runs = {kind: pool.submit(one_run, bench.folder, kind, fulls[kind], tool, count) for kind in KINDS}
+        return {kind: (runs[kind].result() - bases[fulls[kind]].result()) / REPEATED[kind] for kind in KINDS}
 
 
 def baseline_read():
