@@ -51,6 +51,23 @@ endif
 # Ours, kept apart from CFLAGS so that a CFLAGS on the command line cannot lose them.
 OLLA_CFLAGS := -std=c99 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wvla
 FRAME := -Wframe-larger-than=2048
+
+# What every request goes through is compiled for speed, the rest for size: where CFLAGS ask for speed at all.
+HOT := account attempt body breaker bucket buf choose client exchange forward http http_body http_path json_check json_scan \
+    json_walk log loop multipart net pieces pool queue relay reply request route secrets session sha256 socket sse sticky \
+    str tally upstream usage
+COLD_CFLAGS := $(if $(filter -O2 -O3,$(CFLAGS)),-Os)
+optimised = $(if $(filter $(HOT),$(basename $(notdir $(1)))),,$(COLD_CFLAGS))
+
+# No tables for unwinding (C has no exceptions, debuggers have -g), nothing that nobody calls, and relocations packed: that
+# only where the C library says that it can unpack them.
+SLIM_CFLAGS := -fno-asynchronous-unwind-tables -fno-unwind-tables -ffunction-sections -fdata-sections
+GC := -Wl,--gc-sections
+PACK := -Wl,-z,pack-relative-relocs
+links = echo 'int main(void) { return 0; }' | $(CC) $(CFLAGS) $(LDFLAGS) $(1) -x c -o $$try - 2>/dev/null
+SLIM_LDFLAGS := $(shell try=$$(mktemp); ! $(call links,$(GC)) || echo $(GC); \
+    ! $(call links,$(PACK)) || ! grep -q GLIBC_ABI_DT_RELR $$try || echo $(PACK); rm -f $$try)
+
 # The machine that it is built for, which need not be this one.
 MACHINE := $(shell $(CC) -dumpmachine 2>/dev/null)
 SYSTEM := $(if $(findstring linux,$(MACHINE)),linux,$(shell uname -s 2>/dev/null | tr 'A-Z' 'a-z'))
@@ -73,15 +90,15 @@ all: $(BUILD)/olla
 
 # Changed options rebuild everything.
 STAMP := $(BUILD)/.options
-OPTIONS := $(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(LDLIBS)
+OPTIONS := $(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) $(SLIM_CFLAGS) $(SLIM_LDFLAGS) $(LDFLAGS) $(LDLIBS) $(HOT)
 $(shell mkdir -p $(BUILD); printf '%s\n' '$(subst ','\'',$(OPTIONS))' | cmp -s - $(STAMP) || printf '%s\n' '$(subst ','\'',$(OPTIONS))' > $(STAMP))
 
 $(BUILD)/olla: $(OBJ)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ) $(LDLIBS)
+	$(CC) $(CFLAGS) $(SLIM_LDFLAGS) $(LDFLAGS) -o $@ $(OBJ) $(LDLIBS)
 
 $(BUILD)/obj/%.o: %.c $(STAMP)
 	@mkdir -p $(@D)
-	$(CC) $(OLLA_CFLAGS) $(FRAME) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(CC) $(OLLA_CFLAGS) $(FRAME) $(SLIM_CFLAGS) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) $(call optimised,$<) -MMD -MP -c -o $@ $<
 
 objects: $(OBJ)
 
@@ -133,8 +150,8 @@ test-deb: deb deps-chroot
 # One program without libraries, for systems without packages.
 tarball: deps-build
 	rm -rf $(BUILD)/static && mkdir -p $(BUILD)/static
-	$(MAKE) --no-print-directory DESTDIR=$(abspath $(BUILD))/static PREFIX=/usr SYSCONFDIR=/etc LDFLAGS="-static -Wl,--gc-sections" \
-	    CFLAGS="-O2 -g -fno-pie -ffunction-sections -fdata-sections" BUILD=$(BUILD)/for-tarball install-strip
+	$(MAKE) --no-print-directory DESTDIR=$(abspath $(BUILD))/static PREFIX=/usr SYSCONFDIR=/etc LDFLAGS=-static CFLAGS="-O2 -g -fno-pie" \
+	    BUILD=$(BUILD)/for-tarball install-strip
 	package/tarball.sh $(BUILD)/static $(PLATFORM_NAME)
 
 # The same two, for a Raspberry Pi: in small Debians that have the compilers.
