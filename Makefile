@@ -16,6 +16,7 @@
 #                      FUZZ_SECONDS (for each target of make fuzz), FUZZ_JOBS (targets at a time)
 # and options with -D:  make CPPFLAGS=-DOLLA_MAX_CLIENTS=64     (limits: see olla.h)
 #   RESOLVER=sync       names are resolved at start and reload only; no fork
+#   PRESET=tiny         16 clients, 8 endpoints, 64 models: program and pools in 1 MB
 #   TLS=none            without TLS: no https backends, no https listener, no mbedTLS (default: TLS=mbedtls)
 
 # With or without a "-" at its end: OpenWrt gives it with one, and CC, too.
@@ -29,7 +30,11 @@ BUILD ?= build/$(notdir $(TOOLS))
 endif
 CC ?= cc
 STRIP ?= $(TOOLS:%=%-)strip
-CFLAGS ?= -O2 -g
+PRESET ?=
+ifneq ($(filter-out tiny,$(PRESET)),)
+$(error PRESET=$(PRESET): there is tiny)
+endif
+CFLAGS ?= $(if $(PRESET),-Os,-O2) -g
 PREFIX ?= /usr/local
 SBINDIR ?= $(PREFIX)/sbin
 SYSCONFDIR ?= /etc
@@ -75,6 +80,14 @@ PLATFORM_NAME := $(SYSTEM)/$(or $(firstword $(subst -, ,$(MACHINE))),$(shell una
 OLLA_CPPFLAGS := -DOLLA_PLATFORM='"$(PLATFORM_NAME)"'
 ifeq ($(RESOLVER),sync)
 OLLA_CPPFLAGS += -DOLLA_RESOLVER_SYNC=1
+endif
+# Limits of olla.h for a small router: program and pools together take less than 1 MB. One in CPPFLAGS counts more.
+TINY := CLIENTS=16 UPSTREAMS=24 TLS_CLIENTS=4 TLS_UPSTREAMS=4 TRUSTS=2 BUFS=16 BODY_BLOCKS=2 MESSAGES=4 ENDPOINTS=8 \
+    MODELS=64 PROBES=2 TOKENS=256 ALIASES=8 PROFILES=2 KEYS=8 SESSIONS=128 RATE_CLIENTS=128 LEDGER=8 METER=16 HOOKS=2 \
+    HOOK_EVENTS=8 ENDPOINT_HEADERS=512
+TINY := $(TINY:%=-DOLLA_MAX_%) -DOLLA_BUF_SIZE=8192 -DOLLA_BODY_BLOCK=16384 -DOLLA_CONF_TEXT=8192 -DOLLA_LOG_BUF=8192 -DOLLA_HELP=0
+ifeq ($(PRESET),tiny)
+OLLA_CPPFLAGS += $(foreach limit,$(TINY),$(if $(findstring $(firstword $(subst =, ,$(limit)))=,$(CPPFLAGS)),,$(limit)))
 endif
 LDLIBS := -linih
 ifeq ($(TLS),mbedtls)
