@@ -104,8 +104,8 @@ struct conf_fault {
     bool warning;
 };
 
-void conf_say(struct conf_loader *ld, struct conf_fault fault);
-#define CONF_SAY(ld, ...) conf_say(ld, (struct conf_fault){__VA_ARGS__})
+void conf_say(struct conf_loader *ld, const struct conf_fault *fault);
+#define CONF_SAY(ld, ...) conf_say(ld, &(struct conf_fault){__VA_ARGS__})
 
 /* Copies s with a NUL into the text of the configuration; "" and a message if that is full. */
 const char *conf_keep(struct conf_loader *ld, struct str s);
