@@ -78,7 +78,7 @@ told() {
     # shellcheck disable=SC2016  # the $ are of awk
     awk -F '|' -v command=" \`$command\` " -v figures="$2 $3 $4" '
         $2 == command {
-            split(figures, is)
+            split(figures, is, " ")
             for (i = 1; i <= 3; i++) {
                 gsub(/,/, "", $(i + 2))
                 said = $(i + 2) * 1000
