@@ -8,7 +8,8 @@
 #   make deb             build/olla_VERSION_ARCH.deb, for Debian 12 and later
 #   make tarball         build/olla-VERSION-PLATFORM.tar.gz, linked statically
 #   make release         both, also for armhf and arm64
-#   make size | lint | bench | bench-baseline | fuzz | test-real | test-browser | test-tls | packages | matrix | test-deb | test-cross | clean
+#   make size            the table of sizes in README.md, as it is now
+#   make lint | bench | bench-baseline | fuzz | test-real | test-browser | test-tls | packages | matrix | test-deb | test-cross | clean
 #   make reference       writes olla.ini and docs/olla.ini.5 anew from the table of settings
 #
 # You may want to set:  CC CFLAGS CPPFLAGS LDFLAGS PREFIX DESTDIR SYSTEMD_UNITS
@@ -16,6 +17,7 @@
 #                      FUZZ_SECONDS (for each target of make fuzz), FUZZ_JOBS (targets at a time)
 # and options with -D:  make CPPFLAGS=-DOLLA_MAX_CLIENTS=64     (limits: see olla.h)
 #   RESOLVER=sync       names are resolved at start and reload only; no fork
+#   PRESET=tiny         16 clients, 8 endpoints, 48 models: program and pools in less than 1 MB
 #   TLS=none            without TLS: no https backends, no https listener, no mbedTLS (default: TLS=mbedtls)
 
 # With or without a "-" at its end: OpenWrt gives it with one, and CC, too.
@@ -29,7 +31,11 @@ BUILD ?= build/$(notdir $(TOOLS))
 endif
 CC ?= cc
 STRIP ?= $(TOOLS:%=%-)strip
-CFLAGS ?= -O2 -g
+PRESET ?=
+ifneq ($(filter-out tiny,$(PRESET)),)
+$(error PRESET=$(PRESET): there is tiny)
+endif
+CFLAGS ?= $(if $(PRESET),-Os,-O2) -g
 PREFIX ?= /usr/local
 SBINDIR ?= $(PREFIX)/sbin
 SYSCONFDIR ?= /etc
@@ -51,6 +57,23 @@ endif
 # Ours, kept apart from CFLAGS so that a CFLAGS on the command line cannot lose them.
 OLLA_CFLAGS := -std=c99 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wvla
 FRAME := -Wframe-larger-than=2048
+
+# What every request goes through is compiled for speed, the rest for size: where CFLAGS ask for speed at all.
+HOT := account admit attempt body breaker bucket buf choose client cors endpoint exchange forward gate heartbeat http http_body \
+    http_path json json_check json_scan json_walk ledger limits log loop messages meter model multipart net pieces pool posix \
+    profile queue relay reply request route secrets session sha256 socket sse sticky str tally upstream usage
+COLD_CFLAGS := $(if $(filter -O2 -O3,$(CFLAGS)),-Os)
+optimised = $(if $(filter $(HOT),$(basename $(notdir $(1)))),,$(COLD_CFLAGS))
+
+# No tables for unwinding (C has no exceptions, debuggers have -g), nothing that nobody calls, and relocations packed: that
+# only where the C library says that it can unpack them.
+SLIM_CFLAGS := -fno-asynchronous-unwind-tables -fno-unwind-tables -ffunction-sections -fdata-sections
+GC := -Wl,--gc-sections
+PACK := -Wl,-z,pack-relative-relocs
+links = echo 'int main(void) { return 0; }' | $(CC) $(CFLAGS) $(LDFLAGS) $(1) -x c -o $$try - 2>/dev/null
+SLIM_LDFLAGS := $(shell try=$$(mktemp); ! $(call links,$(GC)) || echo $(GC); \
+    ! $(call links,$(PACK)) || ! grep -q GLIBC_ABI_DT_RELR $$try || echo $(PACK); rm -f $$try)
+
 # The machine that it is built for, which need not be this one.
 MACHINE := $(shell $(CC) -dumpmachine 2>/dev/null)
 SYSTEM := $(if $(findstring linux,$(MACHINE)),linux,$(shell uname -s 2>/dev/null | tr 'A-Z' 'a-z'))
@@ -58,6 +81,14 @@ PLATFORM_NAME := $(SYSTEM)/$(or $(firstword $(subst -, ,$(MACHINE))),$(shell una
 OLLA_CPPFLAGS := -DOLLA_PLATFORM='"$(PLATFORM_NAME)"'
 ifeq ($(RESOLVER),sync)
 OLLA_CPPFLAGS += -DOLLA_RESOLVER_SYNC=1
+endif
+# Limits of olla.h for a small router: program and pools together take less than 1 MB. One in CPPFLAGS counts more.
+TINY := CLIENTS=16 UPSTREAMS=24 TLS_CLIENTS=4 TLS_UPSTREAMS=4 TRUSTS=2 BUFS=16 BODY_BLOCKS=1 MESSAGES=4 ENDPOINTS=8 \
+    MODELS=48 PROBES=2 TOKENS=256 ALIASES=8 PROFILES=2 KEYS=8 SESSIONS=64 RATE_CLIENTS=64 LEDGER=8 METER=16 HOOKS=2 \
+    HOOK_EVENTS=8 ENDPOINT_HEADERS=512
+TINY := $(TINY:%=-DOLLA_MAX_%) -DOLLA_BUF_SIZE=8192 -DOLLA_BODY_BLOCK=16384 -DOLLA_CONF_TEXT=8192 -DOLLA_LOG_BUF=8192 -DOLLA_HELP=0
+ifeq ($(PRESET),tiny)
+OLLA_CPPFLAGS += $(foreach limit,$(TINY),$(if $(findstring $(firstword $(subst =, ,$(limit)))=,$(CPPFLAGS)),,$(limit)))
 endif
 LDLIBS := -linih
 ifeq ($(TLS),mbedtls)
@@ -73,15 +104,15 @@ all: $(BUILD)/olla
 
 # Changed options rebuild everything.
 STAMP := $(BUILD)/.options
-OPTIONS := $(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(LDLIBS)
+OPTIONS := $(CC) $(OLLA_CFLAGS) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) $(SLIM_CFLAGS) $(SLIM_LDFLAGS) $(LDFLAGS) $(LDLIBS) $(HOT)
 $(shell mkdir -p $(BUILD); printf '%s\n' '$(subst ','\'',$(OPTIONS))' | cmp -s - $(STAMP) || printf '%s\n' '$(subst ','\'',$(OPTIONS))' > $(STAMP))
 
 $(BUILD)/olla: $(OBJ)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ) $(LDLIBS)
+	$(CC) $(CFLAGS) $(SLIM_LDFLAGS) $(LDFLAGS) -o $@ $(OBJ) $(LDLIBS)
 
 $(BUILD)/obj/%.o: %.c $(STAMP)
 	@mkdir -p $(@D)
-	$(CC) $(OLLA_CFLAGS) $(FRAME) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(CC) $(OLLA_CFLAGS) $(FRAME) $(SLIM_CFLAGS) $(OLLA_CPPFLAGS) $(CPPFLAGS) $(CFLAGS) $(call optimised,$<) -MMD -MP -c -o $@ $<
 
 objects: $(OBJ)
 
@@ -133,8 +164,8 @@ test-deb: deb deps-chroot
 # One program without libraries, for systems without packages.
 tarball: deps-build
 	rm -rf $(BUILD)/static && mkdir -p $(BUILD)/static
-	$(MAKE) --no-print-directory DESTDIR=$(abspath $(BUILD))/static PREFIX=/usr SYSCONFDIR=/etc LDFLAGS="-static -Wl,--gc-sections" \
-	    CFLAGS="-O2 -g -fno-pie -ffunction-sections -fdata-sections" BUILD=$(BUILD)/for-tarball install-strip
+	$(MAKE) --no-print-directory DESTDIR=$(abspath $(BUILD))/static PREFIX=/usr SYSCONFDIR=/etc LDFLAGS=-static CFLAGS="-O2 -g -fno-pie" \
+	    BUILD=$(BUILD)/for-tarball install-strip
 	package/tarball.sh $(BUILD)/static $(PLATFORM_NAME)
 
 # The same two, for a Raspberry Pi: in small Debians that have the compilers.
@@ -149,9 +180,9 @@ reference: $(BUILD)/olla
 	awk -f docs/settings.awk -v page=docs/olla.ini.5 < $(BUILD)/reference > $(BUILD)/olla.ini.5
 	cp $(BUILD)/olla.ini.5 docs/olla.ini.5
 
-# With and without TLS, fast and small.
+# With and without TLS, fast and small: text, data and bss of each, and whether the README says the same.
 size: deps-build
-	@tests/matrix.sh gcc gcc-small none none-small
+	@tests/matrix.sh gcc gcc-small none none-small tiny tiny-none
 
 clean:
 	rm -rf $(BUILD)/obj $(BUILD)/test $(BUILD)/bench $(SMALL) $(FUZZ)/obj $(BUILD)/matrix $(BUILD)/deb* $(BUILD)/static $(BUILD)/for-*

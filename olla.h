@@ -21,7 +21,7 @@
 
 /* ---- connections -------------------------------------------------------- */
 
-/* Client connections at one time; each costs about 3.2 KB with its exchange.
+/* Client connections at one time; each costs about 3.6 KB with its exchange.
  * When all are taken the listener is not polled and the kernel queues. */
 #ifndef OLLA_MAX_CLIENTS
 #define OLLA_MAX_CLIENTS 512
@@ -70,7 +70,7 @@
 /* Blocks in the pool, OLLA_BUF_SIZE bytes each. A connection holds one only
  * while bytes wait in it. When they run out, reading waits; before that, nothing is read for peers that take nothing. */
 #ifndef OLLA_MAX_BUFS
-#define OLLA_MAX_BUFS 328
+#define OLLA_MAX_BUFS 192
 #endif
 
 /* Blocks that only running exchanges may take, so that new requests cannot starve running streams. */
@@ -99,9 +99,9 @@
 #define OLLA_MAX_BODY_BLOCKS 8
 #endif
 
-/* Requests of the Anthropic API at one time, about 7 KB each. */
+/* Requests of the Anthropic API at one time, about 7.5 KB each. */
 #ifndef OLLA_MAX_MESSAGES
-#define OLLA_MAX_MESSAGES 128
+#define OLLA_MAX_MESSAGES 96
 #endif
 
 /* ---- backends and models ------------------------------------------------ */
@@ -217,6 +217,11 @@
 #define OLLA_MAX_HOOK_EVENTS 32
 #endif
 
+/* 1 = `olla --print-settings` explains every setting. Without it the program is 16 KB smaller, and olla.ini(5) explains. */
+#ifndef OLLA_HELP
+#define OLLA_HELP 1
+#endif
+
 /* ---- log ---------------------------------------------------------------- */
 
 /* Log lines waiting for a slow sink; beyond it lines are dropped and counted. */
@@ -322,6 +327,9 @@
 #endif
 #if OLLA_MAX_LIST_ITEMS < 8 || OLLA_MAX_LIST_ITEMS > 64
 #error "OLLA_MAX_LIST_ITEMS: set it to 8..64"
+#endif
+#if OLLA_HELP < 0 || OLLA_HELP > 1
+#error "OLLA_HELP: set it to 0..1"
 #endif
 #if OLLA_LOG_BUF < 8192 || OLLA_LOG_BUF > 1048576
 #error "OLLA_LOG_BUF: set it to 8192..1048576"

@@ -10,6 +10,7 @@
 #include "conf.h"
 
 #include <stdlib.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "../platform/platform.h"
@@ -35,10 +36,11 @@ static void put_shown(struct text *t, struct str s)
     text_addz(t, s.n > SHOWN_MAX ? "...\"" : "\"");
 }
 
-void conf_say(struct conf_loader *ld, struct conf_fault fault)
+void conf_say(struct conf_loader *ld, const struct conf_fault *fault)
 {
     static char space[640];
     struct text t = text_in(space, sizeof(space));
+    const char *key = fault->key;
 
     text_addz(&t, ld->env ? "environment: " : ld->c->path);
     text_addz(&t, ld->env);
@@ -46,28 +48,28 @@ void conf_say(struct conf_loader *ld, struct conf_fault fault)
         text_char(&t, ':');
         text_u64(&t, (uint64_t)ld->line);
     }
-    if (!ld->env && fault.key) {
+    if (!ld->env && key) {
         text_addz(&t, ": ");
         if (ld->kind != CONF_SETTINGS) {
             text_addz(&t, conf_kind_name(ld->kind));
             text_char(&t, ':');
             text_addz(&t, *ld->name);
-            fault.key += strlen(conf_kind_name(ld->kind));
+            key += strlen(conf_kind_name(ld->kind));
         }
-        text_addz(&t, fault.key);
+        text_addz(&t, key);
     }
     text_addz(&t, ": ");
-    text_addz(&t, fault.what);
-    if (fault.number != 0) {
-        text_i64(&t, fault.number);
+    text_addz(&t, fault->what);
+    if (fault->number != 0) {
+        text_i64(&t, fault->number);
     }
-    if (fault.value.p) {
-        put_shown(&t, fault.value);
+    if (fault->value.p) {
+        put_shown(&t, fault->value);
     }
-    text_addz(&t, fault.allowed ? "; allowed: " : "");
-    text_addz(&t, fault.allowed);
-    *(fault.warning ? &ld->c->warnings : &ld->errors) += 1;
-    ld->say(!fault.warning, text_z(&t));
+    text_addz(&t, fault->allowed ? "; allowed: " : "");
+    text_addz(&t, fault->allowed);
+    *(fault->warning ? &ld->c->warnings : &ld->errors) += 1;
+    ld->say(!fault->warning, text_z(&t));
 }
 
 const char *conf_keep(struct conf_loader *ld, struct str s)
@@ -720,11 +722,22 @@ const char *conf_find(const char *option, conf_message *say)
     return "";
 }
 
+/* Not all of it: what was never used stays untouched. */
+static void clear(struct conf *c)
+{
+    memset(c->alias, 0, (size_t)c->aliases * sizeof(c->alias[0]));
+    memset(c->endpoint, 0, (size_t)c->endpoints * sizeof(c->endpoint[0]));
+    memset(c->profile, 0, (size_t)c->profiles * sizeof(c->profile[0]));
+    memset(c->key, 0, (size_t)c->keys * sizeof(c->key[0]));
+    memset(c->text, 0, c->text_n);
+    memset(c, 0, offsetof(struct conf, alias));
+}
+
 int conf_load(struct conf *c, const char *path, conf_message *say)
 {
     struct conf_loader *ld = &loader;
 
-    memset(c, 0, sizeof(*c));
+    clear(c);
     memset(ld, 0, sizeof(*ld));
     ld->c = c;
     ld->say = say;

@@ -287,19 +287,17 @@ struct conf {
         } routing_strategy;
     } model_registry;
 
-    struct conf_alias alias[OLLA_MAX_ALIASES];
-    int aliases;
-    struct conf_endpoint endpoint[OLLA_MAX_ENDPOINTS];
-    int endpoints;
-    struct conf_profile profile[OLLA_MAX_PROFILES];
-    int profiles;
-    struct conf_key key[OLLA_MAX_KEYS];
-    int keys;
-
-    /* where it came from, and its text */
+    /* where it came from */
     const char *path; /* "" = built-in defaults */
     int warnings;
+
+    /* Beyond these counts everything is zero, and was never touched (conf_load clears what was used). */
+    int aliases, endpoints, profiles, keys;
     size_t text_n;
+    struct conf_alias alias[OLLA_MAX_ALIASES];
+    struct conf_endpoint endpoint[OLLA_MAX_ENDPOINTS];
+    struct conf_profile profile[OLLA_MAX_PROFILES];
+    struct conf_key key[OLLA_MAX_KEYS];
     char text[OLLA_CONF_TEXT];
 };
 

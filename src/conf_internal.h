@@ -52,15 +52,16 @@ enum {
 struct conf_row {
     const char
         *path; /* dotted; "endpoint.KEY" for the keys of an endpoint section, likewise "profile.KEY" and "key.KEY" */
-    enum conf_type type;
-    unsigned flags;
     const char *def;     /* default, as it would be written; NULL = none */
     const char *allowed; /* for messages and the reference file */
-    int64_t min, max;    /* of everything that ends as a number */
-    size_t offset, size; /* place in struct conf, conf_endpoint, conf_profile or conf_key; size 0 = not kept */
-    size_t second;       /* place of the int that counts a list, of the struct conf_url of a target */
     const char *env;
     const char *help; /* lines for the reference file; NULL = not shown there */
+    int64_t min, max; /* of everything that ends as a number */
+    uint16_t offset;  /* place in struct conf, conf_endpoint, conf_profile or conf_key */
+    uint16_t size;    /* 0 = not kept */
+    uint16_t second;  /* place of the int that counts a list, of the struct conf_url of a target */
+    uint8_t type;     /* enum conf_type */
+    uint8_t flags;
 };
 
 /* Ends with a row without a path. */
@@ -103,8 +104,8 @@ struct conf_fault {
     bool warning;
 };
 
-void conf_say(struct conf_loader *ld, struct conf_fault fault);
-#define CONF_SAY(ld, ...) conf_say(ld, (struct conf_fault){__VA_ARGS__})
+void conf_say(struct conf_loader *ld, const struct conf_fault *fault);
+#define CONF_SAY(ld, ...) conf_say(ld, &(struct conf_fault){__VA_ARGS__})
 
 /* Copies s with a NUL into the text of the configuration; "" and a message if that is full. */
 const char *conf_keep(struct conf_loader *ld, struct str s);

@@ -201,7 +201,7 @@ static int parse_number(const struct conf_row *row, struct str s, int64_t *v)
     uint64_t u = 0;
     int rc;
 
-    switch (row->type) {
+    switch ((enum conf_type)row->type) {
     case CONF_ENUM:
         return parse_enum(str_of(row->allowed), s, v);
     case CONF_DURATION:
@@ -447,7 +447,7 @@ void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str v
 {
     const char *why = NULL;
 
-    switch (row->type) {
+    switch ((enum conf_type)row->type) {
     case CONF_WORD:
     case CONF_FREE:
         store_text(ld, row, value);

@@ -32,7 +32,7 @@ static struct file {
     struct str name;
     const char *type;
     const struct str *bytes;
-    char tag[36]; /* in quotes */
+    char tag[36]; /* in quotes; "" = not made yet */
 } files[] = {
     {.name = STR("index.html"), .type = "text/html; charset=utf-8", .bytes = &ui_index_html},
     {.name = STR("olla.js"), .type = "text/javascript; charset=utf-8", .bytes = &ui_olla_js},
@@ -42,11 +42,17 @@ static char modified[32];
 
 void dashboard_init(int64_t start_wall)
 {
-    for (size_t i = 0; i < OLLA_COUNT(files); i++) {
-        unsigned char digest[SHA256_BYTES];
-        struct text t = text_in(files[i].tag, sizeof(files[i].tag));
+    str_copy(modified, sizeof(modified), http_date(start_wall));
+}
 
-        sha256_of(*files[i].bytes, digest);
+/* Of what is in it. Made when somebody asks for the first time: most never do, and then the page is not even read in. */
+static const char *tag_of(struct file *f)
+{
+    if (!f->tag[0]) {
+        unsigned char digest[SHA256_BYTES];
+        struct text t = text_in(f->tag, sizeof(f->tag));
+
+        sha256_of(*f->bytes, digest);
         text_char(&t, '"');
         for (size_t k = 0; k < SHA256_BYTES / 2; k++) {
             text_hex(&t, digest[k], 2);
@@ -54,7 +60,7 @@ void dashboard_init(int64_t start_wall)
         text_char(&t, '"');
         text_z(&t);
     }
-    str_copy(modified, sizeof(modified), http_date(start_wall));
+    return f->tag;
 }
 
 /* ---- who may look ------------------------------------------------------------------ */
@@ -156,14 +162,15 @@ static void send_file(struct exchange *x, struct reply_own *out, int i)
     static char mem[1024];
     struct text t = text_in(mem, sizeof(mem));
     struct str since = http_request_get(&x->req, HTTP_IF_MODIFIED_SINCE);
+    const char *tag = tag_of(&files[i]);
 
     text_addz(&t, GUARD "Cache-Control: no-cache\r\nETag: ");
-    text_addz(&t, files[i].tag);
+    text_addz(&t, tag);
     text_addz(&t, "\r\nLast-Modified: ");
     text_addz(&t, modified);
     text_addz(&t, "\r\n");
     out->lines = text_str(&t);
-    if (http_request_get(&x->req, HTTP_IF_NONE_MATCH).p ? reply_none_match(x, str_of(files[i].tag))
+    if (http_request_get(&x->req, HTTP_IF_NONE_MATCH).p ? reply_none_match(x, str_of(tag))
                                                         : str_eq(since, str_of(modified))) {
         out->status = 304;
         return;

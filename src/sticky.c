@@ -23,6 +23,7 @@ struct session {
 static struct session sessions[OLLA_MAX_SESSIONS];
 static uint16_t chains[SLOTS];
 static uint16_t newest = NONE, oldest = NONE, unused = NONE;
+static uint16_t fresh; /* from here on none was ever used, nor touched */
 static struct sticky_stats stats;
 
 const char *sticky_word(enum sticky_outcome outcome)
@@ -36,10 +37,8 @@ void sticky_init(void)
     for (unsigned i = 0; i < SLOTS; i++) {
         chains[i] = NONE;
     }
-    for (unsigned i = 0; i < OLLA_MAX_SESSIONS; i++) {
-        sessions[i].next = (uint16_t)(i + 1 < OLLA_MAX_SESSIONS ? i + 1 : NONE);
-    }
-    unused = 0;
+    fresh = 0;
+    unused = NONE;
 }
 
 /* ---- lists --------------------------------------------------------------------------- */
@@ -131,14 +130,19 @@ void sticky_pin(uint64_t key, const struct endpoint *e)
     expire();
     uint16_t at = find(key);
     if (at == NONE) {
-        while (unused == NONE || stats.active >= (unsigned)conf_now->proxy.sticky_sessions.max_sessions) {
+        while ((unused == NONE && fresh == OLLA_MAX_SESSIONS) ||
+               stats.active >= (unsigned)conf_now->proxy.sticky_sessions.max_sessions) {
             static struct log_limit hit;
             forget(oldest);
             log_limit(&hit, net_now(), "conversations are forgotten before their time",
                       "proxy.sticky_sessions.max_sessions", (uint64_t)conf_now->proxy.sticky_sessions.max_sessions);
         }
-        at = unused;
-        unused = sessions[at].next;
+        if (unused != NONE) {
+            at = unused;
+            unused = sessions[at].next;
+        } else {
+            at = fresh++;
+        }
         sessions[at].key = key;
         sessions[at].next = *chain_of(key);
         *chain_of(key) = at;

@@ -52,8 +52,45 @@ row() {
     said=$("$olla" -t -c "$out/one.ini" 2>&1) || fail "$row: $said"
     [ "$said" = "olla: configuration $out/one.ini is valid" ] || fail "$row: $said"
     cp "$olla" "$out/stripped" && strip "$out/stripped"
-    size "$olla" | awk -v name="$row" -v file="$(wc -c <"$out/stripped")" -v plan="$("$olla" -m -c "$out/one.ini" | awk '/^total/ { print $2 }')" \
-        'NR == 2 { printf "%-12s text %7d  data %6d  bss %9d  stripped %7d  memory plan %9d\n", name, $1, $2, $3, file, plan }'
+    # shellcheck disable=SC2046  # words
+    set -- $(size "$olla" | awk 'NR == 2 { print $1, $2, $3 }') "$(wc -c <"$out/stripped")" \
+        "$("$olla" -m -c "$out/one.ini" | awk '/^total/ { print $2 }')"
+    printf '%-12s text %7d  data %6d  bss %9d  stripped %7d  memory plan %9d\n' "$row" "$@"
+    case $row in
+    gcc) [ "$5" -lt 8000000 ] || fail "the pools take more than 8 MB" ;;
+    tiny) [ $(($1 + $2 + $3)) -lt 1000000 ] || fail "program and pools of PRESET=tiny take more than 1 MB" ;;
+    esac
+    told "$row" "$4" "$5" $(($1 + $2 + $3))
+}
+
+# told NAME STRIPPED PLAN ALL: the table of README.md says so, within what compilers differ in
+told() {
+    case $1 in
+    gcc) command="make" ;;
+    gcc-small) command="make CFLAGS=-Os" ;;
+    none) command="make TLS=none" ;;
+    none-small) command="make CFLAGS=-Os TLS=none" ;;
+    tiny) command="make PRESET=tiny" ;;
+    tiny-none) command="make PRESET=tiny TLS=none" ;;
+    *) return 0 ;;
+    esac
+    [ "$(uname -m)" = x86_64 ] || return 0
+    # shellcheck disable=SC2016  # the $ are of awk
+    awk -F '|' -v command=" \`$command\` " -v figures="$2 $3 $4" '
+        $2 == command {
+            split(figures, is, " ")
+            for (i = 1; i <= 3; i++) {
+                gsub(/,/, "", $(i + 2))
+                said = $(i + 2) * 1000
+                if (said < is[i] * 0.95 || said > is[i] * 1.05) {
+                    print command, "has", is[i], "bytes where README.md says", said
+                    exit
+                }
+            }
+            found = 1
+            exit
+        }
+        END { exit !found }' README.md >&2 || fail "the table of sizes in README.md is not that of $1"
 }
 
 # session NAME PYTEST-ARGUMENTS...: streams through that program, if nothing was asked for by name
@@ -73,6 +110,8 @@ row gcc-small CC=gcc CFLAGS="-Os -Werror"
 row clang CC=clang CFLAGS="-O2 -Werror"
 row none CC=gcc CFLAGS="-O2 -Werror" TLS=none
 row none-small CC=gcc CFLAGS="-Os -Werror" TLS=none
+row tiny CC=gcc CFLAGS="-Os -Werror" PRESET=tiny
+row tiny-none CC=gcc CFLAGS="-Os -Werror" PRESET=tiny TLS=none
 row clang-none CC=clang CFLAGS="-O1 -Werror" TLS=none RESOLVER=sync
 row sync CC=gcc CFLAGS="-O1 -Werror" RESOLVER=sync
 row smallest CC=gcc CFLAGS="-Os -Werror" CPPFLAGS="$smallest"
@@ -80,6 +119,7 @@ row smallest-none CC=clang CFLAGS="-O2 -Werror" CPPFLAGS="$smallest" TLS=none RE
 row static CC=gcc CFLAGS="-O2 -Werror" LDFLAGS=-static
 session none -k "pieces or single or upload"
 session sync -k "pieces or single or upload"
+session tiny -k "not many" # sixteen clients at a time are all it has
 session smallest -k "not many" # two clients at a time are all it has
 session static -k "pieces or single or upload"
 
@@ -114,12 +154,17 @@ if ! skip limits; then
         *) grep -qE "^#if .*\b$name\b" olla.h || fail "olla.h: $name has no range" ;;
         esac
     done <"$out/limits"
-    for option in TLS=openssl RESOLVER=thread; do
+    for option in TLS=openssl RESOLVER=thread PRESET=huge; do
         if make -n BUILD="$out/none" $option all >/dev/null 2>"$out/said"; then
             fail "make takes $option"
         fi
         grep -q "${option%=*}=" "$out/said" || fail "$option: $(cat "$out/said")"
     done
+    # A limit of one's own counts more than the preset's.
+    make -n BUILD="$out/none" PRESET=tiny CPPFLAGS=-DOLLA_MAX_CLIENTS=20 "$out/none/olla" >"$out/said"
+    if grep -q 'DOLLA_MAX_CLIENTS=16' "$out/said" || ! grep -q 'DOLLA_MAX_UPSTREAMS=24.*DOLLA_MAX_CLIENTS=20' "$out/said"; then
+        fail "PRESET=tiny and a limit of one's own"
+    fi
     echo "limits: $count are refused when they cannot work"
 fi
 echo "matrix: fine"

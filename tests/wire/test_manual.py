@@ -113,3 +113,17 @@ def test_limits():
                         ("requests of the Anthropic API at one time", limits["OLLA_MAX_MESSAGES"]),
                         ("head of a request or reply", int(limits["OLLA_BUF_SIZE"]) - int(limits["OLLA_HEAD_RESERVE"]))):
         assert re.search(r"\.It %s Ta %s\b" % (text, value), page), text
+
+
+def test_limits_in_the_readme():
+    """The figures are those of olla.h, and the sum is what olla -m prints."""
+    limits = dict(re.findall(r"#define (OLLA_\w+) +(\d+)", (REPO / "olla.h").read_text()))
+    text = (REPO / "README.md").read_text()
+    limits["OLLA_BUF_SIZE"] = int(limits["OLLA_BUF_SIZE"]) - int(limits["OLLA_HEAD_RESERVE"])  # what a head may have
+    rows = re.findall(r"^\| [^|]+ \| ([\d,]+)(?: bytes)? \| `-D(OLLA_\w+)=`", text, re.M)
+    assert len(rows) >= 10
+    for said, name in rows:
+        assert int(said.replace(",", "")) == int(limits[name]), name
+    total = int(re.search(r"^total (\d+)", run_cli("-m")[1], re.M).group(1))
+    pools = int(re.search(r"^\| `make` \| [^|]+ \| ([\d,]+) KB", text, re.M).group(1).replace(",", ""))
+    assert pools == pytest.approx(total / 1000, rel=0.01), "see make size"
