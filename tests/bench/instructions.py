@@ -196,7 +196,7 @@ def one_run(folder, more, full, tool, count):
             plain=port, folder=folder, name=name, key=world.KEY, backend=listener.getsockname()[1]))
         out = os.path.join(folder, name + ".count")
         child = subprocess.Popen([*tool(out), world.olla_path(), "-c", conf], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                 stderr=subprocess.DEVNULL, cwd=folder, env=world.clean_environment())
+                                 stderr=subprocess.DEVNULL, cwd=folder, env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"})
         try:
             Exchange(port, listener, FULL_HEADERS if full else "").run(counts)
         finally:
