@@ -113,6 +113,19 @@ static const struct {
     [STATS] = {in_stats, OLLA_COUNT(in_stats)},
 };
 
+/* Of each place: a bit for each length that a key of it has. Most keys of a reply have none of them. */
+#define LONGEST 27
+static uint32_t lengths[OLLA_COUNT(places)];
+
+static void note_lengths(void)
+{
+    for (size_t i = 0; i < OLLA_COUNT(places); i++) {
+        for (size_t k = 0; k < places[i].n; k++) {
+            lengths[i] |= UINT32_C(1) << places[i].rows[k].n;
+        }
+    }
+}
+
 /* A key has been read, and its colon comes. */
 static void end_key(struct usage *u, const char *key, size_t n)
 {
@@ -121,6 +134,9 @@ static void end_key(struct usage *u, const char *key, size_t n)
 
     u->state = COLON;
     u->row = 0;
+    if (n > LONGEST || !(lengths[place] >> n & 1)) {
+        return;
+    }
     for (const struct row *row = rows; row < end; row++) {
         if (row->n == n && row->key[n - 1] == key[n - 1] && memcmp(row->key, key, n) == 0) {
             u->row = (uint8_t)(row - rows + 1);
@@ -468,14 +484,21 @@ static inline void structure_byte(struct usage *u, char c)
 /* The bytes between strings, numbers and values that are crossed; also keys that are at hand as a whole. */
 static const char *take_structure(struct usage *u, const char *p, const char *end)
 {
-    while (p < end && (u->state <= KEY || u->state == COLON || u->state == VALUE || u->state == AFTER)) {
+    const unsigned structure = 1u << START | 1u << KEY | 1u << COLON | 1u << VALUE | 1u << AFTER;
+
+    while (p < end && (1u << u->state & structure)) {
         const char *key = p + 1, *to = key;
         if (u->state == KEY && *p == '"') {
             to = json_plain_end(key, end);
-            if (end - to > 1 && to[0] == '"' && to[1] == ':') {
+            if (end - to > 2 && to[0] == '"' && to[1] == ':') {
                 end_key(u, key, (size_t)(to - key));
                 u->state = VALUE;
                 p = to + 2;
+                to = u->row == 0 && *p == '"' ? json_plain_end(p + 1, end) : end;
+                if (to < end && *to == '"') { /* a short text that means nothing */
+                    u->state = AFTER;
+                    p = to + 1;
+                }
                 continue;
             }
         }
@@ -566,6 +589,9 @@ static void feed_events(struct usage *u, struct str in)
 
 void usage_start(struct usage *u, enum usage_kind kind)
 {
+    if (lengths[STATS] == 0) {
+        note_lengths();
+    }
     memset(u, 0, sizeof *u);
     u->kind = (uint8_t)kind;
 }
