@@ -68,14 +68,16 @@
 #endif
 
 /* Blocks in the pool, OLLA_BUF_SIZE bytes each. A connection holds one only
- * while bytes wait in it. When they run out, reading waits; before that, nothing is read for peers that take nothing. */
+ * while bytes wait in it, a request until its reply begins: so 204 requests can wait for their first byte at one time.
+ * When they run out, reading waits; before that, nothing is read for peers that take nothing. */
 #ifndef OLLA_MAX_BUFS
-#define OLLA_MAX_BUFS 192
+#define OLLA_MAX_BUFS 220
 #endif
 
-/* Blocks that only running exchanges may take, so that new requests cannot starve running streams. */
+/* Blocks that only running exchanges may take, so that new requests cannot starve running streams: these need one only
+ * while their client is slower than their backend. A sixth of few, but no more than 16. */
 #ifndef OLLA_RESERVED_BUFS
-#define OLLA_RESERVED_BUFS (OLLA_MAX_BUFS / 6 + 2)
+#define OLLA_RESERVED_BUFS (OLLA_MAX_BUFS < 84 ? OLLA_MAX_BUFS / 6 + 2 : 16)
 #endif
 
 #ifndef OLLA_HEAD_RESERVE
@@ -101,7 +103,7 @@
 
 /* Requests of the Anthropic API at one time, about 7.5 KB each. */
 #ifndef OLLA_MAX_MESSAGES
-#define OLLA_MAX_MESSAGES 96
+#define OLLA_MAX_MESSAGES 40
 #endif
 
 /* ---- backends and models ------------------------------------------------ */

@@ -57,6 +57,8 @@ build() {
         grep -E -A 8 'warning:|error:|Error' "$chroots/log" >&2 || tail -n 20 "$chroots/log" >&2
         exit 1
     }
+    # shellcheck disable=SC2016
+    say "$1: $(inside "cross-$1" 'cd "/olla/build/$1" && "$1-strip" -o stripped olla && wc -c <stripped' "$triplet") bytes, stripped"
 }
 
 run() {

@@ -37,6 +37,10 @@ depends=$(cd "$work" && DEB_HOST_ARCH=$arch dpkg-shlibdeps -O "$root/usr/sbin/ol
     cat "$work/said" >&2
     exit 1
 }
+# What that does not see: packed relocations need a C library that unpacks them.
+if grep -q GLIBC_ABI_DT_RELR "$root/usr/sbin/olla"; then
+    depends=$(echo "$depends" | sed -E 's/libc6 \(>= 2\.([0-9]|[12][0-9]|3[0-5])\)/libc6 (>= 2.36)/')
+fi
 
 for script in postinst prerm postrm; do
     install -m 0755 "$here/$script" "$root/DEBIAN/$script"
