@@ -23,13 +23,19 @@ void buf_init(void)
     buf_pool();
 }
 
+bool buf_available(enum buf_class class_)
+{
+    static const size_t leave[] = {OLLA_RESERVED_BUFS, OLLA_RESERVED_BUFS / 2, 0};
+
+    return pool_free_count(POOL_BUF) > leave[class_];
+}
+
 bool buf_hold(struct buf *b, enum buf_class class_)
 {
     if (b->mem) {
         return true;
     }
-    static const size_t leave[] = {OLLA_RESERVED_BUFS, OLLA_RESERVED_BUFS / 2, 0};
-    if (leave[class_] > 0 && pool_free_count(POOL_BUF) <= leave[class_]) {
+    if (class_ != BUF_CLIENT && !buf_available(class_)) {
         pool_refused(POOL_BUF);
         return false;
     }

@@ -29,6 +29,7 @@ void buf_init(void); /* binds the pool; once at start */
 
 /* Makes sure a block is held. false: none is to be had now; try again later. */
 bool buf_hold(struct buf *b, enum buf_class class_);
+bool buf_available(enum buf_class class_); /* one would be had */
 /* So few blocks are free that a stream must not fill one for a peer that takes nothing. */
 bool buf_scarce(void);
 

@@ -40,6 +40,7 @@ struct place {
 static struct client *clients[OLLA_MAX_CLIENTS]; /* by pool index, NULL = free */
 static unsigned count, busy;
 static bool gate_open, draining;
+static bool hungry, feeding; /* some wait for a block, see client_feed */
 static uint64_t pause_until;
 
 static void client_run(struct client *c);
@@ -435,7 +436,7 @@ static enum read_result read_head(struct client *c)
     if (!c->readable) {
         return READ_NOTHING;
     }
-    c->starved = !buf_hold(&c->in, BUF_NEW_WORK);
+    c->starved = (hungry && !feeding) || !buf_hold(&c->in, BUF_NEW_WORK); /* nobody overtakes those who wait */
     if (c->starved) {
         net_want(&c->s, false, false); /* all buffers are in use: ask again soon */
         net_deadline(&c->s, net_now() + RETRY_MS);
@@ -575,6 +576,43 @@ static void client_ready(struct stream *s, short events)
     client_run(c);
 }
 
+static void resume(struct client *c)
+{
+    if (c->state != CLIENT_BUSY) {
+        c->starved = false;
+        c->readable = true;
+    }
+    client_run(c);
+}
+
+void client_feed(void)
+{
+    static uint64_t refused;
+    static size_t next;
+    uint64_t times = pool_stats(POOL_BUF)->failed;
+
+    if (times == refused && !hungry) {
+        return;
+    }
+    refused = times;
+    hungry = false;
+    feeding = true;
+    for (size_t k = 0, from = next; k < OLLA_MAX_CLIENTS; k++) {
+        size_t i = (from + k) % OLLA_MAX_CLIENTS;
+        struct client *c = clients[i];
+        if (!c || !c->starved) {
+            continue;
+        }
+        if (buf_available(c->state == CLIENT_BUSY ? BUF_CLIENT : BUF_NEW_WORK)) {
+            resume(c);
+            next = i + 1;
+        } else {
+            hungry = true;
+        }
+    }
+    feeding = false;
+}
+
 static void client_expired(struct stream *s)
 {
     struct client *c = s->owner;
@@ -586,9 +624,7 @@ static void client_expired(struct stream *s)
         log_about(NULL);
         client_run(c);
     } else if (c->starved) {
-        c->starved = false;
-        c->readable = true;
-        client_run(c);
+        resume(c);
     } else if (c->state == CLIENT_HEAD && (buf_len(&c->in) > 0 || c->parked_n > 0) &&
                exchange_start_refused(c, &slow)) {
         log_about(NULL);

@@ -22,6 +22,9 @@ bool client_exposed(void); /* others than this machine can connect */
 /* The accept gate: call once a turn; listeners are watched only while a slot is free. Returns when to call again. */
 uint64_t client_gate(void);
 
+/* Those that wait for a block go on, in turn, as soon as there are blocks: once a turn. */
+void client_feed(void);
+
 /* Closes idle connections; running requests go on, and their connections close after them. */
 void client_drain(void);
 

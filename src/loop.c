@@ -328,6 +328,7 @@ void loop_turn(void)
     if (stopping) {
         wake = earliest(wake, stop_at);
     }
+    client_feed();
     wake = earliest(wake, client_gate());
     net_turn(wake == UINT64_MAX ? 0 : wake > 0 ? wake : 1);
 }
