@@ -436,7 +436,8 @@ static enum read_result read_head(struct client *c)
     if (!c->readable) {
         return READ_NOTHING;
     }
-    c->starved = (hungry && !feeding) || !buf_hold(&c->in, BUF_NEW_WORK); /* nobody overtakes those who wait */
+    bool behind = hungry && !feeding && !c->in.mem; /* nobody overtakes those who wait */
+    c->starved = behind || !buf_hold(&c->in, BUF_NEW_WORK);
     if (c->starved) {
         net_want(&c->s, false, false); /* all buffers are in use: ask again soon */
         net_deadline(&c->s, net_now() + RETRY_MS);
@@ -603,7 +604,7 @@ void client_feed(void)
         if (!c || !c->starved) {
             continue;
         }
-        if (buf_available(c->state == CLIENT_BUSY ? BUF_CLIENT : BUF_NEW_WORK)) {
+        if (c->in.mem || buf_available(c->state == CLIENT_BUSY ? BUF_CLIENT : BUF_NEW_WORK)) {
             resume(c);
             next = i + 1;
         } else {
