@@ -28,13 +28,13 @@ class Recorder(Backend):
 
 
 class Site:
-    """No probes, and a body that never comes to its end is given up soon."""
+    """No probes, and a head or a body that never comes to its end is given up soon."""
 
     def __init__(self):
         self.world = World()
         self.a = self.world.backend(Recorder, "a", ["m-oai"])
         self.proxy = self.world.olla({"a": endpoint(self.a, health="none")}, {
-            "discovery.model_discovery.enabled": False, "server.read_timeout": "400ms", "server.idle_timeout": "30s",
+            "discovery.model_discovery.enabled": False, "server.read_timeout": "400ms", "server.read_header_timeout": "2s", "server.idle_timeout": "30s",
             "model_registry.routing_strategy.type": "optimistic", "model_registry.routing_strategy.options.fallback_behavior": "all"}, ready=None)
 
     @property
