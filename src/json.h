@@ -45,7 +45,7 @@ size_t json_unescape(struct json_unescape *u, char c, char out[8]);
 /* A key of n < JSON_KEY_CAP bytes, as it is written, unescaped in place and NUL-terminated. */
 void json_unescape_key(char *key, size_t n);
 
-/* Behind the bytes that stand for themselves in a string: all but quote, backslash and NUL. */
+/* Behind the bytes that stand for themselves in a string: all but quote, backslash and controls. */
 const char *json_plain_end(const char *p, const char *end);
 
 /*

@@ -258,21 +258,11 @@ static bool one_byte(struct json_check *c, char b)
     }
 }
 
-/* Bytes at the start that a string just holds: nearly all of a document. */
-static size_t plain_length(const char *p, size_t n)
-{
-    size_t i = 0;
-    while (i < n && (unsigned char)p[i] >= 0x20 && p[i] != '"' && p[i] != '\\') {
-        i++;
-    }
-    return i;
-}
-
 void json_check_feed(struct json_check *c, const char *p, size_t n)
 {
     for (size_t i = 0; i < n && !c->bad;) {
         if (c->state == STRING) {
-            size_t plain = plain_length(p + i, n - i);
+            size_t plain = (size_t)(json_plain_end(p + i, p + n) - (p + i));
             keep_key(c, p + i, plain);
             c->at += plain;
             i += plain;

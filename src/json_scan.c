@@ -74,14 +74,14 @@ const char *json_plain_end(const char *p, const char *end)
     while (end - p >= 8) {
         uint64_t w, hits;
         memcpy(&w, p, sizeof w);
-        hits = any_zero(w ^ EACH('"')) | any_zero(w ^ EACH('\\')) | any_zero(w);
+        hits = any_zero(w ^ EACH('"')) | any_zero(w ^ EACH('\\')) | ((w - EACH(0x20)) & ~w & EACH(0x80));
         if (hits) {
             return p + __builtin_ctzll(hits) / 8; /* the lowest one is never a false one */
         }
         p += 8;
     }
 #endif
-    while (p < end && *p != '"' && *p != '\\' && *p != '\0') {
+    while (p < end && *p != '"' && *p != '\\' && (unsigned char)*p >= 0x20) {
         p++;
     }
     return p;

@@ -10,23 +10,28 @@
 
 #include <string.h>
 
+#define SHORT 32 /* as most keys are */
+
 struct cursor {
     const struct json_source *s;
     uint64_t at;
     struct str window;
 };
 
-/* Makes sure that there is a byte. */
-static bool has_byte(struct cursor *c)
+static bool next_window(struct cursor *c)
 {
-    if (c->window.n == 0) {
-        c->window = c->s->at(c->s->of, c->at);
-        *c->s->failed = *c->s->failed || c->window.n == 0;
-    }
+    c->window = c->s->at(c->s->of, c->at);
+    *c->s->failed = *c->s->failed || c->window.n == 0;
     return c->window.p && c->window.n > 0;
 }
 
-static void skip(struct cursor *c, size_t n)
+/* Makes sure that there is a byte. */
+static inline bool has_byte(struct cursor *c)
+{
+    return c->window.n > 0 || next_window(c);
+}
+
+static inline void skip(struct cursor *c, size_t n)
 {
     c->window.p += n;
     c->window.n -= n;
@@ -46,10 +51,24 @@ static char next_byte(struct cursor *c, char past)
     return '\0';
 }
 
+/* Up to the closing quote of a short string without escapes; 0: it is none, or begins with that quote. */
+static size_t short_string(const struct cursor *c)
+{
+    const char *p = c->window.p, *end = p + (c->window.n < SHORT ? c->window.n : SHORT), *to = json_plain_end(p, end);
+
+    return to < end && *to == '"' ? (size_t)(to - p) : 0;
+}
+
 /* From behind the opening quote to behind the closing one. */
 static void skip_string(struct cursor *c)
 {
     bool escaped = false;
+    size_t whole = has_byte(c) ? short_string(c) : 0;
+
+    if (whole > 0) {
+        skip(c, whole + 1);
+        return;
+    }
     while (has_byte(c)) {
         if (escaped) {
             escaped = false;
@@ -123,8 +142,16 @@ static struct json_value take_value(struct cursor *c)
 /* A key; one that is longer than any that is wanted becomes "". */
 static void take_key(struct cursor *c, char key[JSON_KEY_CAP])
 {
-    size_t n = 0;
+    size_t n = 0, whole = has_byte(c) ? short_string(c) : 0;
     bool escaped = false;
+
+    if (whole > 0) {
+        n = whole < JSON_KEY_CAP - 1 ? whole : 0;
+        memcpy(key, c->window.p, n);
+        key[n] = '\0';
+        skip(c, whole + 1);
+        return;
+    }
     while (has_byte(c)) {
         char b = *c->window.p;
         skip(c, 1);
@@ -230,6 +257,17 @@ bool json_read(const struct json_source *s, struct json_value v, char *to, size_
     bool fits = v.kind == '"';
 
     while (fits && c.at < v.to && has_byte(&c)) { /* with the closing quote */
+        uint64_t left = v.to - c.at;
+        const char *end = c.window.p + (c.window.n < left ? c.window.n : (size_t)left);
+        size_t run = u.left == 0 && u.high == 0 ? (size_t)(json_plain_end(c.window.p, end) - c.window.p) : 0;
+        if (run > 0) {
+            fits = run < cap - n;
+            run = fits ? run : 0;
+            memcpy(to + n, c.window.p, run);
+            n += run;
+            skip(&c, run);
+            continue;
+        }
         size_t more = json_unescape(&u, *c.window.p, out);
         fits = more < cap - n;
         if (fits) {
