@@ -2,7 +2,7 @@
  * conf.h - level 3: one configuration, checked.
  *
  * The INI file is read through libinih with a reader of ours. Section + "."
- * + key is the dotted path of the reference's YAML (config.md 7); one table in
+ * + key is the dotted path of the reference's YAML; one table in
  * conf_table.c holds, for every setting: path, type, place in struct conf, default,
  * range, choices, environment variable, help. Parsing, checking, defaults
  * and the commented olla.ini all come from that row.
@@ -311,7 +311,7 @@ extern const struct conf *conf_now;
 typedef void conf_message(bool error, const char *line);
 
 /*
- * Picks the file (config.md 4.3): the option, then OLLA_CONFIG_FILE, then the first readable of
+ * Picks the file: the option, then OLLA_CONFIG_FILE, then the first readable of
  * config/config.local.ini, config/config.ini, config.ini, default.ini, olla.ini, /etc/olla.ini.
  * "" when there is none; NULL (after a message) when a file was named but cannot be read.
  */
@@ -328,7 +328,11 @@ int conf_load(struct conf *c, const char *path, conf_message *say);
 void conf_tell(const struct conf *c, conf_message *say, int line, const char *section, const char *name,
                const char *what, const char *value, const char *remedy);
 
-/* The same about one setting of the configuration that was loaded last. */
+/* The same, a warning. */
+void conf_warn(const struct conf *c, conf_message *say, int line, const char *section, const char *name,
+               const char *what, const char *value, const char *remedy);
+
+/* An error about one setting of the configuration that was loaded last. */
 void conf_tell_setting(conf_message *say, const char *path, const char *what, const char *value);
 
 /* The alias of that name, any case, or NULL. */

@@ -22,6 +22,7 @@ enum conf_type {
     CONF_SIZE,
     CONF_ENUM,     /* one of the words in `allowed`, which stand in the order of the enum; a/b are two names of one */
     CONF_WORD,     /* text without blanks */
+    CONF_HOST,     /* such a text: a name or an address, in brackets or not */
     CONF_FREE,     /* any text; nothing in it starts a comment */
     CONF_MAC,      /* the six bytes of a network card's address */
     CONF_ADDRESS,  /* text that is an IPv4 or IPv6 address */
@@ -138,7 +139,7 @@ void conf_store_names(struct conf_loader *ld, const char *key, struct str list, 
 void conf_store_raw(struct conf_loader *ld, const struct conf_row *row, struct str raw);
 
 /*
- * Adds s with ${NAME} and ${NAME:-default} replaced by what the environment has (config.md 2.3). Names that are not set
+ * Adds s with ${NAME} and ${NAME:-default} replaced by what the environment has. Names that are not set
  * and have no default go to `missing`, as a list.
  */
 void conf_expand(struct str s, struct text *out, struct text *missing);

@@ -57,8 +57,8 @@
 #endif
 
 const struct conf_row conf_rows[CONF_ROWS_MAX] = {
-    {SET(server.host), WORD("localhost"), .flags = CONF_ACTIVE, .env = "OLLA_SERVER_HOST",
-     HELP("Name or address to listen on; \"\" listens on all interfaces.")},
+    {SET(server.host), .type = CONF_HOST, .def = "localhost", .allowed = "a name or an address", .flags = CONF_ACTIVE,
+     .env = "OLLA_SERVER_HOST", HELP("Name or address to listen on; \"\" listens on all interfaces.")},
     {SET(server.port), INT("40114", 1, 65535), .flags = CONF_ACTIVE, .env = "OLLA_SERVER_PORT",
      HELP("TCP port to listen on.")},
     {SET(server.user), .type = CONF_WORD, .def = "",
@@ -273,7 +273,8 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
      HELP("Lines below this level are left out.")},
     {SET(logging.format), ENUM("auto", "auto, text, json"), .env = "OLLA_LOGGING_FORMAT",
      HELP("auto = text on a terminal and for syslog, otherwise one JSON object per line.")},
-    {SET(logging.output), ENUM("stdout", "stdout, syslog, file"), HELP("Where the log goes.")},
+    {SET(logging.output), ENUM("stdout", "stdout, syslog, file"), .env = "OLLA_LOGGING_OUTPUT",
+     HELP("Where the log goes.")},
     {SET(logging.file), FREE("logs/olla.log"),
      HELP("The file, for output = file. It grows without end: rename it and send SIGHUP now and then, which opens\n"
           "it anew; logrotate does that. Not given, it is olla.log in the directory OLLA_LOG_DIR, if that is set.")},
