@@ -337,7 +337,7 @@ static void offer_aliases(struct probe *p, struct model_facts *facts, enum model
     struct json_slice s = json_open((struct str){p->list.out, p->list.n});
     int aliases = json_get(&s, json_root(&s), "aliases");
 
-    str_copy(name, sizeof(name), str_of(facts->name));
+    memcpy(name, facts->name, sizeof(name));
     for (unsigned i = 0; i < OLLA_MAX_LIST_ITEMS && json_item(&s, aliases, i, alias, sizeof(alias)); i++) {
         if (strcmp(alias, name) != 0 && usable_name(alias)) {
             memset(facts->name, 0, sizeof(facts->name)); /* all of the facts are compared */

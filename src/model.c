@@ -188,11 +188,11 @@ static struct model *get_model(void)
 
 bool model_offer(const struct endpoint *e, const struct model_facts *facts, enum model_state state)
 {
-    struct str name = str_of(facts->name);
+    struct str name = {facts->name, strlen(facts->name)}, digest = {facts->digest, strlen(facts->digest)};
     struct model_where here = {endpoint_bit(e), state & 1 ? endpoint_bit(e) : 0, state & 2 ? endpoint_bit(e) : 0};
     size_t at = model_index(name, false);
 
-    uint32_t serial = str_hash(str_of(facts->digest));
+    uint32_t serial = str_hash(digest);
     while (at < total && str_eq(name_of(at), name) &&
            (sorted[at]->serial < serial ||
             (sorted[at]->serial == serial && strcmp(sorted[at]->facts.digest, facts->digest) < 0))) {

@@ -487,7 +487,7 @@ static const char *take_structure(struct usage *u, const char *p, const char *en
     const unsigned structure = 1u << START | 1u << KEY | 1u << COLON | 1u << VALUE | 1u << AFTER;
 
     while (p < end && (1u << u->state & structure)) {
-        const char *key = p + 1, *to = key;
+        const char *key = p + 1, *to;
         if (u->state == KEY && *p == '"') {
             to = json_plain_end(key, end);
             if (end - to > 2 && to[0] == '"' && to[1] == ':') {
