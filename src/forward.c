@@ -164,11 +164,23 @@ static void proxy_headers(const struct exchange *x, struct text *t, bool real_ip
     }
 }
 
+/*
+ * True if the backend must hear that the body is JSON: translated it is, and what a key for certain models was judged by
+ * has to be what is read. Taken for a form, the same bytes could name another model.
+ */
+static bool says_json(const struct exchange *x)
+{
+    bool judged = gate_narrow(&x->key) && x->req.json && x->req.has_body && x->form.mark_n == 0;
+
+    return x->translated ||
+           (judged && !str_istarts(http_request_get(&x->req, HTTP_CONTENT_TYPE), STR("application/json")));
+}
+
 bool forward_request_head(struct exchange *x, struct text *t)
 {
     struct str rest = x->req.fields, model = str_of(x->scan.model);
     struct http_field f;
-    bool keys = x->key.key > 0 || gate_closed();
+    bool keys = x->key.key > 0 || gate_closed(), json = says_json(x);
     uint64_t seen = 0, drop = REQUEST_DROP | (judges() ? HTTP_BIT(HTTP_X_REAL_IP) : 0);
 
     text_add(t, x->req.method);
@@ -180,7 +192,7 @@ bool forward_request_head(struct exchange *x, struct text *t)
     text_line(t, STR("Host: "), str_of(x->e->at[TARGET_MAIN].authority));
     /* Signs of life cannot be put into a compressed stream, nor tokens be read out of it. */
     drop |= x->beat != BEAT_NONE || x->translated || gate_has_allowance(&x->key) ? HTTP_BIT(HTTP_ACCEPT_ENCODING) : 0;
-    drop |= x->translated ? HTTP_BIT(HTTP_CONTENT_TYPE) : 0;
+    drop |= json ? HTTP_BIT(HTTP_CONTENT_TYPE) : 0;
     while (http_next_field(&rest, &f)) {
         if ((drop & HTTP_BIT(f.id)) || http_field_is_hop(x->req.hop_fields, &f) ||
             (x->translated && str_istarts(f.name, STR("anthropic-"))) ||
@@ -194,9 +206,8 @@ bool forward_request_head(struct exchange *x, struct text *t)
             text_add(t, f.line);
         }
     }
-    if (x->translated) {
-        text_addz(t, "Content-Type: application/json\r\nAccept-Encoding: identity\r\n");
-    }
+    text_addz(t, json ? "Content-Type: application/json\r\n" : "");
+    text_addz(t, x->translated ? "Accept-Encoding: identity\r\n" : "");
     if (x->req.framing != HTTP_NO_BODY || method_has_body(x->req.method)) {
         text_addz(t, "Content-Length: ");
         text_u64(t, exchange_wire_length(x));

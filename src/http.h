@@ -129,7 +129,7 @@ struct http_request {
     int minor;            /* HTTP/1.minor: 0 or 1 */
     bool keep_alive;      /* what the client wants */
     bool expect_continue; /* Expect: 100-continue, HTTP/1.1 only */
-    bool json;            /* Content-Type contains application/json */
+    bool json;            /* Content-Type contains application/json; request.c sets it where a path says so */
     bool has_body;        /* false with Content-Length: 0 too */
     enum http_framing framing;
     uint64_t length;       /* with HTTP_LENGTH */

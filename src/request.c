@@ -47,6 +47,17 @@ bool request_clean_path(struct exchange *x)
     return true;
 }
 
+/*
+ * `curl -d` calls JSON a form, and many clients call it nothing: where an API has nothing else, servers read it all the
+ * same. What is meant for one machine may be a file, whose bytes are nobody's model.
+ */
+static bool is_json(const struct exchange *x)
+{
+    bool api = x->route.inference >= 0 || x->route.dialect == DIALECT_OLLAMA;
+
+    return x->req.json || (x->route.kind == ROUTE_PROXY && api && !x->route.pinnable && x->form.mark_n == 0);
+}
+
 /* Where the body will live; X_BODY follows. */
 void request_begin_body(struct exchange *x)
 {
@@ -57,6 +68,7 @@ void request_begin_body(struct exchange *x)
     x->scan.take_name = x->route.dialect == DIALECT_OLLAMA;
     x->scan.prefix_max = (uint64_t)conf_now->proxy.sticky_sessions.prefix_hash_bytes;
     multipart_start(&x->form, http_request_get(&x->req, HTTP_CONTENT_TYPE));
+    x->req.json = is_json(x);
     x->body.home = BODY_INLINE;
     x->body.mem = c->in.mem + x->raw_at;
     if (x->req.framing == HTTP_LENGTH && x->req.length > room && x->route.kind == ROUTE_PROXY) {

@@ -306,12 +306,38 @@ def test_requests_without_a_model(site):
     body = {k: v for k, v in BODY.items() if k != "model"}
     for key, status in ((ALICE, 200), (BOB, 403)):
         assert site.proxy.post(CHAT, body, bearer(key)).status == status
-        assert site.proxy.request("POST", CHAT, dump(BODY), bearer(key) + [("Content-Type", "text/plain")]).status == status
+        assert site.proxy.request("POST", CHAT, b"x=" + dump(BODY), bearer(key) + [("Content-Type", "text/plain")]).status == status
+        assert (site.proxy.request("POST", "/v1/files", dump(BODY), bearer(key) + [("Content-Type", "text/plain")]).status == 403) == (status == 403)
     for extra in ('"Model":"qwen:7b"', '"mod\\u0065l":"qwen:7b"', '"MODEL":["qwen:7b"]'):
         raw = ('{"model":"llama-1",%s,"messages":[]}' % extra).encode()
         assert site.proxy.request("POST", CHAT, raw, json_headers(bearer(BOB))).status == 400
     assert site.proxy.post("/api/show", {"name": "qwen:7b"}, bearer(BOB)).status == 403
     assert site.proxy.post("/api/show", {"name": "llama-1"}, bearer(BOB)).status == 200
+
+
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize("ctype", [FORM, FORM + "; a=application/json", None, "text/plain", "multipart/form-data", "application/json; charset=utf-8"])
+def test_json_that_is_called_something_else(site, ctype):
+    """It is judged as JSON, and as JSON the server hears it: read as a form, the same bytes may name another model."""
+    def ask(path, body):
+        site.o.forget()
+        return site.proxy.request("POST", path, body, bearer(BOB) + ([("Content-Type", ctype)] if ctype else []))
+    both = dict(BODY, x="&model=qwen:7b&y=")
+    for path in (CHAT, "/api/chat", "/v1/messages"):
+        assert ask(path, dump(dict(both, model="llama-1"))).status == 200
+        called = site.o.calls[-1].get_all("Content-Type")
+        if path == "/v1/messages":  # the server's own, or told anew
+            assert len(called) == 1 and called[0].startswith("application/json")
+        else:
+            assert called == [ctype if ctype and ctype.startswith("application/json") else "application/json"]
+        for body in (dict(both, model="qwen:7b"), {"messages": BODY["messages"], "max_tokens": 5}):
+            assert ask(path, dump(body)).status in (400, 403) and not site.o.calls, path
+        if path != "/v1/messages":
+            for raw in (b"model=llama-1", b"model=qwen:7b", b'x={"model":"llama-1"}', b'&{"model":"llama-1"}&model=qwen:7b'):
+                assert ask(path, raw).status == 403 and not site.o.calls, raw
+            assert ask(path, b'{"model":"llama-1","Model":"qwen:7b"}').status == 400 and not site.o.calls
 
 
 @pytest.mark.parametrize("method,path,body", [

@@ -416,3 +416,49 @@ def test_raw_body_with_wrong_type_still_forwards(site):
     body = dump({"model": "m-all"})
     reply = site.proxy.request("POST", "/olla/proxy/v1/anything", body, {"Content-Type": "application/x-www-form-urlencoded"})
     assert (reply.status, reply.body) == (200, body)
+
+
+FORM = "application/x-www-form-urlencoded"  # what curl -d says of everything
+
+
+@pytest.mark.parametrize("ctype", [FORM, FORM + "; charset=utf-8", None, "text/plain", "application/octet-stream", "multipart/form-data"])
+@pytest.mark.parametrize("target,owner,model", [(CHAT, "oai", "m-oai"), ("/v1/embeddings", "oai", "m-oai"), ("/api/generate", "oll", "m-oll"),
+                                                ("/api/embed", "oll", "m-oll"), ("/api/show", "oll", "m-oll")])
+def test_json_that_is_called_something_else(site, target, owner, model, ctype):
+    """`curl -d` without a header, as in Ollama's manual: servers read it as JSON, so its model counts; bytes and type stay as they were."""
+    server = next(s for s in site.servers if s.name == owner)
+    server.on(target, lambda c, r: c.reply({"ok": 1}))
+    body = b'{ "messages": [], "model": "%s" }' % model.encode()
+    for _ in range(4):
+        reply = site.proxy.request("POST", target, body, {"Content-Type": ctype} if ctype else {})
+        assert (reply.status, reply.get("X-Olla-Endpoint"), reply.get("X-Olla-Model")) == (200, owner, model)
+    assert [(call.body, call.get("Content-Type")) for call in site.calls] == 4 * [(body, ctype)]
+    reply = site.proxy.request("POST", target, b'{"model":"nobody-has-it"}', {"Content-Type": ctype} if ctype else {})
+    assert reply.status == 404 and "nobody-has-it" in reply.text()
+
+
+def test_form_on_a_path_of_models(site):
+    """A real form, or anything that is no JSON, names no model and goes on as it is."""
+    for server in site.servers:
+        server.on(CHAT, lambda c, r: c.reply({"ok": 1}))
+    for body in (b"model=nobody", b"--x\r\n\r\n", b"RIFF\x00\xff", b'"model":"nobody"', b""):
+        reply = site.proxy.request("POST", CHAT, body, {"Content-Type": FORM})
+        assert reply.status == 200 and not reply.has("X-Olla-Model"), body
+
+
+def test_form_on_a_page_of_our_own(site):
+    """Nobody reads it there, so it names nothing."""
+    for target in ("/v1/models", "/internal/health", "/nowhere", "/api/pull"):
+        reply = site.proxy.request("POST", target, b'{"model":"m-oai"}', {"Content-Type": FORM})
+        assert not reply.has("X-Olla-Model"), target
+
+
+def test_upload_that_looks_like_a_request(site):
+    """A file for one machine is its bytes, whatever stands in them: no name in it is a model, and none is spelled anew."""
+    site.oll.on("/api/blobs/", lambda c, r: c.reply(b"", 201))
+    site.oll.on("/api/blobs/sha256:1", lambda c, r: c.reply(b"", 201))
+    for body in (b'{"model":"M-OLL"}', b'{"model":"a","model":"b"}', b'{"model":"%s"}' % (b"x" * 5000)):
+        reply = site.proxy.request("POST", "/api/blobs/sha256:1", body,
+                                   {"Content-Type": "application/octet-stream", "X-Olla-Endpoint": "oll"})
+        assert reply.status == 201
+        assert site.calls[-1].body == body
