@@ -34,6 +34,30 @@ static void note_decision(struct exchange *x, const struct route_choice *c)
     }
 }
 
+static void name_apis(struct text *t, unsigned apis)
+{
+    static const struct {
+        unsigned api;
+        const char *name;
+    } rows[] = {
+        {API_OPENAI, "OpenAI's (/v1/...)"},
+        {API_OLLAMA, "Ollama's (/api/...)"},
+        {API_ANTHROPIC, "Anthropic's (/v1/messages)"},
+        {API_LM_STUDIO, "LM Studio's (/api/v0/...)"},
+        {API_LEMONADE, "Lemonade's (/api/v1/...)"},
+        {API_DMR, "Docker Model Runner's (/engines/...)"},
+    };
+    const char *between = "";
+
+    for (size_t i = 0; i < OLLA_COUNT(rows); i++) {
+        if (apis & rows[i].api) {
+            text_addz(t, between);
+            text_addz(t, rows[i].name);
+            between = ", ";
+        }
+    }
+}
+
 /* The sentence for the client: what is the matter. */
 static void explain(struct text *t, const struct exchange *x, const struct route_choice *choice)
 {
@@ -47,6 +71,11 @@ static void explain(struct text *t, const struct exchange *x, const struct route
         text_addz(t, x->scan.model);
         text_addz(t, x->scan.model[0] ? "\"" : "");
         text_addz(t, choice->limited ? " take no requests now" : " have failed and are left alone for a while");
+    } else if (choice->status == 404 && choice->instead) {
+        text_addz(t, "model \"");
+        text_addz(t, x->scan.model);
+        text_addz(t, "\" is not served through this API: the endpoints that have it speak ");
+        name_apis(t, choice->instead);
     } else if (choice->reason) {
         text_addz(t, choice->status == 404 ? "model \"" : "no healthy endpoint serves the model \"");
         text_addz(t, x->scan.model);
@@ -89,7 +118,7 @@ static void reject(struct exchange *x, const struct route_choice *choice)
     if (choice->starting) {
         text_addz(&t, "; endpoints are still being probed, try again in a moment");
         err.retry_after = 1;
-    } else if (choice->status == 404 && choice->reason) {
+    } else if (choice->status == 404 && choice->reason && !choice->instead) {
         char near[400];
         struct text names = text_in(near, sizeof(near));
         if (!gate_narrow(&x->key) && model_near(str_of(x->scan.model), &names) > 0) {

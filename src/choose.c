@@ -57,6 +57,20 @@ static const struct {
                             {"model_not_found", "model_not_found", "all_healthy_after_discovery"}},
 };
 
+/* The APIs of those that have the model, if none speaks the route's: trying again will not help. 0 = that is not it. */
+static unsigned other_apis(const struct route_query *q, endpoint_set known)
+{
+    unsigned spoken = 0, wanted = q->route->api;
+    struct endpoint *e;
+    for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
+        spoken |= (known & endpoint_bit(e)) && e->enabled ? e->profile->apis : 0;
+    }
+    if (wanted != 0 && q->route->messages != MESSAGES_NONE) {
+        wanted |= API_ANTHROPIC; /* where they may only be translated, it is that API all the same */
+    }
+    return wanted == 0 || (spoken & wanted) ? 0 : spoken;
+}
+
 /* What the strategy makes of it; candidates holds those that have the model. */
 static endpoint_set apply_strategy(const struct route_query *q, struct route_choice *c, endpoint_set candidates,
                                    endpoint_set known, endpoint_set healthy)
@@ -75,7 +89,8 @@ static endpoint_set apply_strategy(const struct route_query *q, struct route_cho
     bool wants_all = how != STRATEGY_STRICT && fallback == FALLBACK_ALL;
     bool all = wants_all && (how == STRATEGY_OPTIMISTIC || q->refreshed);
     fallback = wants_all && !all ? FALLBACK_NONE : fallback; /* nothing was asked anew: the plain words */
-    c->status = known || (wants_all && !healthy) ? 503 : 404;
+    c->instead = wants_all ? 0 : other_apis(q, known);
+    c->status = (known && !c->instead) || (wants_all && !healthy) ? 503 : 404;
     c->reason = known ? strategies[how].unavailable[fallback] : strategies[how].unknown[fallback];
     if (known && q->refreshed && !all) {
         c->reason = "model_unavailable_after_discovery";
@@ -169,6 +184,8 @@ static endpoint_set having_model(const struct route_query *q, struct route_choic
     candidates = q->alias ? find_alias(q->alias, up, &known) : 0;
     if (known) {
         c->strategy = "alias";
+        c->instead = candidates ? 0 : other_apis(q, known);
+        c->status = c->instead ? 404 : 503;
         c->decision = candidates ? "routed" : "rejected";
         c->reason = candidates ? NULL : "model_unavailable";
         c->resolved = members(candidates);

@@ -118,6 +118,7 @@ struct route_choice {
     uint64_t closed_ms;
     struct endpoint *sleeper; /* to be woken, */
     bool wait;                /* and waited for: nobody else can take it */
+    unsigned instead;         /* 404: the APIs that those with the model speak, none of them the route's */
     bool refresh;             /* the discovery strategy wants the lists read anew before it decides */
     const char *strategy;     /* "strict", ... or "alias" */
     const char *decision;     /* "routed", "rejected", "fallback"; NULL when no model was named */

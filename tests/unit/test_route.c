@@ -527,7 +527,15 @@ static void test_strict(void **state)
     check_choice(choose(&any_route, "none", 0, LC), '-', 404, "rejected", "model_not_found");
     check_choice(choose(&ollama_api, "shared", 0, LC), 'a', 0, "routed", "model_found");
     /* Those that have it do not speak this API. */
+    check_choice(choose(&ollama_api, "big", 0, LC), '-', 404, "rejected", "model_unavailable");
+    assert_int_equal(choose(&ollama_api, "big", 0, LC).instead, E(2)->profile->apis | E(3)->profile->apis);
+    assert_int_equal(choose(&any_route, "big", 0, LC).instead, 0);
+    E(2)->enabled = E(3)->enabled = false; /* nobody's now */
     check_choice(choose(&ollama_api, "big", 0, LC), '-', 503, "rejected", "model_unavailable");
+    E(2)->enabled = E(3)->enabled = true;
+    E(0)->state = E(1)->state = ENDPOINT_OFFLINE; /* these would have served it */
+    check_choice(choose(&ollama_api, "shared", 0, LC), '-', 503, "rejected", "model_unavailable");
+    E(0)->state = E(1)->state = ENDPOINT_HEALTHY;
     for (int s = ENDPOINT_UNKNOWN; s <= ENDPOINT_RATE_LIMITED; s++) {
         E(2)->state = E(3)->state = (enum endpoint_state)s;
         if (s == ENDPOINT_HEALTHY || s == ENDPOINT_BUSY || s == ENDPOINT_WARMING) {
@@ -1372,7 +1380,7 @@ static void test_random_fleets(void **state)
     for (int step = 0; step < 5000; step++) {
         size_t m = chance(OLLA_COUNT(models)), w = chance(OLLA_COUNT(where));
         enum conf_balancer how = (enum conf_balancer)chance(3);
-        endpoint_set tried = chance(2) ? chance(32) : 0, up = 0, limited = 0, full = 0;
+        endpoint_set tried = chance(2) ? chance(32) : 0, up = 0, limited = 0, full = 0, enabled = 0;
         struct route r = route_find(str_of(where[w]), true);
         for (int i = 0; i < FLEET; i++) {
             E(i)->state = chance(4) ? ENDPOINT_HEALTHY : ENDPOINT_OFFLINE;
@@ -1385,6 +1393,7 @@ static void test_random_fleets(void **state)
             E(i)->limited_until = chance(4) ? 0 : net_now() + 1 + chance(9);
             full |= E(i)->max_concurrent > 0 && E(i)->serving >= E(i)->max_concurrent ? BIT(i) : 0;
             limited |= E(i)->limited_until > 0 ? BIT(i) : 0;
+            enabled |= E(i)->enabled ? BIT(i) : 0;
             up |= E(i)->state == ENDPOINT_HEALTHY && E(i)->enabled ? BIT(i) : 0;
         }
         endpoint_set good = up & fits[w], left = good & has[m] & ~tried;
@@ -1397,7 +1406,10 @@ static void test_random_fleets(void **state)
         assert_false(c.starting);
         if (!c.e) {
             bool empty_type = good == 0 && r.has_type;
-            assert_int_equal(c.status, empty_type || (m > 0 && has[m] == 0) ? 404 : c.closed ? 429 : 503);
+            bool elsewhere = m > 0 && r.api && (has[m] & enabled) && !(has[m] & enabled & fits[w]);
+            bool nowhere = empty_type || (m > 0 && has[m] == 0) || elsewhere;
+            assert_int_equal(c.status, nowhere ? 404 : c.closed ? 429 : 503);
+            assert_int_equal(c.instead != 0, elsewhere);
             assert_int_equal(c.decision == NULL, empty_type || m == 0);
         }
     }

@@ -216,7 +216,7 @@ def test_messages_path_without_the_translator(world):
             assert not reply.has("X-Olla-Mode")
     assert {proxy.post(ROOT, full_body(ROOT, {"model": "Shared"})).get("X-Olla-Endpoint") for _ in range(10)} == {"a"}
     reply = proxy.post(ROOT, full_body(ROOT, {"model": "m-b"}))
-    assert (reply.status, reply.get("X-Olla-Routing-Reason")) == (503, "model_unavailable") and posts(b) == []
+    assert (reply.status, reply.get("X-Olla-Routing-Reason")) == (404, "model_unavailable") and posts(b) == []
 
 
 def test_listed_with_the_others(site):

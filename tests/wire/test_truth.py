@@ -116,16 +116,18 @@ WHY = {"off": OFFLINE, "sick": UNHEALTHY, "ears": WRONG_KIND, "broken": OPEN, "r
 def test_unavailable(fleet, dialect):
     """`503` alone sends the user through the house from machine to machine; one line says where to go."""
     reply = ask(fleet.proxy, dialect, CREDENTIALS, model="m1")
-    assert reply.status == 503
     message = said(reply, dialect)
     assert "m1" in message
     found = reasons(message)
     assert list(found) == list(fleet.servers), "in the order of the configuration"
-    if dialect == "ollama":  # here most are of the wrong type, too
+    if dialect == "ollama":  # those that have it speak another API, whatever ails them: trying again is no use, another path is
         assert all(found[name] in (word, WRONG_TYPE) for name, word in WHY.items()), found
+        assert reply.status == 404 and not reply.has("Retry-After")
+        assert message.startswith('model "m1" is not served through this API: the endpoints that have it speak OpenAI\'s (/v1/...), '
+                                  "Anthropic's (/v1/messages); endpoints: "), message
     else:
-        assert found == WHY
-    retry_after(reply)
+        assert found == WHY and reply.status == 503
+        retry_after(reply)
     discreet(reply, *fleet.servers.values())
 
 

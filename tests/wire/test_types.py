@@ -154,7 +154,10 @@ def test_native_paths_on_shared_routes(site, route, path, kind):
     assert site.asked(route + path, "m-all", 25) <= site.names(kind)
     assert site.asked(route + path, "m-" + kind.spellings[0]) == {kind.spellings[0]}
     reply = site.proxy.post(route + path, {"model": "m-sglang"})
-    assert (reply.status, reply.get("X-Olla-Routing-Reason")) == (503, "model_unavailable")
+    assert (reply.status, reply.get("X-Olla-Routing-Reason")) == (404, "model_unavailable")
+    error = reply.json()["error"]
+    message = error if isinstance(error, str) else error["message"]
+    assert 'model "m-sglang" is not served through this API: the endpoints that have it speak OpenAI\'s (/v1/...)' in message
 
 
 messages_routes = pytest.mark.parametrize("route", ["", "/olla/proxy", "/olla/openai"], ids=["root", "proxy", "openai"])
@@ -194,7 +197,8 @@ def test_messages_path_without_the_translator(kept, route):
     assert without == fleet.names(Lemonade, *(k for k in KINDS if k.type in ("sglang", "lmdeploy", "openai-compatible", "localai", "gpustack")))
     for name in without:
         reply = fleet.proxy.post(route + ROOT, full_body(ROOT, {"model": "m-" + name}))
-        assert (reply.status, reply.get("X-Olla-Routing-Reason")) == (503, "model_unavailable")
+        assert (reply.status, reply.get("X-Olla-Routing-Reason")) == (404, "model_unavailable")
+        assert "speak OpenAI's (/v1/...)" in reply.json()["error"]["message"]
         assert name + " (wrong type)" in reply.json()["error"]["message"]
         assert posts(fleet.servers[name]) == []
 
