@@ -662,8 +662,8 @@ static void settle_server(struct conf *c)
 
 /* ---- public ------------------------------------------------------------- */
 
-void conf_tell(const struct conf *c, conf_message *say, int line, const char *section, const char *name,
-               const char *what, const char *value, const char *remedy)
+static void tell(const struct conf *c, conf_message *say, bool error, int line, const char *section, const char *name,
+                 const char *what, const char *value, const char *remedy)
 {
     char mem[640];
     struct text t = text_in(mem, sizeof(mem));
@@ -682,7 +682,19 @@ void conf_tell(const struct conf *c, conf_message *say, int line, const char *se
         text_addz(&t, "\" ");
     }
     text_addz(&t, remedy);
-    say(true, text_z(&t));
+    say(error, text_z(&t));
+}
+
+void conf_tell(const struct conf *c, conf_message *say, int line, const char *section, const char *name,
+               const char *what, const char *value, const char *remedy)
+{
+    tell(c, say, true, line, section, name, what, value, remedy);
+}
+
+void conf_warn(const struct conf *c, conf_message *say, int line, const char *section, const char *name,
+               const char *what, const char *value, const char *remedy)
+{
+    tell(c, say, false, line, section, name, what, value, remedy);
 }
 
 void conf_tell_setting(conf_message *say, const char *path, const char *what, const char *value)

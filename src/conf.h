@@ -330,7 +330,11 @@ int conf_load(struct conf *c, const char *path, conf_message *say);
 void conf_tell(const struct conf *c, conf_message *say, int line, const char *section, const char *name,
                const char *what, const char *value, const char *remedy);
 
-/* The same about one setting of the configuration that was loaded last. */
+/* The same, a warning. */
+void conf_warn(const struct conf *c, conf_message *say, int line, const char *section, const char *name,
+               const char *what, const char *value, const char *remedy);
+
+/* An error about one setting of the configuration that was loaded last. */
 void conf_tell_setting(conf_message *say, const char *path, const char *what, const char *value);
 
 /* The alias of that name, any case, or NULL. */

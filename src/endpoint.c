@@ -122,6 +122,15 @@ static int check_trust(const struct conf *c, const struct conf_endpoint *ce, con
     return OLLA_OK;
 }
 
+/* What clients are given as a base URL, many take for the server's. With a model_url below it somebody knows better. */
+static void check_base(const struct conf *c, const struct conf_endpoint *ce, conf_message *say)
+{
+    if (str_ends(str_of(ce->url.path), STR("/v1")) && !ce->model_url[0] && profile_adds_v1(c, str_of(ce->type))) {
+        conf_warn(c, say, ce->line, "endpoint", ce->name, "the url ends in /v1", ce->url.text,
+                  "(olla adds /v1 itself: leave it off, unless the server answers at /v1/v1)");
+    }
+}
+
 int endpoint_check(const struct conf *c, conf_message *say)
 {
     char path[sizeof(table[0].health_path)], known[640];
@@ -151,6 +160,7 @@ int endpoint_check(const struct conf *c, conf_message *say)
         if (check_trust(c, ce, say) != OLLA_OK) {
             result = OLLA_ERR;
         }
+        check_base(c, ce, say);
         fits = fits && strlen(ce->tls.ca_file) < sizeof(table[0].tls.ca_file) &&
                strlen(ce->tls.server_name) < sizeof(table[0].tls.server_name);
         if (!fits) {

@@ -296,6 +296,18 @@ bool profile_is_known(const struct conf *c, struct str type)
     return known;
 }
 
+bool profile_adds_v1(const struct conf *c, struct str type)
+{
+    const struct profile *p = builtin(type);
+    for (int i = 0; i < c->profiles; i++) {
+        struct str name = str_of(c->profile[i].name), models = str_of(c->profile[i].model_discovery_path);
+        if (str_ieq(name, type) || (p && builtin(name) == p)) {
+            return models.n == 0 || str_starts(models, STR("/v1/"));
+        }
+    }
+    return true; /* of the built-in ones all, if only for requests in OpenAI's words */
+}
+
 const char *profile_known_types(const struct conf *c)
 {
     static char names[320 + 34 * OLLA_MAX_PROFILES];

@@ -79,6 +79,9 @@ bool profile_is_auto(const struct profile *p);
 /* True if a configuration that is not in force yet may use that type. */
 bool profile_is_known(const struct conf *c, struct str type);
 
+/* True if servers of that type, of such a configuration, are asked for paths that begin with /v1 below their url. */
+bool profile_adds_v1(const struct conf *c, struct str type);
+
 /* The type of a path segment after /olla/, exact case, or NULL. */
 const struct profile *profile_by_prefix(struct str segment);
 

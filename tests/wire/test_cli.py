@@ -168,6 +168,20 @@ def test_valid(tmp_path, name):
     assert valid(tmp_path, GOOD[name]).strip() == ""
 
 
+@pytest.mark.parametrize("kind", ["auto", "ollama", "vllm", "lm-studio", "openai", "house", "HOUSE"])
+def test_url_with_v1(tmp_path, kind):
+    """A base URL as clients want it: every health check would fail, and its message would send the user after the type."""
+    own = "[profile:house]\nhealth_check_path = /v1/models\n"
+    err = valid(tmp_path, own + "[endpoint:a]\nurl = http://h:1/v1/\ntype = %s\n" % kind)
+    assert err.splitlines() == ['%s:3: endpoint "a": the url ends in /v1: "http://h:1/v1/" (olla adds /v1 itself: leave it off, unless the '
+                                "server answers at /v1/v1)" % (tmp_path / "my.ini")]
+    for path in ("", "/", "/v1x", "/xv1", "/v1/x"):
+        assert valid(tmp_path, own + "[endpoint:a]\nurl = http://h:1%s\ntype = %s\n" % (path, kind)) == ""
+    assert valid(tmp_path, own + "[endpoint:a]\nurl = http://h:1/v1\ntype = %s\nmodel_url = /models\nhealth_check_url = /models\n" % kind) == ""
+    own += "model_discovery_path = /models\n"
+    assert (valid(tmp_path, own + "[endpoint:a]\nurl = http://h:1/v1\ntype = %s\n" % kind) == "") == (kind.lower() == "house")
+
+
 def test_unknown_keys_are_warnings(tmp_path):
     """Files carried over from the reference contain keys of later steps: warn, with the line, and start."""
     err = valid(tmp_path, "[server]\nport = 1\nprot = 2\n\n[nonsense]\nx = 1\n[endpoint:a]\nurl = http://h:1\ntype = ollama\ncolour = red\n")
