@@ -22,6 +22,7 @@ enum conf_type {
     CONF_SIZE,
     CONF_ENUM,     /* one of the words in `allowed`, which stand in the order of the enum; a/b are two names of one */
     CONF_WORD,     /* text without blanks */
+    CONF_HOST,     /* such a text: a name or an address, in brackets or not */
     CONF_FREE,     /* any text; nothing in it starts a comment */
     CONF_MAC,      /* the six bytes of a network card's address */
     CONF_ADDRESS,  /* text that is an IPv4 or IPv6 address */

@@ -51,8 +51,8 @@
 #define NEVER_0(value)  DURATION(value), .flags = CONF_ZERO_IS_DEFAULT
 
 const struct conf_row conf_rows[CONF_ROWS_MAX] = {
-    {SET(server.host), WORD("localhost"), .flags = CONF_ACTIVE, .env = "OLLA_SERVER_HOST",
-     .help = "Name or address to listen on; \"\" listens on all interfaces."},
+    {SET(server.host), .type = CONF_HOST, .def = "localhost", .allowed = "a name or an address", .flags = CONF_ACTIVE,
+     .env = "OLLA_SERVER_HOST", .help = "Name or address to listen on; \"\" listens on all interfaces."},
     {SET(server.port), INT("40114", 1, 65535), .flags = CONF_ACTIVE, .env = "OLLA_SERVER_PORT",
      .help = "TCP port to listen on."},
     {SET(server.user), .type = CONF_WORD, .def = "",

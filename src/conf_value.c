@@ -386,7 +386,7 @@ static void store_text(struct conf_loader *ld, const struct conf_row *row, struc
 {
     const char **to = place(ld, row, row->offset);
 
-    for (size_t i = 0; row->type == CONF_WORD && i < s.n; i++) {
+    for (size_t i = 0; (row->type == CONF_WORD || row->type == CONF_HOST) && i < s.n; i++) {
         if ((unsigned char)s.p[i] <= ' ' || s.p[i] == 0x7f) {
             say_wrong(ld, row, "blanks or control characters", s);
             return;
@@ -433,6 +433,20 @@ static const char *store_address(struct conf_loader *ld, const struct conf_row *
     return NULL;
 }
 
+static const char *store_host(struct conf_loader *ld, const struct conf_row *row, struct str s)
+{
+    size_t colon = str_find(s, ':');
+    bool bracket = str_starts(s, STR("["));
+
+    /* An IPv6 address has two and more. */
+    if ((colon < s.n && str_find(str_skip(s, colon + 1), ':') == s.n - colon - 1) ||
+        (bracket && !str_ends(s, STR("]")))) {
+        return "no host alone: the port is a setting of its own, server.port";
+    }
+    store_text(ld, row, s);
+    return NULL;
+}
+
 /* Without the path a program of the same name could be found elsewhere. */
 static const char *store_program(struct conf_loader *ld, const struct conf_row *row, struct str s)
 {
@@ -454,6 +468,9 @@ void conf_store(struct conf_loader *ld, const struct conf_row *row, struct str v
         break;
     case CONF_MAC:
         why = store_mac(ld, row, value);
+        break;
+    case CONF_HOST:
+        why = store_host(ld, row, value);
         break;
     case CONF_ADDRESS:
         why = store_address(ld, row, value);

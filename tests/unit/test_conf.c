@@ -1144,7 +1144,7 @@ static void test_wrong_values(void **state)
     expect_error("[proxy]\nload_balancer = fastest\n", ":2: proxy.load_balancer: wrong value: \"fastest\"; "
                                                        "allowed: least-connections, round-robin, priority");
     expect_error("[server]\nhost = a b\n",
-                 ":2: server.host: blanks or control characters: \"a b\"; allowed: text without blanks");
+                 ":2: server.host: blanks or control characters: \"a b\"; allowed: a name or an address");
     expect_error("[discovery]\ntype = dns\n", ":2: discovery.type: wrong value: \"dns\"; allowed: static");
     expect_error("[discovery.static]\nendpoints = http://x\n",
                  ":2: discovery.static.endpoints: wrong value: \"http://x\"; "
@@ -1305,6 +1305,30 @@ static void test_unreadable(void **state)
 }
 
 /* ---- limits ------------------------------------------------------------- */
+
+static void test_host_with_a_port(void **state)
+{
+    static const char *const wrong[] = {"0.0.0.0:8080", "localhost:80", "h:",  ":8080",
+                                        "[::1]:8080",   "http://h",     "[::1"};
+    static const char *const good[] = {"::", "[::]",     "::1", "fe80::1%eth0", "::ffff:192.0.2.1", "[2001:db8::1]",
+                                       "h",  "192.0.2.1"};
+    char text[80], message[160];
+
+    (void)state;
+    for (size_t i = 0; i < OLLA_COUNT(wrong); i++) {
+        (void)snprintf(text, sizeof(text), "[server]\nhost = %s\n", wrong[i]);
+        (void)
+            snprintf(message, sizeof(message),
+                     ":2: server.host: no host alone: the port is a setting of its own, server.port: \"%s\"; allowed: "
+                     "a name or an address",
+                     wrong[i]);
+        expect_error(text, message);
+    }
+    for (size_t i = 0; i < OLLA_COUNT(good); i++) {
+        (void)snprintf(text, sizeof(text), "[server]\nhost = %s\n", good[i]);
+        expect_quiet(text);
+    }
+}
 
 static void test_header_size(void **state)
 {
@@ -2322,6 +2346,7 @@ int main(void)
         cmocka_unit_test(test_section_names),
         cmocka_unit_test(test_many_errors),
         cmocka_unit_test(test_unreadable),
+        cmocka_unit_test(test_host_with_a_port),
         cmocka_unit_test(test_header_size),
         cmocka_unit_test(test_zero_is_default),
         cmocka_unit_test(test_text_is_full),
