@@ -273,7 +273,8 @@ const struct conf_row conf_rows[CONF_ROWS_MAX] = {
      .help = "Lines below this level are left out."},
     {SET(logging.format), ENUM("auto", "auto, text, json"), .env = "OLLA_LOGGING_FORMAT",
      .help = "auto = text on a terminal and for syslog, otherwise one JSON object per line."},
-    {SET(logging.output), ENUM("stdout", "stdout, syslog, file"), .help = "Where the log goes."},
+    {SET(logging.output), ENUM("stdout", "stdout, syslog, file"), .env = "OLLA_LOGGING_OUTPUT",
+     .help = "Where the log goes."},
     {SET(logging.file), FREE("logs/olla.log"),
      .help = "The file, for output = file. It grows without end: rename it and send SIGHUP now and then, which opens\n"
              "it anew; logrotate does that. Not given, it is olla.log in the directory OLLA_LOG_DIR, if that is set."},

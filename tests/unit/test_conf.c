@@ -862,6 +862,7 @@ static const struct {
     {"OLLA_TRANSLATORS_ANTHROPIC_MAX_MESSAGE_SIZE", "4MB"},
     {"OLLA_LOGGING_LEVEL", "WARNING"},
     {"OLLA_LOGGING_FORMAT", "text"},
+    {"OLLA_LOGGING_OUTPUT", "syslog"},
 };
 
 static void unset_all(void)
@@ -921,6 +922,7 @@ static void test_environment(void **state)
     assert_int_equal(conf.translators.anthropic.max_message_size, 4194304);
     assert_int_equal(conf.logging.level, LOG_LEVEL_WARN);
     assert_int_equal(conf.logging.format, LOG_FORMAT_TEXT);
+    assert_int_equal(conf.logging.output, LOG_OUTPUT_SYSLOG);
     for (const struct conf_row *row = conf_rows; row->path; row++) {
         in_table += row->env != NULL;
     }
