@@ -21,6 +21,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -206,6 +207,12 @@ int plat_lookup(const char *host, uint16_t port, struct plat_addr *out, int max)
         return 1;
     }
     count = lookup(host, AF_UNSPEC, 0, out, max);
+    if (count < 0 && max > 1 && strcasecmp(host, "localhost") == 0) {
+        /* RFC 6761, 6.3. Not every small system has an /etc/hosts that says so. */
+        plat_addr_parse("127.0.0.1", port, &out[0]);
+        plat_addr_parse("::1", port, &out[1]);
+        return 2;
+    }
     for (int i = 0; i < count; i++) {
         plat_addr_set_port(&out[i], port);
     }

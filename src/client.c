@@ -137,17 +137,24 @@ static int open_all(const struct place *places, int n, uint16_t *bad, bool *take
     return result;
 }
 
-static void cannot_listen(const char *host, uint16_t port)
+/* named: it has an address, so that is not the reason. */
+static void cannot_listen(const char *host, uint16_t port, bool named)
 {
+    const char *remedy =
+        "choose another server.port (or server.tls.port) or server.host, or stop the program that has it";
+
+    if (!named) {
+        remedy = "server.host is a name that no address is found for: correct it, or write an address (\"\" = all that "
+                 "this machine has)";
+    } else if (plat_error() == PLAT_FAIL_DENIED) {
+        remedy = "ports below 1024 are for root (or CAP_NET_BIND_SERVICE) and, with server.user, for the start alone: "
+                 "restart olla, or choose another port";
+    }
     if (log_begin(LOG_ERROR, "cannot listen")) {
         log_z("host", host);
         log_u64("port", port);
         log_z("error", plat_error_text());
-        log_z("remedy", plat_error() == PLAT_FAIL_DENIED
-                            ? "ports below 1024 are for root (or CAP_NET_BIND_SERVICE) and, with server.user, for the "
-                              "start alone: restart olla, or choose another port"
-                            : "choose another server.port (or server.tls.port) or server.host, or stop the program "
-                              "that has it");
+        log_z("remedy", remedy);
         log_end();
     }
 }
@@ -226,7 +233,7 @@ int client_listen(const struct conf *c)
         result = open_all(places, n, &bad, &taken);
     }
     if (result != OLLA_OK) {
-        cannot_listen(c->server.host, bad);
+        cannot_listen(c->server.host, bad, n > 0);
         (void)open_all(old, olds, &bad, &taken);
         return OLLA_ERR;
     }

@@ -6,7 +6,8 @@ import urllib.request
 
 import pytest
 from backend import OpenAIBackend, bind_port, eventually
-from harness import BINARY
+from client import Client
+from harness import BINARY, Olla, build_config
 
 
 def test_every_address_of_a_name_is_tried(world, tmp_path):
@@ -39,3 +40,36 @@ def test_every_address_of_a_name_is_tried(world, tmp_path):
     finally:
         proxy.terminate()
         assert proxy.wait(10) == 0
+
+
+def test_localhost_that_is_in_no_file(world, tmp_path):
+    """A small system may have no /etc/hosts, and localhost is where olla listens unless told otherwise."""
+    (tmp_path / "hosts").write_text("")
+    (tmp_path / "switch").write_text("hosts: files\n")
+    private = ["unshare", "--mount", "sh", "-c", 'mount --bind "%s" /etc/hosts && mount --bind "%s" /etc/nsswitch.conf && exec "$@"'
+               % (tmp_path / "hosts", tmp_path / "switch"), "sh"]
+    try:
+        works = (subprocess.run(private + ["true"], timeout=10).returncode == 0 and
+                 subprocess.run(private + ["getent", "ahosts", "localhost"], stdout=subprocess.DEVNULL, timeout=10).returncode != 0)
+    except OSError:
+        works = False
+    if not works:
+        pytest.skip("no mount namespace with a hosts file of its own here, or localhost is known without one")
+    a = world.backend(OpenAIBackend, "a", ["m1"])
+    proxy = world.olla({"a": {"url": "http://LocalHost:%d" % a.port, "type": "openai"}}, {"server.host": "localhost"}, under=private)
+    assert proxy.post("/v1/chat/completions", {"model": "m1"}).status == 200
+    proxy.wait_log("listening", address="127.0.0.1")
+    for line in proxy.find_logs("listening"):
+        with Client(proxy.port, host=line["address"]) as client:
+            assert client.request("GET", "/internal/health").status == 200
+
+
+def test_host_that_nobody_knows(world):
+    """The remedy is about the name: no other port would help."""
+    proxy = Olla(build_config(1, {}, {}), 1, env={"OLLA_SERVER_HOST": "a" * 254}, expect_exit=1)
+    proxy.check_log_at_end = False
+    world.proxies.append(proxy)
+    assert proxy.wait_exit() == 1
+    proxy.reader.join(5)
+    remedy = proxy.find_logs("cannot listen")[0]["remedy"]
+    assert "server.host" in remedy and "name" in remedy and "port" not in remedy and "stop" not in remedy
