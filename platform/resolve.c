@@ -111,6 +111,8 @@ static void run_child(int fd)
     struct resolve_answer a;
 
 #ifdef __linux__
+    /* For ps and top, and so that pkill -x olla means the other one. pidof looks at more and finds both. */
+    (void)prctl(PR_SET_NAME, "olla-resolver");
     /* Ends it also when the parent is killed while getaddrinfo waits. */
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 #endif

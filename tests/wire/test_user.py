@@ -123,6 +123,16 @@ def test_root_becomes_somebody(world, form):
     proxy.wait_log("running as another user", user=user)
 
 
+def test_the_two_processes_have_names_of_their_own(world):
+    """`pkill -HUP -x olla` and whoever looks at ps mean the one that serves."""
+    def name(pid):
+        with open("/proc/%d/comm" % pid) as comm:
+            return comm.read().strip()
+    proxy = world.olla({"a": world.backend(OpenAIBackend, "a", ["m1"])})
+    eventually(lambda: name(resolver(proxy)) == "olla-resolver", "the resolver says what it is")
+    assert name(proxy.pid) == "olla"
+
+
 @needs_root
 def test_the_next_resolver_is_nobody_either(world):
     """A resolver that dies is replaced by one with the rights of that time."""
