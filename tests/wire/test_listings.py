@@ -44,6 +44,16 @@ def test_version(site):
     assert document["build"]["platform"]
 
 
+def test_version_names_all_types(site, tmp_path):
+    """In the reference's spelling; which there are is what the program says to one that it does not know."""
+    (tmp_path / "x.ini").write_text("[endpoint:a]\nurl = http://h:1\ntype = nope\n")
+    known = re.search(r"allowed are (.+)", run_cli("-t", "-c", tmp_path / "x.ini")[2]).group(1).split(", ")
+    known.remove("auto")
+    told = site.proxy.get("/version").json()["supported_backends"]
+    assert {"lm_studio", "openai_compatible"} <= set(told)
+    assert sorted(name.replace("_", "-") for name in told) == sorted(known)
+
+
 def test_ollama_version(site):
     """Ollama clients ask for a version before anything else."""
     document = site.proxy.get("/api/version").json()
