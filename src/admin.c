@@ -30,7 +30,7 @@
 static uint64_t start_ms;
 static int64_t start_wall;
 
-/* ---- values as the reference writes them (http-surface.md 7) ------------------------- */
+/* ---- values as the reference writes them ---------------------------------------------- */
 
 void admin_bytes_text(struct text *t, uint64_t n)
 {

@@ -1,6 +1,5 @@
 /*
- * admin.h - level 7: pages about olla itself and listings of models
- * (http-surface.md 7 and 8).
+ * admin.h - level 7: pages about olla itself and listings of models.
  *
  * May include: olla.h, levels 1 to 6.
  */
@@ -25,7 +24,7 @@ uint64_t admin_start(void); /* the same, monotonic ms */
         text_char(t, '"');               \
     } while (0)
 
-/* Values as the reference writes them (http-surface.md 7); `at` is monotonic, 0 = never. */
+/* Values as the reference writes them; `at` is monotonic, 0 = never. */
 void admin_bytes_text(struct text *t, uint64_t n);
 void admin_percent_text(struct text *t, uint64_t part, uint64_t whole);
 void admin_latency_text(struct text *t, uint64_t ms);

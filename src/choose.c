@@ -33,7 +33,7 @@ static endpoint_set find_alias(const struct conf_alias *a, endpoint_set usable, 
     return found;
 }
 
-/* The words for a model that was found, is known but not served now, or is not known (routing.md 6). */
+/* The words for a model that was found, is known but not served now, or is not known: the reference's. */
 static const struct {
     const char *name;
     const char *found, *found_after, *unavailable[3], *unknown[3];

@@ -2,7 +2,7 @@
  * conf.h - level 3: one configuration, checked.
  *
  * The INI file is read through libinih with a reader of ours. Section + "."
- * + key is the dotted path of the reference's YAML (config.md 7); one table in
+ * + key is the dotted path of the reference's YAML; one table in
  * conf_table.c holds, for every setting: path, type, place in struct conf, default,
  * range, choices, environment variable, help. Parsing, checking, defaults
  * and the commented olla.ini all come from that row.
@@ -313,7 +313,7 @@ extern const struct conf *conf_now;
 typedef void conf_message(bool error, const char *line);
 
 /*
- * Picks the file (config.md 4.3): the option, then OLLA_CONFIG_FILE, then the first readable of
+ * Picks the file: the option, then OLLA_CONFIG_FILE, then the first readable of
  * config/config.local.ini, config/config.ini, config.ini, default.ini, olla.ini, /etc/olla.ini.
  * "" when there is none; NULL (after a message) when a file was named but cannot be read.
  */

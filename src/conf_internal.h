@@ -138,7 +138,7 @@ void conf_store_names(struct conf_loader *ld, const char *key, struct str list, 
 void conf_store_raw(struct conf_loader *ld, const struct conf_row *row, struct str raw);
 
 /*
- * Adds s with ${NAME} and ${NAME:-default} replaced by what the environment has (config.md 2.3). Names that are not set
+ * Adds s with ${NAME} and ${NAME:-default} replaced by what the environment has. Names that are not set
  * and have no default go to `missing`, as a list.
  */
 void conf_expand(struct str s, struct text *out, struct text *missing);

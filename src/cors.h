@@ -1,6 +1,6 @@
 /*
  * cors.h - level 5: pages of which origins may read replies in a browser
- * (server.cors; config.md 1.4).
+ * (server.cors).
  *
  * Browsers decide, olla only tells: a request of another origin is served
  * as well, its page just does not get to see the reply. Keys are what keeps

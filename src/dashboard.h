@@ -1,5 +1,5 @@
 /*
- * dashboard.h - level 7: the page for browsers, /internal/ui/ (http-surface.md 13).
+ * dashboard.h - level 7: the page for browsers, /internal/ui/.
  *
  * May include: olla.h, levels 1 to 6.
  */

@@ -1,5 +1,5 @@
 /*
- * discover.c - level 6: see discover.h. Formats: profiles-models.md 2.
+ * discover.c - level 6: see discover.h.
  *
  * May include: olla.h, levels 1 to 5, probe.h, model.h, discover.h.
  */
@@ -22,7 +22,7 @@ static int active;
 
 /*
  * Where a format keeps what we want: keys of the entry, or "object.key"; the first of several that is there. Which
- * facts of which server these are: profiles-models.md 2 and the documents of the servers.
+ * facts of which server these are: its own documents.
  */
 struct list_fields {
     const char *list; /* the key of the array of entries */

@@ -17,7 +17,7 @@
 #define RESOLVE_RETRY_MS 5000
 /* Without the child a question blocks: then names are asked at start and reload only. */
 #define RESOLVE_AGAIN (!OLLA_RESOLVER_SYNC)
-/* Waits after failures are interval x 1, 2, 4, 8, 12, 12 ..., never above this (routing.md 3.5). */
+/* Waits after failures are interval x 1, 2, 4, 8, 12, 12 ..., never above this. */
 #define BACKOFF_MAX    12
 #define BACKOFF_CAP_MS 60000
 /* ... and one that is about to come up is asked this often; its name, too. */

@@ -43,7 +43,7 @@ struct inspection;
 struct messages;
 struct reply_error;
 
-/* What a list of models is narrowed to (http-surface.md 8.2). */
+/* What a list of models is narrowed to. */
 struct listing_filter {
     endpoint_set endpoints;
     char family[32], type[24]; /* "" = any */

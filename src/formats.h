@@ -1,6 +1,6 @@
 /*
  * formats.h - level 7: how one model is written in each of the formats that
- * clients ask for (http-surface.md 8): one row of one table for each.
+ * clients ask for: one row of one table for each.
  *
  * May include: olla.h, levels 1 to 6.
  */

@@ -1,6 +1,6 @@
 /*
  * forward.c - level 6: message heads on their way through: what is dropped,
- * what is added, what is merged (http-surface.md 6.2 to 6.4, with the fixes of 16).
+ * what is added, what is merged.
  *
  * May include: olla.h, levels 1 to 5, exchange.h.
  */
@@ -350,7 +350,7 @@ bool forward_response_head(struct exchange *x, const struct http_response *r, st
         text_line(t, STR("Date: "), http_date(net_wall()));
     }
     if (x->events != EVENTS_NONE) {
-        /* Another proxy in front must not gather events (quirk Q6). */
+        /* Another proxy in front must not gather events. */
         text_addz(t, "X-Accel-Buffering: no\r\n");
         text_addz(t, seen & HTTP_BIT(HTTP_CACHE_CONTROL) ? "" : "Cache-Control: no-cache\r\n");
     }

@@ -11,7 +11,7 @@
 #define RATE_LIMITED_MS     30000
 #define RATE_LIMITED_MAX_MS 3600000 /* nobody is believed who says more */
 
-/* Looks for a model list: some servers answer 200 to any path (quirk Q10). */
+/* Looks for a model list: some servers answer 200 to any path. */
 static bool health_body(struct probe *p, const char *bytes, size_t n)
 {
     size_t used;

@@ -1,6 +1,6 @@
 /*
  * health.h - level 6: is an endpoint alive: the probe schedule and what its
- * results mean (routing.md 3, with a timer for each endpoint).
+ * results mean, with a timer for each endpoint (docs/routing.md).
  *
  * May include: olla.h, levels 1 to 5, probe.h.
  */

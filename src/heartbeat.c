@@ -23,7 +23,7 @@ static const struct {
     unsigned newlines; /* that end an event */
 } kinds[] = {
     [BEAT_NONE] = {NULL, "", "", "", 0},
-    /* One newline only: some libraries make an empty event of a comment with a blank line behind it (quirk Q5). */
+    /* One newline only: some libraries make an empty event of a comment with a blank line behind it. */
     [BEAT_OPENAI] = {"text/event-stream", ": olla\n", "data: ", "\n\n", 2},
     [BEAT_ANTHROPIC] = {"text/event-stream", "event: ping\ndata: {\"type\":\"ping\"}\n\n",
                         "event: error\ndata: ", "\n\n", 2},

@@ -1,7 +1,8 @@
 /*
- * heartbeat.h - level 6: signs of life to a client that waits for a stream
- * (quirks Q4 and Q5): while its request waits in line, for a connection or for
- * the first byte, and between the events of a reply.
+ * heartbeat.h - level 6: signs of life to a client that waits for a stream,
+ * because clients and proxies give up on silence: while its request waits in
+ * line, for a connection or for the first byte, and between the events of a
+ * reply.
  *
  * The first one before a reply commits the status 200 and the type of the
  * stream. No byte of a backend went down with it, so failover stays possible;

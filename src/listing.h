@@ -1,6 +1,6 @@
 /*
  * listing.h - level 7: the models of the fleet, in the formats that clients
- * ask for (http-surface.md 8). Parts as in admin.c: i from 0 while the
+ * ask for. Parts as in admin.c: i from 0 while the
  * result is true; where a listing goes on is kept in the exchange.
  *
  * May include: olla.h, levels 1 to 6.

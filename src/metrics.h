@@ -1,6 +1,6 @@
 /*
  * metrics.h - level 7: /internal/metrics in the text format of Prometheus
- * (version 0.0.4; http-surface.md 7.9). Parts as in admin.c.
+ * (version 0.0.4). Parts as in admin.c.
  *
  * May include: olla.h, levels 1 to 6.
  */

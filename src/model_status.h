@@ -1,5 +1,5 @@
 /*
- * model_status.h - level 7: /internal/status/models (http-surface.md 7.4).
+ * model_status.h - level 7: /internal/status/models.
  *
  * May include: olla.h, levels 1 to 6.
  */

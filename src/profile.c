@@ -154,7 +154,7 @@ static const struct profile profiles[] = {
     {
         USUAL("litellm"),
         .prefixes = "litellm",
-        .health_path = "/health/liveliness", /* its /health runs a completion on every model (quirk Q12) */
+        .health_path = "/health/liveliness", /* its /health runs a completion on every model */
         .native = "/ /v1/rerank /chat/completions /completions /embeddings /models /health/readiness /health/liveness",
         .apis = ANTHROPIC,
         .knows_effort = true,

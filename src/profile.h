@@ -2,8 +2,8 @@
  * profile.h - level 4: the one table of backend types, built in and configured.
  *
  * All spellings of a type are one type; the configured spelling is kept only
- * for the X-Olla-Backend-Type header. Facts: spec of the reference's profiles
- * and the quirks of each server.
+ * for the X-Olla-Backend-Type header. What is said of
+ * each server is what it was seen to do, or its documents say.
  *
  * A [profile:NAME] section makes a type, or changes a built-in one: then it
  * stands in its place, under the built-in's name, spellings and prefixes.
@@ -53,10 +53,10 @@ struct profile {
     unsigned apis;
     const char *v1_base;       /* what stands before /v1/ on this server; NULL = nothing */
     const char *messages_base; /* ... before /v1/messages, where that differs */
-    unsigned idle_ms;          /* how long an idle connection may be reused (quirk Q7) */
-    bool drop_origin;          /* refuses foreign Origin headers: drop them (quirk Q9) */
-    bool loading_503;          /* 503 to the health check means that it is loading (quirk Q10) */
-    bool check_models;         /* answers 200 to anything, so health needs a look at the body (quirk Q10) */
+    unsigned idle_ms;          /* how long an idle connection may be reused: not as long as the server keeps it */
+    bool drop_origin;          /* refuses foreign Origin headers: drop them */
+    bool loading_503;          /* 503 to the health check means that it is loading */
+    bool check_models;         /* answers 200 to anything, so health needs a look at the body */
     /* What it understands beyond the common core of chat completions, for requests that are translated for it. */
     const char *think_field; /* what the model thought in earlier turns goes there; NULL = nowhere */
     const char *think_off;   /* a member that says not to think; NULL = there is none */

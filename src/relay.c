@@ -45,7 +45,7 @@ static enum body_type type_of(const struct http_response *r)
         {STR("application/jsonl"), TYPE_LINES}, /* before the next: it begins like that */
         {STR("application/json"), TYPE_JSON},
         {STR("application/x-ndjson"), TYPE_LINES},
-        /* Nobody reads these as they come (engine.md 1.4). */
+        /* Nobody reads these as they come. */
         {STR("image/"), TYPE_BINARY},
         {STR("video/"), TYPE_BINARY},
         {STR("audio/"), TYPE_BINARY},

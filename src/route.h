@@ -11,7 +11,7 @@
 #include "model.h"
 #include "sticky.h"
 
-/* In which words a client wants to hear about errors (DESIGN of compatibility: by path). */
+/* In which words a client wants to hear about errors: those of the API that its path belongs to. */
 enum dialect { DIALECT_PLAIN = 0, DIALECT_OPENAI, DIALECT_OLLAMA, DIALECT_ANTHROPIC };
 
 /* Answers that olla makes itself; the writer of each is in the table of admin.c. */
@@ -38,7 +38,7 @@ enum local_page {
     LOCAL_COUNT
 };
 
-/* How a list of models is written (http-surface.md 8). */
+/* How a list of models is written. */
 enum listing {
     LISTING_UNIFIED = 0,
     LISTING_OPENAI,
@@ -103,7 +103,7 @@ struct route_query {
     endpoint_set woken;             /* it waited for these already */
 };
 
-/* What was decided; the words go into X-Olla-Routing-* (http-surface.md 5.4). */
+/* What was decided; the words go into X-Olla-Routing-*. */
 struct route_choice {
     struct endpoint *e;         /* NULL: nothing, see status */
     int status;                 /* 404 or 503 */

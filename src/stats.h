@@ -1,7 +1,7 @@
 /*
  * stats.h - level 7: pages of figures: /internal/stats/models,
  * /internal/process, /internal/stats/sticky,
- * /internal/stats/translators (anthropic.md 8.2), and the answer to a request
+ * /internal/stats/translators, and the answer to a request
  * that asked for a number of tokens. Parts as in admin.c.
  *
  * May include: olla.h, levels 1 to 6.

@@ -254,7 +254,7 @@ static void status_head(struct text *t, bool hashing)
     text_addz(t, "},\"endpoints\":[");
 }
 
-/* The healthy ratio and the success rate decide (http-surface.md 7.2). */
+/* The healthy ratio and the success rate decide. */
 struct status_system status_system(void)
 {
     const struct tally *sum = &exchange_totals.sum;

@@ -1,6 +1,6 @@
 /*
- * status.h - level 7: /internal/status and /internal/status/endpoints
- * (http-surface.md 7.2 and 7.3), with what olla knows besides.
+ * status.h - level 7: /internal/status and /internal/status/endpoints: what
+ * the reference tells, with what olla knows besides.
  *
  * May include: olla.h, levels 1 to 6.
  */

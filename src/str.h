@@ -100,8 +100,8 @@ bool str_copy(char *to, size_t cap, struct str s);
  * Checked parsing: the whole slice must be consumed. OLLA_OK or OLLA_ERR.
  *   u64       decimal digits only, not above max
  *   duration  Go style, "1h30m", "500ms", "1.5s", "0"; result in milliseconds, rounded
- *             up so that a small positive value never becomes 0 (config.md 6.1)
- *   size      plain bytes or "64KB", "2.5 MiB", multiples of 1024 (config.md 6.2)
+ *             up so that a small positive value never becomes 0
+ *   size      plain bytes or "64KB", "2.5 MiB", multiples of 1024
  *   bool      true/false yes/no on/off y/n 1/0 t/f, any case
  */
 int str_to_u64(struct str s, uint64_t max, uint64_t *out);

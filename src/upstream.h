@@ -3,7 +3,7 @@
  *
  * An upstream belongs to an exchange (which sets its stream's ops) or is idle
  * on its endpoint's list. Idle ones are watched: when the backend closes one,
- * or its time is over, it is closed here at once (quirk Q7).
+ * or its time is over, it is closed here at once: a request on it would be lost.
  *
  * May include: olla.h, net.h, buf.h, pool.h, endpoint.h.
  */

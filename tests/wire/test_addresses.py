@@ -1,4 +1,4 @@
-"""A name with several addresses (quirk Q20). Needs to change /etc/hosts, in a mount namespace of its own."""
+"""A name with several addresses, or with none. Needs to change /etc/hosts, in a mount namespace of its own."""
 import json
 import os
 import subprocess

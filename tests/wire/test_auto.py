@@ -280,7 +280,7 @@ def test_base_path(world):
 
 
 def test_loading_llamacpp(world):
-    """While it loads, llama.cpp answers /v1/models (meta is null) and 503 at /health (quirk Q10): warming, not dead."""
+    """While it loads, llama.cpp answers /v1/models (meta is null) and 503 at /health: warming, not dead."""
     a = world.backend(Llamacpp, "a", ["m1"])
     whole, ready = a.both, a.routes["/health"]
     a.both = lambda: dict(whole(), data=[dict(entry, meta=None) for entry in whole()["data"]])

@@ -1,5 +1,4 @@
-"""The catalogue of all models: its merged form, its flat forms, one model of it, and the model status
-(http-surface.md 7.4, 7.11 and 8, profiles-models.md 3, 4 and appendix A)."""
+"""The catalogue of all models: its merged form, its flat forms, one model of it, and the model status."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""model_filter: which models of an endpoint exist at all (config.md 3)."""
+"""model_filter: which models of an endpoint exist at all."""
 
 import re
 

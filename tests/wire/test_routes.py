@@ -1,5 +1,5 @@
-"""Every route of http-surface.md 3, walked: local documents, redirects, pages that do not exist, everything below a prefix,
-and the native paths of every backend type (14)."""
+"""Every route, walked: local documents, redirects, pages that do not exist, everything below a prefix,
+and the native paths of every backend type."""
 
 import pytest
 

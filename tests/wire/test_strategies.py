@@ -1,4 +1,4 @@
-"""model_registry.routing_strategy: what happens to a request for a model that no healthy endpoint has (routing.md 6)."""
+"""model_registry.routing_strategy: what happens to a request for a model that no healthy endpoint has."""
 
 import threading
 import time
