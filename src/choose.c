@@ -60,12 +60,15 @@ static const struct {
 /* The APIs of those that have the model, if none speaks the route's: trying again will not help. 0 = that is not it. */
 static unsigned other_apis(const struct route_query *q, endpoint_set known)
 {
-    unsigned spoken = 0;
+    unsigned spoken = 0, wanted = q->route->api;
     struct endpoint *e;
     for (int i = 0; (e = endpoint_at(i)) != NULL; i++) {
         spoken |= (known & endpoint_bit(e)) && e->enabled ? e->profile->apis : 0;
     }
-    return q->route->api == 0 || (spoken & q->route->api) ? 0 : spoken;
+    if (wanted != 0 && q->route->messages != MESSAGES_NONE) {
+        wanted |= API_ANTHROPIC; /* where they may only be translated, it is that API all the same */
+    }
+    return wanted == 0 || (spoken & wanted) ? 0 : spoken;
 }
 
 /* What the strategy makes of it; candidates holds those that have the model. */

@@ -55,7 +55,7 @@ static bool is_json(const struct exchange *x)
 {
     bool api = x->route.inference >= 0 || x->route.dialect == DIALECT_OLLAMA;
 
-    return x->req.json || (api && !x->route.pinnable && x->form.mark_n == 0);
+    return x->req.json || (x->route.kind == ROUTE_PROXY && api && !x->route.pinnable && x->form.mark_n == 0);
 }
 
 /* Where the body will live; X_BODY follows. */

@@ -446,6 +446,13 @@ def test_form_on_a_path_of_models(site):
         assert reply.status == 200 and not reply.has("X-Olla-Model"), body
 
 
+def test_form_on_a_page_of_our_own(site):
+    """Nobody reads it there, so it names nothing."""
+    for target in ("/v1/models", "/internal/health", "/nowhere", "/api/pull"):
+        reply = site.proxy.request("POST", target, b'{"model":"m-oai"}', {"Content-Type": FORM})
+        assert not reply.has("X-Olla-Model"), target
+
+
 def test_upload_that_looks_like_a_request(site):
     """A file for one machine is its bytes, whatever stands in them: no name in it is a model, and none is spelled anew."""
     site.oll.on("/api/blobs/", lambda c, r: c.reply(b"", 201))
