@@ -59,9 +59,9 @@ OLLA_CFLAGS := -std=c99 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Wshadow -Wconve
 FRAME := -Wframe-larger-than=2048
 
 # What every request goes through is compiled for speed, the rest for size: where CFLAGS ask for speed at all.
-HOT := account admit attempt body breaker bucket buf choose client cors endpoint exchange forward gate heartbeat http http_body \
-    http_path json json_check json_scan json_walk ledger limits log loop messages meter model multipart net pieces pool posix \
-    profile queue relay reply request route secrets session sha256 socket sse sticky str tally upstream usage
+HOT := account attempt body breaker bucket buf choose client exchange forward gate http http_body http_path json_check json_scan \
+    json_walk ledger log loop model multipart net pieces pool queue relay reply request route secrets session sha256 socket sse \
+    sticky str tally upstream usage
 COLD_CFLAGS := $(if $(filter -O2 -O3,$(CFLAGS)),-Os)
 optimised = $(if $(filter $(HOT),$(basename $(notdir $(1)))),,$(COLD_CFLAGS))
 
