@@ -60,27 +60,39 @@ static void keep(struct json_top *t, const char *p, size_t n)
     t->n = (uint16_t)(t->n + n);
 }
 
+/* Where the first byte in memory is the lowest of a word, what is found in eight bytes can be told from their bits. */
+#if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
 
-/* Not 0 if one of eight bytes is 0. */
+/* Not 0 if one of eight bytes is 0; the lowest bit that is set is never a false one. */
 static uint64_t any_zero(uint64_t w)
 {
     return (w - EACH(0x01)) & ~w & EACH(0x80);
 }
 
-const char *json_plain_end(const char *p, const char *end)
+static const char *plain_eights(const char *p, const char *end)
 {
-#if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    while (end - p >= 8) {
+    for (; end - p >= 8; p += 8) {
         uint64_t w, hits;
         memcpy(&w, p, sizeof w);
         hits = any_zero(w ^ EACH('"')) | any_zero(w ^ EACH('\\')) | ((w - EACH(0x20)) & ~w & EACH(0x80));
         if (hits) {
-            return p + __builtin_ctzll(hits) / 8; /* the lowest one is never a false one */
+            return p + __builtin_ctzll(hits) / 8;
         }
-        p += 8;
     }
+    return p;
+}
+#else
+static const char *plain_eights(const char *p, const char *end)
+{
+    (void)end;
+    return p;
+}
 #endif
+
+const char *json_plain_end(const char *p, const char *end)
+{
+    p = plain_eights(p, end);
     while (p < end && *p != '"' && *p != '\\' && (unsigned char)*p >= 0x20) {
         p++;
     }
