@@ -45,8 +45,10 @@ static void begin_capture(struct json_top *t)
     memset(&t->unescape, 0, sizeof t->unescape);
 }
 
-static void keep(struct json_top *t, const char *p, size_t n)
+/* Returns how many of them it took: all, or those up to the first that has no room. */
+static size_t keep(struct json_top *t, const char *p, size_t n)
 {
+    const char *const from = p;
     const size_t room = t->state == JSON_COLON ? KEY_MAX : sizeof t->text - 1;
 
     /* Trimmed here, so that blanks in front of a value do not use up the room. */
@@ -58,6 +60,7 @@ static void keep(struct json_top *t, const char *p, size_t n)
     n = t->capture ? n : room - t->n;
     memcpy(t->text + t->n, p, n);
     t->n = (uint16_t)(t->n + n);
+    return (size_t)(p - from) + n + !t->capture;
 }
 
 /* Where the first byte in memory is the lowest of a word, what is found in eight bytes can be told from their bits. */
@@ -107,8 +110,7 @@ static const char *take_string(struct json_top *t, const char *p, const char *en
     while (p < end && t->in_string && t->capture && !t->broken) {
         const char *to = t->unescape.left == 0 && t->unescape.high == 0 ? json_plain_end(p, end) : p;
         if (to > p) {
-            keep(t, p, (size_t)(to - p));
-            p = to;
+            p += keep(t, p, (size_t)(to - p));
             continue;
         }
         t->in_string = *p != '"' || t->unescape.left == JSON_SLASH;

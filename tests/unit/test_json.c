@@ -246,6 +246,8 @@ static const struct {
     {"{\"name\":\" \",\"model\":\"a\"}", "a", "C", "a", "C"},
     {"{\"name\":\"\",\"model\":\"\"}", "", "C", "", "C"},
     {"{\"model\":null,\"name\":\"a\"}", "a", "C", "", "C"},
+    /* the second one does not fit: where that is seen does not depend on how it arrives */
+    {"{\"name\":\"m\",\"model\":\" " NAME_127 "89\",\"x\":1}", "m", "C2", "", "CL"},
 };
 
 static void test_scan_name(void **state)
