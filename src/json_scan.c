@@ -443,6 +443,14 @@ static void look_between(struct json_scan *s, char c)
     }
 }
 
+/* How many of n more bytes of the prompt count. */
+static size_t counted(const struct json_scan *s, size_t n)
+{
+    const uint64_t left = s->prefix_max > s->hashed ? s->prefix_max - s->hashed : 0;
+
+    return s->prefix_max == 0 || n < left ? n : (size_t)left;
+}
+
 /* Bytes of the prompt; those behind the user's first message are not looked at any more. */
 static void look_at_prompt(struct json_scan *s, const char *p, size_t n)
 {
@@ -464,21 +472,22 @@ static void look_at_prompt(struct json_scan *s, const char *p, size_t n)
             }
         }
         const size_t take = (size_t)(p - from);
-        if (s->prefix_max > 0 && s->hashed + take >= s->prefix_max) {
-            hash_prompt(s, from, s->prefix_max > s->hashed ? (size_t)(s->prefix_max - s->hashed) : 0);
+        /* As long as nothing but blanks has come it may still be empty. */
+        if (s->prefix_max > 0 && s->filled && s->hashed + take >= s->prefix_max) {
+            hash_prompt(s, from, counted(s, take));
             end_prefix(s);
             return;
         }
         if (s->element && (s->sub.state == JSON_DONE || s->sub.broken)) {
             s->element = false;
             if (s->user || s->sub.broken) {
-                hash_prompt(s, from, take);
+                hash_prompt(s, from, counted(s, take));
                 end_prefix(s);
                 return;
             }
         }
     }
-    hash_prompt(s, from, n);
+    hash_prompt(s, from, counted(s, n));
 }
 
 /* Bytes of a string, with the quote that ends it. */
