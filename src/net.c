@@ -10,12 +10,12 @@
 /* Twice the streams that can live at one time: slots closed in a turn are only reused in the next one. */
 #define NET_SLOTS (2 * (OLLA_MAX_CLIENTS + OLLA_MAX_UPSTREAMS + OLLA_MAX_PROBES + 16))
 
-/* With fewer cold streams poll() is cheap anyway. */
-#define COLD_MIN 8
-/* From so many streams that flow on, a turn waits until some have something to say. */
-#define PACE_MIN     32
-#define PACE_EACH_US 2
-#define PACE_MAX_US  1000
+/* To wake up for the cold ones costs as much as poll() with so many descriptors more. */
+#define COLD_WAKE 400
+/* Where so many streams flow on, and so many of their pieces come in two of such pauses, a turn is made after a pause. */
+#define PACE_MIN    32
+#define PACE_PIECES 3
+#define PACE_US     800
 
 static struct {
     struct pollfd fds[NET_SLOTS];
@@ -30,9 +30,15 @@ static struct {
     uint64_t now;
     int64_t wall;         /* 0 = nobody has asked in this turn */
     size_t cold, flowing; /* streams of that heat */
-    size_t told;          /* streams that had something in the last turn */
-    bool masked;          /* poll() is not asked about the cold ones */
-    uint64_t looked;      /* when it was */
+    struct {
+        size_t turns;
+        size_t pieces; /* that streams which flow had for their owners */
+        size_t others; /* what other streams had */
+    } since, lately;   /* since `measured`, and in the NET_COLD_MS before that */
+    uint64_t measured;
+    size_t told;     /* streams that had something in the last turn */
+    bool masked;     /* poll() is not asked about the cold ones */
+    uint64_t looked; /* when it was */
 } set;
 
 void net_open(struct stream *s, int fd, const struct stream_ops *ops, void *owner)
@@ -448,13 +454,33 @@ static void mask(bool on)
     }
 }
 
-/* While many streams flow, a turn for each piece would cost more than the pieces: let some come together. */
-static void pace(void)
+static void measure(void)
 {
-    if (set.flowing >= PACE_MIN && set.told < set.flowing / 8) {
-        size_t us = set.flowing * PACE_EACH_US;
-        plat_pause_us((unsigned)(us < PACE_MAX_US ? us : PACE_MAX_US));
+    uint64_t past = set.now - set.measured;
+
+    if (past >= NET_COLD_MS) {
+        set.lately.turns = (size_t)(set.since.turns * NET_COLD_MS / past);
+        set.lately.pieces = (size_t)(set.since.pieces * NET_COLD_MS / past);
+        set.lately.others = (size_t)(set.since.others * NET_COLD_MS / past);
+        set.since.turns = set.since.pieces = set.since.others = 0;
+        set.measured = set.now;
     }
+}
+
+/*
+ * While many streams flow, a turn for each piece would cost more than the pieces: let some come together. Where too few
+ * come, the pause would only be one more thing to wake up for; where other work is the most, that would wait. Has it
+ * paused? Then something is likely to be ready, and poll() need not get ready to sleep, which is half of its cost.
+ */
+static bool pace(void)
+{
+    bool enough = 2 * set.lately.pieces * PACE_US >= (size_t)PACE_PIECES * NET_COLD_MS * 1000;
+
+    if (set.flowing < PACE_MIN || !enough || set.lately.others > set.lately.pieces || set.told > set.flowing / 8) {
+        return false;
+    }
+    plat_pause_us(PACE_US);
+    return true;
 }
 
 /*
@@ -466,7 +492,8 @@ void net_turn(uint64_t wake_at)
     uint64_t until = wake_at;
     int wait = -1;
 
-    mask(set.cold >= COLD_MIN && set.now < set.looked + NET_COLD_MS);
+    measure();
+    mask(set.cold * set.lately.turns >= COLD_WAKE && set.now < set.looked + NET_COLD_MS);
     if (set.masked && (until == 0 || set.looked + NET_COLD_MS < until)) {
         until = set.looked + NET_COLD_MS;
     }
@@ -478,24 +505,32 @@ void net_turn(uint64_t wake_at)
         wait = left > 60000 ? 60000 : (int)left;
     }
     bool more = any_more();
-    if (!more && set.due == 0 && wait != 0) {
-        pace();
+    bool must = !more && set.due == 0 && wait != 0; /* for something to come */
+    int ready = 0;
+    if (!must || pace()) {
+        ready = plat_poll(set.fds, set.n, 0);
     }
-    int ready = plat_poll(set.fds, set.n, more || set.due > 0 ? 0 : wait);
+    if (must && ready == 0) {
+        ready = plat_poll(set.fds, set.n, wait);
+    }
     net_tick();
     set.looked = set.masked ? set.looked : set.now;
+    set.since.turns++;
     set.told = ready > 0 ? (size_t)ready : 0;
+    size_t flowed = set.since.pieces;
     size_t n = set.n;
     for (size_t i = 0; i < n && (ready > 0 || more); i++) {
         short events = set.fds[i].revents;
         if (events != 0) {
             ready--;
             set.fds[i].revents = 0;
+            set.since.pieces += set.streams[i] && set.streams[i]->heat == NET_FLOW;
         }
         if (set.streams[i] && (events != 0 || set.streams[i]->more)) {
             tell(set.streams[i], events);
         }
     }
+    set.since.others += set.told - (set.since.pieces - flowed);
     if (set.due > 0) {
         shake_one();
     }

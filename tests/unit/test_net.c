@@ -453,6 +453,45 @@ static void test_many_pairs(void **state)
     }
 }
 
+/*
+ * Streams that flow, fast enough that turns are paced, beside cold ones: each is told what it got in the next turn,
+ * the cold ones a little later, and nobody hears anything twice.
+ */
+static void test_heat(void **state)
+{
+    enum { ALL = 128, COLD = 64, TURNS = 400 };
+    unsigned expected[ALL] = {0};
+
+    (void)state;
+    for (int i = 0; i < ALL; i++) {
+        open_reader(&pl[i]);
+        pl[i].on_ready = eat;
+        net_heat(&pl[i].s, i < COLD ? NET_COLD : NET_FLOW);
+    }
+    for (int t = 0; t < TURNS; t++) {
+        int flow = COLD + (int)chance(ALL - COLD);
+        poke(&pl[flow]);
+        expected[flow]++;
+        net_turn(net_now() + 1000);
+        assert_int_equal(pl[flow].ready, expected[flow]);
+        if (t == TURNS / 2) {
+            poke(&pl[0]);
+            poke(&pl[COLD - 1]);
+        }
+    }
+    for (uint64_t until = net_now() + 5000; pl[0].ready + pl[COLD - 1].ready < 2 && net_now() < until;) {
+        net_turn(until);
+    }
+    expected[0] = expected[COLD - 1] = 1;
+    net_heat(&pl[1].s, NET_HOT);
+    poke(&pl[1]);
+    net_turn(net_now() + 1000); /* at once again */
+    expected[1] = 1;
+    for (int i = 0; i < ALL; i++) {
+        assert_int_equal(pl[i].ready, expected[i]);
+    }
+}
+
 /* What a random player does: closes itself or others, opens others, changes what it wants. */
 static void random_deeds(struct player *p)
 {
@@ -612,6 +651,7 @@ int main(void)
         CASE(test_expiring_changes_things),
         CASE(test_ready_comes_before_expired),
         CASE(test_many_pairs),
+        CASE(test_heat),
         CASE(test_random_deeds),
         CASE(test_read),
         CASE(test_flush_in_parts),
