@@ -595,29 +595,39 @@ static void resume(struct client *c)
 
 void client_feed(void)
 {
+    static uint16_t line[OLLA_MAX_CLIENTS]; /* who has waited longest comes first */
+    static bool in_line[OLLA_MAX_CLIENTS];
+    static size_t length;
     static uint64_t refused;
-    static size_t next;
     uint64_t times = pool_stats(POOL_BUF)->failed;
+    size_t left = 0;
 
     if (times == refused && !hungry) {
         return;
     }
     refused = times;
-    hungry = false;
-    feeding = true;
-    for (size_t k = 0, from = next; k < OLLA_MAX_CLIENTS; k++) {
-        size_t i = (from + k) % OLLA_MAX_CLIENTS;
-        struct client *c = clients[i];
-        if (!c || !c->starved) {
-            continue;
-        }
-        if (c->in.mem || buf_available(c->state == CLIENT_BUSY ? BUF_CLIENT : BUF_NEW_WORK)) {
-            resume(c);
-            next = i + 1;
-        } else {
-            hungry = true;
+    for (size_t i = 0; i < OLLA_MAX_CLIENTS; i++) {
+        if (clients[i] && clients[i]->starved && !in_line[i]) {
+            line[length++] = (uint16_t)i;
+            in_line[i] = true;
         }
     }
+    hungry = false;
+    feeding = true;
+    for (size_t k = 0; k < length; k++) {
+        struct client *c = clients[line[k]];
+        bool waits = c && c->starved;
+        if (waits && !c->in.mem && !buf_available(c->state == CLIENT_BUSY ? BUF_CLIENT : BUF_NEW_WORK)) {
+            line[left++] = line[k];
+            hungry = true;
+            continue;
+        }
+        in_line[line[k]] = false;
+        if (waits) {
+            resume(c);
+        }
+    }
+    length = left;
     feeding = false;
 }
 
