@@ -13,7 +13,7 @@ import world
 
 MEGABYTES = 15 if world.QUICK else 60
 EVENTS = 20000 if world.QUICK else 100_000
-PACED = 50
+PACED = 32  # fewer than OLLA_MAX_MESSAGES
 OLLA = """
 [server]
 host = 127.0.0.1

@@ -88,7 +88,7 @@ static void pause_us(long us)
 
 static void __attribute__((noreturn)) fail(const char *what)
 {
-    printf("error %s%s%s\n", what, errno != 0 ? ": " : "", errno != 0 ? strerror(errno) : "");
+    printf("\nerror %s%s%s\n", what, errno != 0 ? ": " : "", errno != 0 ? strerror(errno) : "");
     fflush(stdout);
     _exit(1);
 }

@@ -463,8 +463,9 @@ def beyond_direct(found, key):
 
 
 def figures(said):
-    for line in said.splitlines():
-        if line.startswith("figures "):
+    lines = said.splitlines()
+    for line in lines:
+        if line.startswith("figures ") and not any(other.startswith("error ") for other in lines):
             return {name: float(value) for name, value in (word.split("=") for word in line.split()[1:])}
     raise Missing(f"no figures: {said.strip()[-300:]}")
 
