@@ -63,39 +63,16 @@ static size_t keep(struct json_top *t, const char *p, size_t n)
     return (size_t)(p - from) + n + !t->capture;
 }
 
-/* Where the first byte in memory is the lowest of a word, what is found in eight bytes can be told from their bits. */
-#if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
-
-/* Not 0 if one of eight bytes is 0; the lowest bit that is set is never a false one. */
-static uint64_t any_zero(uint64_t w)
-{
-    return (w - EACH(0x01)) & ~w & EACH(0x80);
-}
-
-static const char *plain_eights(const char *p, const char *end)
-{
-    for (; end - p >= 8; p += 8) {
-        uint64_t w, hits;
-        memcpy(&w, p, sizeof w);
-        hits = any_zero(w ^ EACH('"')) | any_zero(w ^ EACH('\\')) | ((w - EACH(0x20)) & ~w & EACH(0x80));
-        if (hits) {
-            return p + __builtin_ctzll(hits) / 8;
-        }
-    }
-    return p;
-}
-#else
-static const char *plain_eights(const char *p, const char *end)
-{
-    (void)end;
-    return p;
-}
-#endif
-
 const char *json_plain_end(const char *p, const char *end)
 {
-    p = plain_eights(p, end);
+#ifdef JSON_EIGHTS
+    for (; end - p >= 8; p += 8) {
+        const uint64_t stops = json_stops(p);
+        if (stops) {
+            return p + ((unsigned)__builtin_ctzll(stops) >> 3);
+        }
+    }
+#endif
     while (p < end && *p != '"' && *p != '\\' && (unsigned char)*p >= 0x20) {
         p++;
     }
@@ -229,7 +206,7 @@ enum event {
  */
 static const char *take_key(struct json_top *t, const char *p, const char *end)
 {
-    const char *const key = p + 1, *const to = json_plain_end(key, end);
+    const char *const key = p + 1, *const to = json_short_end(key, end);
     const size_t n = (size_t)(to - key);
 
     if (end - to < 4 || n > KEY_MAX || to[0] != '"' || to[1] != ':') {

@@ -13,9 +13,14 @@ static struct ledger_model models[OLLA_MAX_LEDGER];
 
 static struct ledger_model *find(struct str name)
 {
+    static struct ledger_model *found = &models[0]; /* most requests are for the same one as the one before */
+
+    if (found->name[0] && str_eq(str_of(found->name), name)) {
+        return found;
+    }
     for (size_t i = 0; i < OLLA_COUNT(models); i++) {
         if (models[i].name[0] && str_ieq(str_of(models[i].name), name)) {
-            return &models[i];
+            return found = &models[i];
         }
     }
     return NULL;
@@ -76,7 +81,10 @@ void ledger_add(struct str model, const struct tally_event *e, enum ledger_routi
         return;
     }
     char mem[OLLA_MODEL_NAME];
-    struct ledger_model *m = find_or_make(kept_name(model, mem));
+    struct ledger_model *m = find(model); /* most are written as they are kept */
+    if (!m) {
+        m = find_or_make(kept_name(model, mem));
+    }
     tally_add(&m->sum, e);
     if (e->served) {
         histogram_add(&m->latency, e->ms);

@@ -113,36 +113,59 @@ static const struct {
     [STATS] = {in_stats, OLLA_COUNT(in_stats)},
 };
 
-/* Of each place: a bit for each length that a key of it has. Most keys of a reply have none of them. */
+/* Of each place: the first row, from 1, of a key of that length. Most keys of a reply have a length that none has. */
 #define LONGEST 27
-static uint32_t lengths[OLLA_COUNT(places)];
+static uint8_t first_rows[OLLA_COUNT(places)][LONGEST + 1];
 
 static void note_lengths(void)
 {
     for (size_t i = 0; i < OLLA_COUNT(places); i++) {
-        for (size_t k = 0; k < places[i].n; k++) {
-            lengths[i] |= UINT32_C(1) << places[i].rows[k].n;
+        for (size_t k = places[i].n; k > 0; k--) {
+            first_rows[i][places[i].rows[k - 1].n] = (uint8_t)k;
         }
     }
 }
 
-/* A key has been read, and its colon comes. */
-static void end_key(struct usage *u, const char *key, size_t n)
+/* Of at least four bytes, as all keys that mean something. */
+static bool same(const char *a, const char *b, size_t n)
 {
-    const uint8_t place = u->path[u->level - 1];
-    const struct row *rows = places[place].rows, *const end = rows + places[place].n;
+    uint64_t x, y;
+    uint32_t v, w;
 
-    u->state = COLON;
-    u->row = 0;
-    if (n > LONGEST || !(lengths[place] >> n & 1)) {
-        return;
+    if (n < sizeof x) {
+        memcpy(&v, a, sizeof v);
+        memcpy(&w, b, sizeof w);
+        return v == w && memcmp(a + n - sizeof v, b + n - sizeof v, sizeof v) == 0;
     }
-    for (const struct row *row = rows; row < end; row++) {
-        if (row->n == n && row->key[n - 1] == key[n - 1] && memcmp(row->key, key, n) == 0) {
-            u->row = (uint8_t)(row - rows + 1);
-            return;
+    for (size_t i = 0; i + sizeof x < n; i += sizeof x) {
+        memcpy(&x, a + i, sizeof x);
+        memcpy(&y, b + i, sizeof y);
+        if (x != y) {
+            return false;
         }
     }
+    return memcmp(a + n - sizeof x, b + n - sizeof x, sizeof x) == 0;
+}
+
+static uint8_t find_row(uint8_t place, uint8_t first, const char *key, size_t n)
+{
+    const struct row *const rows = places[place].rows, *const end = rows + places[place].n;
+
+    for (const struct row *row = rows + first - 1; row < end; row++) {
+        if (row->n == n && same(row->key, key, n)) {
+            return (uint8_t)(row - rows + 1);
+        }
+    }
+    return 0;
+}
+
+/* A key has been read, and its colon comes. */
+static inline void end_key(struct usage *u, const char *key, size_t n)
+{
+    const uint8_t place = u->path[u->level - 1], first = n <= LONGEST ? first_rows[place][n] : 0;
+
+    u->state = COLON;
+    u->row = first > 0 ? find_row(place, first, key, n) : 0;
 }
 
 /* What the value means that is being read; it is of that key. */
@@ -158,6 +181,12 @@ static const struct row *row_of(const struct usage *u)
 static bool is_blank(char c)
 {
     return c == ' ' || c == '\n' || c == '\r' || c == '\t';
+}
+
+/* Of a number, or of true, false and null. */
+static bool is_literal(char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || c == '.';
 }
 
 /* The bytes before `at` are the key of an object with figures, its colon and blanks. */
@@ -215,7 +244,31 @@ static bool may_tell(struct str line)
 
 /* ---- values that are not looked into --------------------------------------------------- */
 
-#define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
+#define SHORT 24
+
+/* Behind a short string, from inside it, if it is at hand as a whole and has no escapes; else NULL. */
+static inline const char *cross_short(const char *p, const char *end)
+{
+#ifdef JSON_EIGHTS
+    if (end - p >= SHORT) {
+        for (int i = 0; i < SHORT / 8; i++, p += 8) {
+            uint64_t w, stops;
+            memcpy(&w, p, sizeof w);
+            stops = json_any_zero(w ^ JSON_EACH('"')) | json_any_zero(w ^ JSON_EACH('\\'));
+            if (stops) {
+                p += (unsigned)__builtin_ctzll(stops) >> 3;
+                return *p == '"' ? p + 1 : NULL;
+            }
+        }
+        return NULL;
+    }
+#endif
+    const char *const far = end - p > SHORT ? p + SHORT : end;
+    while (p < far && *p != '"' && *p != '\\') {
+        p++;
+    }
+    return p < far && *p == '"' ? p + 1 : NULL;
+}
 
 /* A quote, a bracket or one of six other bytes is among these eight. */
 static bool any_special(const char *p)
@@ -223,9 +276,9 @@ static bool any_special(const char *p)
     uint64_t w;
 
     memcpy(&w, p, sizeof w);
-    const uint64_t quote = w ^ EACH(0x22),
-                   bracket = (w & EACH(0xd9)) ^ EACH(0x59); /* [ ] { } are alike in these bits */
-    return (((quote - EACH(0x01)) & ~quote) | ((bracket - EACH(0x01)) & ~bracket)) & EACH(0x80);
+    const uint64_t quote = w ^ JSON_EACH(0x22),
+                   bracket = (w & JSON_EACH(0xd9)) ^ JSON_EACH(0x59); /* [ ] { } are alike in these bits */
+    return (((quote - JSON_EACH(0x01)) & ~quote) | ((bracket - JSON_EACH(0x01)) & ~bracket)) & JSON_EACH(0x80);
 }
 
 static const char *skip_nested(struct usage *u, const char *p, const char *end)
@@ -235,13 +288,16 @@ static const char *skip_nested(struct usage *u, const char *p, const char *end)
     while (p < end && depth > 0) {
         const char c = *p++;
         if (c == '"') {
-            const char *const near = end - p > 24 ? p + 24 : end, *const to = json_plain_end(p, near);
-            if (to < near && *to == '"') { /* most keys are short */
-                p = to + 1;
+            const char *const behind = cross_short(p, end);
+            if (behind) { /* most keys are short */
+                p = behind;
                 continue;
             }
             u->in_string = true;
             break;
+        }
+        if (c == ',' || c == ':') {
+            continue;
         }
         if (c == '{' || c == '[') {
             depth++;
@@ -251,7 +307,7 @@ static const char *skip_nested(struct usage *u, const char *p, const char *end)
             }
         } else if (c == '}' || c == ']') {
             depth--;
-        } else {
+        } else { /* in a number, a literal or blanks */
             while (end - p >= 8 && !any_special(p)) {
                 p += 8;
             }
@@ -481,28 +537,93 @@ static inline void structure_byte(struct usage *u, char c)
     }
 }
 
-/* The bytes between strings, numbers and values that are crossed; also keys that are at hand as a whole. */
+/* A string that is at hand as a whole, is short and has no escapes. true: it is crossed. */
+static bool take_string(struct usage *u, const char **p, const char *end)
+{
+    const char *const text = *p + 1, *const behind = cross_short(text, end);
+
+    if (!behind) {
+        return false;
+    }
+    if (!u->named && u->row > 0 && row_of(u)->meaning == NAME) {
+        const size_t n = (size_t)(behind - 1 - text);
+        if (memchr(text, '\0', n)) {
+            return false;
+        }
+        memcpy(u->model, text, n);
+        u->model[n] = '\0';
+        u->text_n = (uint8_t)n;
+        end_model(u);
+    }
+    *p = behind;
+    return true;
+}
+
+/* A small count that is at hand as a whole. true: it is taken. */
+static bool take_count(struct usage *u, const char **p, const char *end)
+{
+    const char *to = *p;
+    uint64_t number = 0;
+
+    if (u->row == 0 || row_of(u)->meaning != COUNT) {
+        return false;
+    }
+    for (; to < end && to - *p < 15 && *to >= '0' && *to <= '9'; to++) {
+        number = number * 10 + (unsigned)(*to - '0');
+    }
+    if (to == *p || to == end || (*to != ',' && *to != '}')) {
+        return false;
+    }
+    u->number = number;
+    end_number(u);
+    *p = to;
+    return true;
+}
+
+/*
+ * A member whose key is at hand as a whole, and its value as far as that is short; the rest is left to the automaton.
+ * NULL: the key is not.
+ */
+static const char *take_member(struct usage *u, const char *p, const char *end)
+{
+    const char *const key = p + 1, *const behind = cross_short(key, end);
+
+    if (!behind || end - behind < 3 || *behind != ':') {
+        return NULL;
+    }
+    end_key(u, key, (size_t)(behind - 1 - key));
+    p = behind + 1 + (behind[1] == ' ');
+    u->state = VALUE;
+    if (*p == '"' ? take_string(u, &p, end) : take_count(u, &p, end)) {
+        u->state = AFTER;
+    } else {
+        structure_byte(u, *p++);
+        if (u->state == SKIP) {
+            p = skip(u, p, end);
+        }
+        while (u->state == AFTER && p < end && is_literal(*p)) {
+            p++;
+        }
+    }
+    if (u->state == AFTER && p < end && *p == ',') {
+        u->state = KEY;
+        p++;
+    }
+    return p;
+}
+
+/* The bytes between strings, numbers and values that are crossed; also members that are at hand. */
 static const char *take_structure(struct usage *u, const char *p, const char *end)
 {
     const unsigned structure = 1u << START | 1u << KEY | 1u << COLON | 1u << VALUE | 1u << AFTER;
 
     while (p < end && (1u << u->state & structure)) {
-        const char *key = p + 1, *to;
-        if (u->state == KEY && *p == '"') {
-            to = json_plain_end(key, end);
-            if (end - to > 2 && to[0] == '"' && to[1] == ':') {
-                end_key(u, key, (size_t)(to - key));
-                u->state = VALUE;
-                p = to + 2;
-                to = u->row == 0 && *p == '"' ? json_plain_end(p + 1, end) : end;
-                if (to < end && *to == '"') { /* a short text that means nothing */
-                    u->state = AFTER;
-                    p = to + 1;
-                }
-                continue;
-            }
+        const char *behind = u->state == KEY && *p == '"' ? take_member(u, p, end) : NULL;
+        if (behind) {
+            p = behind;
+        } else {
+            structure_byte(u, *p++);
         }
-        structure_byte(u, *p++);
     }
     return p;
 }
@@ -589,8 +710,11 @@ static void feed_events(struct usage *u, struct str in)
 
 void usage_start(struct usage *u, enum usage_kind kind)
 {
-    if (lengths[STATS] == 0) {
+    static bool noted;
+
+    if (!noted) {
         note_lengths();
+        noted = true;
     }
     memset(u, 0, sizeof *u);
     u->kind = (uint8_t)kind;
