@@ -2,9 +2,11 @@
 import os
 
 import world
-from table import at_least, at_most
+from table import at_least, at_most, limit
 
 SECONDS = 1 if world.QUICK else 3
+SEEING_ROUNDS = 1 if world.QUICK else 7
+SEEING_MOST = 3
 CONNECTIONS = (32,) if world.QUICK else (32, 256)
 
 # Without a function for each request or reply wrk costs the least.
@@ -38,6 +40,16 @@ def script(bench, headers=""):
     return world.write(bench.folder, "chat.lua", SCRIPT.format(path=world.CHAT_PATH, body=world.CHAT, headers=headers))
 
 
+def seeing(bench, table):
+    """What it costs to read tokens from replies and to count: beside an olla that does neither."""
+    with bench.proxies("olla", "blind") as proxies:
+        text = script(bench)
+        found = world.rounds(proxies, lambda p: wrk(bench, p, text, "plain", 32), SEEING_ROUNDS)
+    shares = [(1 - without["cpu"] / whole["cpu"]) * 100 for whole, without in zip(found["olla"], found["blind"])]
+    table.row("32 connections: of the CPU, to read tokens and to count", "%", {"olla": [{"share": share} for share in shares]}, "share",
+              limit(SEEING_MOST, f"{SEEING_MOST} %"))
+
+
 def measure(bench, table):
     table.section("chat requests of 150 bytes, replies of 300, keep-alive (wrk)")
     for name, headers, kind, config, goal in (
@@ -53,3 +65,4 @@ def measure(bench, table):
         for log in ("nginx-access.log", "olla-access.log", "haproxy.out"):
             if os.path.exists(os.path.join(bench.folder, log)):
                 os.remove(os.path.join(bench.folder, log))
+    seeing(bench, table)

@@ -7,6 +7,7 @@ outlives the run.
 import atexit
 import contextlib
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -370,15 +371,29 @@ class World:
             raise Missing(f"{name}.c does not compile: {built.stderr.strip()[:300]}")
         return program
 
-    def build(self, name, flags):
+    def build(self, name, flags, variable="CPPFLAGS"):
         """An olla with other limits, in a folder of its own that the next run finds."""
         folder = os.path.join(TOP, "build", "bench", name)
         note(f"building olla with {flags}")
-        done = subprocess.run(["make", "-s", "-C", TOP, f"-j{len(PROCESSORS)}", f"BUILD={os.path.relpath(folder, TOP)}", f"CPPFLAGS={flags}",
+        done = subprocess.run(["make", "-s", "-C", TOP, f"-j{len(PROCESSORS)}", f"BUILD={os.path.relpath(folder, TOP)}", f"{variable}={flags}",
                                os.path.relpath(folder, TOP) + "/olla"], capture_output=True, text=True, timeout=600, check=False)
         if done.returncode != 0:
             raise Missing(f"olla does not build with {flags}: {done.stderr.strip()[-300:]}")
         return os.path.join(folder, "olla")
+
+    def build_blind(self):
+        """An olla that neither reads tokens nor counts requests: see blind.c."""
+        source = os.path.join(HERE, "blind.c")
+        with open(source, encoding="utf-8") as file:
+            names = re.findall(r"^\S.*\b__wrap_(\w+)\(.*;$", file.read(), re.M)
+        folder = os.path.join(TOP, "build", "bench")
+        os.makedirs(folder, exist_ok=True)
+        left_out = os.path.join(folder, "blind.o")
+        built = subprocess.run(shlex.split(os.environ.get("CC", "cc")) + ["-O2", "-std=c99", "-D_POSIX_C_SOURCE=200809L", "-c", "-o", left_out, source],
+                               capture_output=True, text=True, timeout=120, check=False)
+        if built.returncode != 0:
+            raise Missing(f"blind.c does not compile: {built.stderr.strip()[:300]}")
+        return self.build("blind", " ".join([f"-Wl,--wrap={name}" for name in names] + [left_out]), "LDFLAGS")
 
     def certificate(self):
         key, cert = os.path.join(self.folder, "key.pem"), os.path.join(self.folder, "cert.pem")
@@ -402,18 +417,18 @@ class World:
         command = [find("haproxy"), "-q", "-db", "-f", conf]
         return Process("haproxy", command, ports, self.folder, PROXY_PROCESSOR).wait_ready(ports["plain"], chat_request())
 
-    def start_olla(self, text=OLLA, program=None):
+    def start_olla(self, text=OLLA, program=None, name="olla"):
         """Ready when it serves the model: its first probes are over then."""
         ports = {kind: free_port() for kind in ("plain", "tls")}
-        conf = write(self.folder, "olla.ini", text.format(folder=self.folder, key=KEY, **ports, **self.backend_ports))
+        conf = write(self.folder, f"{name}.ini", text.format(folder=self.folder, key=KEY, **ports, **self.backend_ports))
         ports["full"] = ports["stream"] = ports["plain"]
-        process = Process("olla", [program or olla_path(), "-c", conf], ports, self.folder, PROXY_PROCESSOR)
+        process = Process(name, [program or olla_path(), "-c", conf], ports, self.folder, PROXY_PROCESSOR)
         return process.wait_ready(ports["plain"], chat_request(f"Authorization: Bearer {KEY}"))
 
     @contextlib.contextmanager
     def proxies(self, *names, olla=OLLA, program=None):
         """The proxies of these names; one that is missing or does not start is told of and left out."""
-        starters = {"olla": lambda: self.start_olla(olla, program), "nginx": self.start_nginx, "haproxy": self.start_haproxy}
+        starters = {"olla": lambda: self.start_olla(olla, program), "blind": lambda: self.start_olla(olla, self.build_blind(), "blind"), "nginx": self.start_nginx, "haproxy": self.start_haproxy}
         running = []
         try:
             for name in names:
