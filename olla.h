@@ -92,8 +92,10 @@
 #define OLLA_MAX_HEADERS 128
 #endif
 
-/* Request bodies that do not fit behind their head but stay in memory:
- * OLLA_BODY_BLOCK bytes each. Larger ones, or more of them, go to the spool. */
+/* Request bodies that do not fit behind their head but stay in memory: in
+ * blocks of OLLA_BODY_BLOCK bytes, one body in at most four of them, and in
+ * more than one only while half of all are free (body.h). The others go to the
+ * spool. */
 #ifndef OLLA_BODY_BLOCK
 #define OLLA_BODY_BLOCK 65536
 #endif

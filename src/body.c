@@ -38,16 +38,31 @@ void body_init(void)
     body_pool();
 }
 
+static bool write_all(int fd, const struct body *b)
+{
+    for (uint64_t at = 0; at < b->n;) {
+        struct str s = body_at(b, at);
+        if (plat_spool_write(fd, at, s.p, s.n) != OLLA_OK) {
+            return false;
+        }
+        at += s.n;
+    }
+    return true;
+}
+
+static void put_blocks(struct body *b)
+{
+    while (b->blocks_n > 0) {
+        pool_put(POOL_BODY, b->blocks[--b->blocks_n]);
+    }
+}
+
 static enum body_error to_file(struct body *b, const char *spool_dir)
 {
     static uint64_t warned;
-    struct body old = *b;
 
-    if (spool_dir[0] == '\0') {
-        return BODY_NO_SPOOL;
-    }
     int fd = plat_spool_open(spool_dir);
-    if (fd < 0 || (old.n > 0 && plat_spool_write(fd, 0, old.mem, (size_t)old.n) != OLLA_OK)) {
+    if (fd < 0 || !write_all(fd, b)) {
         bool full = plat_error() == PLAT_FAIL_NO_SPACE;
         if (log_allowed(&warned, plat_now_ms())) {
             log_line(LOG_ERROR, "cannot spool a request body", "spool_dir", str_of(spool_dir), "error",
@@ -58,42 +73,79 @@ static enum body_error to_file(struct body *b, const char *spool_dir)
         }
         return full ? BODY_SPOOL_FULL : BODY_SPOOL_ERROR;
     }
-    if (old.home == BODY_BLOCK) {
-        pool_put(POOL_BODY, old.mem);
-    }
+    put_blocks(b);
     b->home = BODY_FILE;
     b->mem = NULL;
     b->fd = fd;
     return BODY_OK;
 }
 
+/* Takes blocks until there is room for `wanted` bytes. */
+static bool take_blocks(struct body *b, uint64_t wanted)
+{
+    while (wanted > (uint64_t)b->blocks_n * OLLA_BODY_BLOCK) {
+        bool may = b->blocks_n == 0 ||
+                   (b->blocks_n < BODY_MOST_BLOCKS && pool_free_count(POOL_BODY) > POOL_SIZE_BODY / 2);
+        char *block = may ? pool_get_raw(POOL_BODY) : NULL;
+        if (!block) {
+            return false;
+        }
+        b->blocks[b->blocks_n++] = block;
+    }
+    return true;
+}
+
+/* Of a body that is in BLOCKS, as many of them as there is room for. */
+static size_t fill_blocks(struct body *b, const char *p, size_t n)
+{
+    size_t done = 0;
+
+    while (done < n && b->n < (uint64_t)b->blocks_n * OLLA_BODY_BLOCK) {
+        size_t in = (size_t)(b->n % OLLA_BODY_BLOCK), room = OLLA_BODY_BLOCK - in;
+        size_t part = n - done < room ? n - done : room;
+        memcpy(b->blocks[b->n / OLLA_BODY_BLOCK] + in, p + done, part);
+        b->n += part;
+        done += part;
+    }
+    return done;
+}
+
+static enum body_error no_room(struct body *b, uint64_t wanted, const char *spool_dir)
+{
+    if (spool_dir[0] != '\0') {
+        return to_file(b, spool_dir);
+    }
+    return wanted > BODY_MOST ? BODY_NO_SPOOL : BODY_BUSY;
+}
+
 enum body_error body_move_out(struct body *b, uint64_t expected, const char *spool_dir)
 {
-    char *block = expected <= OLLA_BODY_BLOCK ? pool_get_raw(POOL_BODY) : NULL;
-    if (!block) {
-        enum body_error err = to_file(b, spool_dir);
-        return err == BODY_NO_SPOOL && expected <= OLLA_BODY_BLOCK ? BODY_BUSY : err;
+    const struct str had = {b->mem, (size_t)b->n};
+    const uint64_t wanted = expected > had.n ? expected : had.n > 0 ? had.n : 1;
+
+    if (wanted > BODY_MOST || !take_blocks(b, wanted)) {
+        put_blocks(b);
+        return no_room(b, wanted, spool_dir);
     }
-    if (b->n > 0) {
-        memcpy(block, b->mem, (size_t)b->n);
-    }
-    b->home = BODY_BLOCK;
-    b->mem = block;
+    b->home = BODY_BLOCKS;
+    b->mem = NULL;
+    b->n = 0;
+    (void)fill_blocks(b, had.p, had.n);
     return BODY_OK;
 }
 
 enum body_error body_append(struct body *b, const char *p, size_t n, const char *spool_dir)
 {
-    if (b->home == BODY_BLOCK && n > OLLA_BODY_BLOCK - b->n) {
-        enum body_error err = to_file(b, spool_dir);
+    if (b->home == BODY_BLOCKS) {
+        const uint64_t wanted = b->n + n;
+        if (wanted <= BODY_MOST && take_blocks(b, wanted)) {
+            (void)fill_blocks(b, p, n);
+            return BODY_OK;
+        }
+        enum body_error err = no_room(b, wanted, spool_dir);
         if (err != BODY_OK) {
             return err;
         }
-    }
-    if (b->home == BODY_BLOCK) {
-        memcpy(b->mem + b->n, p, n);
-        b->n += n;
-        return BODY_OK;
     }
     forget_window(b->fd);
     if (plat_spool_write(b->fd, b->n, p, n) != OLLA_OK) {
@@ -105,12 +157,19 @@ enum body_error body_append(struct body *b, const char *p, size_t n, const char 
 
 struct str body_at(const struct body *b, uint64_t at)
 {
+    if (at >= b->n) {
+        return STR("");
+    }
+    const uint64_t left = b->n - at;
+    if (b->home == BODY_BLOCKS) {
+        size_t in = (size_t)(at % OLLA_BODY_BLOCK), room = OLLA_BODY_BLOCK - in;
+        return (struct str){b->blocks[at / OLLA_BODY_BLOCK] + in, left < room ? (size_t)left : room};
+    }
     if (b->home != BODY_FILE) {
-        return (struct str){b->mem + at, (size_t)(b->n - at)};
+        return (struct str){b->mem + at, (size_t)left};
     }
     bool there = window.there && window.fd == b->fd && at >= window.from && at < window.from + window.n;
     if (!there) {
-        uint64_t left = b->n - at;
         size_t wanted = left < sizeof(window.bytes) ? (size_t)left : sizeof(window.bytes);
         long n = plat_spool_read(b->fd, at, window.bytes, wanted);
         window.there = true;
@@ -124,9 +183,8 @@ struct str body_at(const struct body *b, uint64_t at)
 
 void body_free(struct body *b)
 {
-    if (b->home == BODY_BLOCK) {
-        pool_put(POOL_BODY, b->mem);
-    } else if (b->home == BODY_FILE) {
+    put_blocks(b);
+    if (b->home == BODY_FILE) {
         forget_window(b->fd);
         plat_close(b->fd);
     }

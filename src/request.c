@@ -114,14 +114,15 @@ static void body_failed(struct exchange *x, enum body_error err)
         [BODY_OK] = {500, "", ""},
         [BODY_NO_SPOOL] = {413, "request_too_large",
                            "Request body too large: it does not fit in memory and proxy.spool_dir is not set"},
-        [BODY_BUSY] = {503, "out_of_buffers", "all body buffers are in use and proxy.spool_dir is not set, try again"},
+        [BODY_BUSY] = {503, "out_of_buffers",
+                       "too many body buffers are in use and proxy.spool_dir is not set, try again"},
         [BODY_SPOOL_FULL] = {507, "spool_full", "the disk that holds proxy.spool_dir is full"},
         [BODY_SPOOL_ERROR] = {507, "spool_error", "proxy.spool_dir cannot be written, see the log"},
     };
     if (err == BODY_NO_SPOOL) {
         static struct log_limit hit;
         log_limit(&hit, net_now(), "a request body does not fit in memory and may not go to disk, answered with 413",
-                  "OLLA_BODY_BLOCK (proxy.spool_dir is not set)", OLLA_BODY_BLOCK);
+                  "OLLA_BODY_BLOCK, OLLA_MAX_BODY_BLOCKS (proxy.spool_dir is not set)", BODY_MOST);
     }
     reply_refuse(x, answers[err].status, answers[err].code, answers[err].message);
     x->who = err == BODY_NO_SPOOL ? END_PROXY : END_RESOURCE;

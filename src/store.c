@@ -11,7 +11,7 @@
 #include "pool.h"
 
 /* So many bytes are expected that no block would do. */
-#define NO_BLOCK (OLLA_BODY_BLOCK + 1)
+#define NO_BLOCK (BODY_MOST + 1)
 
 bool store_add(void *store, const char *p, size_t n)
 {

@@ -24,7 +24,8 @@
 #include "../../src/pool.h"
 
 #define BLOCK   ((size_t)OLLA_BODY_BLOCK)
-#define LARGEST (3 * BLOCK + 100)
+#define MOST    ((size_t)BODY_MOST)
+#define LARGEST (MOST + 2 * BLOCK + 100)
 #define SPOOL   "/tmp"
 
 static char bytes[LARGEST]; /* what every body begins with */
@@ -78,7 +79,7 @@ static int setup(void **state)
     return 0;
 }
 
-/* The bytes from `at` on are right; all of them if they are in memory, else a part. */
+/* The bytes from `at` on are right: all to the end of a block, or of a buffer; of a file a part. */
 static void check_at(const struct body *b, uint64_t at)
 {
     struct str s = body_at(b, at);
@@ -86,6 +87,8 @@ static void check_at(const struct body *b, uint64_t at)
     assert_non_null(s.p);
     if (b->home == BODY_FILE) {
         assert_in_range(s.n, 1, left < BLOCK ? left : BLOCK);
+    } else if (b->home == BODY_BLOCKS) {
+        assert_int_equal(s.n, left < BLOCK - at % BLOCK ? left : BLOCK - at % BLOCK);
     } else {
         assert_int_equal(s.n, left);
     }
@@ -130,8 +133,14 @@ static void append_to(struct body *b, size_t size, size_t part)
     }
 }
 
-static const size_t sizes[] = {
-    0, 1, 2, 100, OLLA_BUF_SIZE, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK + 1, LARGEST};
+static const size_t sizes[] = {0,         1,         2,        100,  OLLA_BUF_SIZE, BLOCK - 1,    BLOCK,
+                               BLOCK + 1, 2 * BLOCK, MOST - 1, MOST, MOST + 1,      MOST + BLOCK, LARGEST};
+
+/* At least one, once it is not inline. */
+static size_t blocks_for(size_t n)
+{
+    return n > 0 ? (n + BLOCK - 1) / BLOCK : 1;
+}
 
 /* ---- homes ----------------------------------------------------------------------- */
 
@@ -156,10 +165,11 @@ static void test_move_out_by_expected_size(void **state)
         for (size_t k = 0; k < OLLA_COUNT(had); k++) {
             struct body b = inline_body(had[k]);
             assert_int_equal(body_move_out(&b, sizes[i], SPOOL), BODY_OK);
-            assert_int_equal(b.home, sizes[i] <= BLOCK ? BODY_BLOCK : BODY_FILE);
+            const size_t wanted = sizes[i] > had[k] ? sizes[i] : had[k];
+            assert_int_equal(b.home, wanted <= MOST ? BODY_BLOCKS : BODY_FILE);
             assert_true(b.n == had[k] && b.mem != bytes);
             check_all(&b);
-            assert_int_equal(pool_stats(POOL_BODY)->used, b.home == BODY_BLOCK);
+            assert_int_equal(pool_stats(POOL_BODY)->used, b.home == BODY_BLOCKS ? blocks_for(wanted) : 0);
             body_free(&b);
             assert_int_equal(b.home, BODY_NONE);
         }
@@ -184,7 +194,8 @@ static void test_growth(void **state)
             assert_int_equal(body_move_out(&b, known ? sizes[i] : 0, SPOOL), BODY_OK);
             append_to(&b, sizes[i], part);
             assert_true(b.n == sizes[i]);
-            assert_int_equal(b.home, sizes[i] <= BLOCK ? BODY_BLOCK : BODY_FILE);
+            assert_int_equal(b.home, sizes[i] <= MOST ? BODY_BLOCKS : BODY_FILE);
+            assert_int_equal(pool_stats(POOL_BODY)->used, b.home == BODY_BLOCKS ? blocks_for(sizes[i]) : 0);
             check_all(&b);
             body_free(&b);
         }
@@ -213,20 +224,24 @@ static void test_one_after_the_other(void **state)
     body_free(&b);
 }
 
-/* Byte by byte over the boundary, read back after every step. */
+/* Byte by byte over the boundaries, read back after every step. */
 static void test_over_the_boundary(void **state)
 {
     (void)state;
     struct body b = inline_body(0);
     assert_int_equal(body_move_out(&b, 0, SPOOL), BODY_OK);
-    append_to(&b, BLOCK - 5, BLOCK);
-    while (b.n < BLOCK + 5) {
-        append_to(&b, (size_t)b.n + 1, 1);
-        assert_int_equal(b.home, b.n <= BLOCK ? BODY_BLOCK : BODY_FILE); /* it only moves upwards, and not too early */
-        assert_int_equal(pool_stats(POOL_BODY)->used, b.home == BODY_BLOCK);
-        check_at(&b, 0);
-        check_at(&b, b.n - 1);
-        check_at(&b, b.n / 2);
+    for (size_t edge = BLOCK; edge <= MOST + BLOCK; edge += BLOCK) {
+        append_to(&b, edge - 5, BLOCK);
+        while (b.n < edge + 5) {
+            append_to(&b, (size_t)b.n + 1, 1);
+            assert_int_equal(b.home,
+                             b.n <= MOST ? BODY_BLOCKS : BODY_FILE); /* it only moves upwards, and not too early */
+            assert_int_equal(pool_stats(POOL_BODY)->used, b.home == BODY_BLOCKS ? blocks_for((size_t)b.n) : 0);
+            check_at(&b, 0);
+            check_at(&b, b.n - 1);
+            check_at(&b, b.n / 2);
+            assert_int_equal(body_at(&b, b.n).n, 0);
+        }
     }
     check_all(&b);
     body_free(&b);
@@ -267,12 +282,13 @@ static void test_blocks_all_taken(void **state)
     for (size_t i = 0; i < OLLA_COUNT(all); i++) {
         all[i] = inline_body(i);
         assert_int_equal(body_move_out(&all[i], 0, ""), BODY_OK);
-        assert_int_equal(all[i].home, BODY_BLOCK);
+        assert_int_equal(all[i].home, BODY_BLOCKS);
     }
     struct body b = inline_body(10);
     assert_int_equal(body_move_out(&b, 0, ""), BODY_BUSY);
     assert_int_equal(body_move_out(&b, BLOCK, ""), BODY_BUSY);
-    assert_int_equal(body_move_out(&b, BLOCK + 1, ""), BODY_NO_SPOOL);
+    assert_int_equal(body_move_out(&b, MOST, ""), BODY_BUSY);
+    assert_int_equal(body_move_out(&b, MOST + 1, ""), BODY_NO_SPOOL);
     assert_int_equal(b.home, BODY_INLINE);
     check_all(&b);
     assert_int_equal(body_move_out(&b, 0, SPOOL), BODY_OK); /* small as it is, the file takes it */
@@ -287,6 +303,66 @@ static void test_blocks_all_taken(void **state)
     b = inline_body(10);
     assert_int_equal(body_move_out(&b, 0, ""), BODY_OK);
     body_free(&b);
+}
+
+/* More than one block only while half of all are free: a large body does not take the last ones. */
+static void test_many_blocks_for_few(void **state)
+{
+    struct body large = inline_body(10), second = inline_body(10), third = inline_body(10), small = inline_body(10);
+    (void)state;
+
+    assert_int_equal(body_move_out(&large, MOST, ""), BODY_OK);
+    assert_int_equal(pool_stats(POOL_BODY)->used, BODY_MOST_BLOCKS);
+    assert_int_equal(body_move_out(&second, BLOCK + 1, ""), BODY_BUSY);
+    assert_int_equal(second.home, BODY_INLINE);
+    assert_int_equal(body_move_out(&second, BLOCK + 1, SPOOL), BODY_OK);
+    assert_int_equal(second.home, BODY_FILE);
+    assert_int_equal(body_move_out(&third, 0, ""), BODY_OK);
+    append_to(&third, BLOCK, 5000);
+    assert_int_equal(third.home, BODY_BLOCKS);
+    assert_int_equal(body_append(&third, bytes + BLOCK, 1, ""), BODY_BUSY);
+    check_all(&third);
+    append_to(&third, BLOCK + 1, 1);
+    assert_int_equal(third.home, BODY_FILE);
+    check_all(&third);
+    assert_int_equal(body_move_out(&small, BLOCK, ""), BODY_OK);
+    assert_int_equal(pool_stats(POOL_BODY)->used, BODY_MOST_BLOCKS + 1);
+    body_free(&large);
+    append_to(&small, MOST, 5000);
+    assert_int_equal(small.home, BODY_BLOCKS);
+    check_all(&small);
+    body_free(&second);
+    body_free(&third);
+    body_free(&small);
+}
+
+/* Whichever block of several cannot be had: all that were taken are given back, or hold what they held. */
+static void test_failed_get_of_several(void **state)
+{
+    (void)state;
+
+    for (unsigned i = 1; i <= BODY_MOST_BLOCKS; i++) {
+        struct body b = inline_body(10);
+        pool_fail_at(POOL_BODY, i);
+        assert_int_equal(body_move_out(&b, MOST, ""), BODY_BUSY);
+        assert_int_equal(pool_stats(POOL_BODY)->used, 0);
+        check_all(&b);
+        pool_fail_at(POOL_BODY, i);
+        assert_int_equal(body_move_out(&b, MOST, SPOOL), BODY_OK);
+        assert_int_equal(b.home, BODY_FILE);
+        body_free(&b);
+        b = inline_body(10);
+        assert_int_equal(body_move_out(&b, 0, SPOOL), BODY_OK);
+        if (i < BODY_MOST_BLOCKS) {
+            append_to(&b, i * BLOCK - 1, 997);
+            pool_fail_at(POOL_BODY, 1);
+            append_to(&b, i * BLOCK + 1, 2);
+            assert_int_equal(b.home, BODY_FILE);
+        }
+        append_to(&b, MOST, 10000);
+        check_all(&b);
+        body_free(&b);
+    }
 }
 
 static void test_failed_get(void **state)
@@ -304,24 +380,24 @@ static void test_failed_get(void **state)
     body_free(&b);
 }
 
-/* Without a usable spool a block fills up to its last byte; what is there stays readable. */
+/* Without a usable spool the blocks fill up to the last byte; what is there stays readable. */
 static void no_spool(const char *dir, enum body_error want)
 {
     struct body b = inline_body(100);
-    assert_int_equal(body_move_out(&b, BLOCK + 1, dir), want);
+    assert_int_equal(body_move_out(&b, MOST + 1, dir), want);
     assert_int_equal(b.home, BODY_INLINE);
     assert_int_equal(body_move_out(&b, 0, dir), BODY_OK);
-    while (b.n < BLOCK) {
-        size_t n = BLOCK - (size_t)b.n < 5000 ? BLOCK - (size_t)b.n : 5000;
+    while (b.n < MOST) {
+        size_t n = MOST - (size_t)b.n < 5000 ? MOST - (size_t)b.n : 5000;
         assert_int_equal(body_append(&b, bytes + b.n, n, dir), BODY_OK);
     }
     for (int i = 0; i < 3; i++) {
         assert_int_equal(body_append(&b, bytes, 1, dir), want);
-        assert_int_equal(b.home, BODY_BLOCK);
-        assert_true(b.n == BLOCK);
+        assert_int_equal(b.home, BODY_BLOCKS);
+        assert_true(b.n == MOST);
         check_all(&b);
     }
-    assert_int_equal(body_append(&b, bytes + BLOCK, 1, SPOOL), BODY_OK); /* a reload has named a directory */
+    assert_int_equal(body_append(&b, bytes + MOST, 1, SPOOL), BODY_OK); /* a reload has named a directory */
     check_all(&b);
     body_free(&b);
 }
@@ -344,7 +420,7 @@ static void test_no_descriptor_left(void **state)
     none.rlim_cur = 0;
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
     struct body b = inline_body(100);
-    enum body_error err = body_move_out(&b, BLOCK + 1, SPOOL);
+    enum body_error err = body_move_out(&b, MOST + 1, SPOOL);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
     assert_int_equal(err, BODY_SPOOL_ERROR);
     assert_int_equal(b.home, BODY_INLINE);
@@ -367,7 +443,7 @@ static void test_spool_full(void **state)
         small = was;
         small.rlim_cur = limits[i];
         assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
-        enum body_error moved = body_move_out(&b, BLOCK + 1, SPOOL), added = BODY_OK;
+        enum body_error moved = body_move_out(&b, MOST + 1, SPOOL), added = BODY_OK;
         while (moved == BODY_OK && added == BODY_OK && b.n < LARGEST - 1000) {
             added = body_append(&b, bytes + b.n, 1000, SPOOL);
         }
@@ -386,7 +462,7 @@ static void test_spool_full(void **state)
     signal(SIGXFSZ, SIG_DFL);
 }
 
-/* The block that cannot move to a full disk is still a block. */
+/* Blocks that cannot move to a full disk are still blocks. */
 static void test_spool_full_from_block(void **state)
 {
     struct rlimit was, small;
@@ -395,17 +471,17 @@ static void test_spool_full_from_block(void **state)
 
     signal(SIGXFSZ, SIG_IGN);
     assert_int_equal(body_move_out(&b, 0, SPOOL), BODY_OK);
-    append_to(&b, BLOCK, 8192);
+    append_to(&b, MOST, 8192);
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &was), 0);
     small = was;
     small.rlim_cur = 4096;
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
-    enum body_error err = body_append(&b, bytes + BLOCK, 10, SPOOL);
+    enum body_error err = body_append(&b, bytes + MOST, 10, SPOOL);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &was), 0);
     signal(SIGXFSZ, SIG_DFL);
     assert_int_equal(err, BODY_SPOOL_FULL);
-    assert_int_equal(b.home, BODY_BLOCK);
-    assert_true(b.n == BLOCK);
+    assert_int_equal(b.home, BODY_BLOCKS);
+    assert_true(b.n == MOST);
     check_all(&b);
     append_to(&b, LARGEST, 4096); /* and can go on when there is room again */
     check_all(&b);
@@ -417,8 +493,8 @@ static void test_spool_read_fails(void **state)
     struct body b = inline_body(100);
     (void)state;
 
-    assert_int_equal(body_move_out(&b, BLOCK + 1, SPOOL), BODY_OK);
-    append_to(&b, BLOCK + 1, BLOCK);
+    assert_int_equal(body_move_out(&b, MOST + 1, SPOOL), BODY_OK);
+    append_to(&b, MOST + 1, BLOCK);
     assert_int_equal(ftruncate(b.fd, 50), 0);
     assert_int_equal(body_at(&b, 0).n, 50); /* what there is */
     assert_null(body_at(&b, 50).p);
@@ -435,7 +511,7 @@ static void test_freed_twice(void **state)
 
     body_free(&none);
     for (int file = 0; file < 2; file++) {
-        assert_int_equal(body_move_out(&b, file ? BLOCK + 1 : 0, SPOOL), BODY_OK);
+        assert_int_equal(body_move_out(&b, file ? MOST + 1 : 0, SPOOL), BODY_OK);
         assert_int_equal(open_fds(), fds_before == -1 ? -1 : fds_before + file);
         body_free(&b);
         body_free(&b);
@@ -453,7 +529,7 @@ static void test_many(void **state)
     for (size_t i = 0; i < OLLA_COUNT(all); i++) {
         all[i] = inline_body(i);
         if (i % 4 > 0) {
-            assert_int_equal(body_move_out(&all[i], i % 4 == 3 ? BLOCK + 1 : 0, SPOOL), BODY_OK);
+            assert_int_equal(body_move_out(&all[i], i % 4 == 3 ? MOST + 1 : 0, SPOOL), BODY_OK);
             append_to(&all[i], i % 4 == 2 ? BLOCK + i : 1000 + i, 40000);
         }
     }
@@ -479,6 +555,8 @@ int main(void)
         CASE(test_over_the_boundary),
         CASE(test_two_files),
         CASE(test_blocks_all_taken),
+        CASE(test_many_blocks_for_few),
+        CASE(test_failed_get_of_several),
         CASE(test_failed_get),
         CASE(test_no_spool),
         CASE(test_no_descriptor_left),

@@ -11,7 +11,10 @@
 
 #include <cmocka.h>
 
+#include "../../src/account.h"
+#include "../../src/endpoint.h"
 #include "../../src/ledger.h"
+#include "../../src/meter.h"
 #include "../../src/tally.h"
 
 /* ---- histograms ------------------------------------------------------------------------ */
@@ -189,6 +192,21 @@ static void test_clients_are_bounded(void **state)
     assert_int_equal(ledger_at(0)->clients_n, LEDGER_CLIENTS);
 }
 
+/* ---- memory ------------------------------------------------------------------------------- */
+
+/* All that is remembered to be seen later: at most a page for each endpoint there is room for. */
+static void test_a_page_for_each_endpoint(void **state)
+{
+    const struct endpoint *e = NULL;
+    const size_t own = sizeof e->sum + sizeof e->rate + sizeof e->latency_ms_min + sizeof e->latency_ms_max +
+                       sizeof e->first + sizeof e->whole,
+                 shared = ledger_cost() * OLLA_MAX_LEDGER + meter_cost() * OLLA_MAX_METER + account_cost();
+
+    (void)state;
+    assert_true(ledger_cost() > 0 && meter_cost() > 0 && account_cost() > 0);
+    assert_in_range(own * OLLA_MAX_ENDPOINTS + shared, 1, 4096 * OLLA_MAX_ENDPOINTS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -200,6 +218,7 @@ int main(void)
         cmocka_unit_test(test_ledger),
         cmocka_unit_test(test_ledger_forgets_the_oldest),
         cmocka_unit_test(test_clients_are_bounded),
+        cmocka_unit_test(test_a_page_for_each_endpoint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

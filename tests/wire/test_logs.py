@@ -417,8 +417,8 @@ def plain(proxy, n):
 
 LIMITS = {
     "body": ({"server.request_limits.max_body_size": 1000}, too_large, 413, "server.request_limits.max_body_size", 1000),
-    "no-spool": ({"proxy.spool_dir": '""'}, lambda p, n: p.request("POST", PATH, b"x" * 100000, json_headers()).status, 413,
-                 "OLLA_BODY_BLOCK (proxy.spool_dir is not set)", 65536),
+    "no-spool": ({"proxy.spool_dir": '""'}, lambda p, n: p.request("POST", PATH, b"x" * 300000, json_headers()).status, 413,
+                 "OLLA_BODY_BLOCK, OLLA_MAX_BODY_BLOCKS (proxy.spool_dir is not set)", 4 * 65536),
     "head": ({"server.request_limits.max_header_size": 1024}, long_head, 431, "server.request_limits.max_header_size", 1024),
     "lines": ({}, many_lines, 431, "OLLA_MAX_HEADERS", 128),
     "huge-head": ({}, huge_head, 431, "OLLA_MAX_HEAD", 14848),
