@@ -386,9 +386,16 @@ long plat_write(int fd, const void *p, size_t n)
 
 long plat_writev(int fd, const struct iovec *v, int count)
 {
+    char both[1024];
     struct msghdr msg;
     ssize_t done;
 
+    if (count == 2 &&
+        v[0].iov_len + v[1].iov_len <= sizeof(both)) { /* to copy little is faster than to have it gathered */
+        memcpy(both, v[0].iov_base, v[0].iov_len);
+        memcpy(both + v[0].iov_len, v[1].iov_base, v[1].iov_len);
+        return plat_write(fd, both, v[0].iov_len + v[1].iov_len);
+    }
     memset(&msg, 0, sizeof(msg));
     msg.msg_iov = (struct iovec *)(uintptr_t)v; /* the system only reads it, but its type has no const */
     msg.msg_iovlen = (unsigned short)count;     /* fits both int and size_t, which systems disagree about */

@@ -30,6 +30,9 @@ static struct {
     uint64_t now;
     int64_t wall;         /* 0 = nobody has asked in this turn */
     size_t cold, flowing; /* streams of that heat */
+    /* The hot ones: who became hot first was given something to do, or an answer, first, and mostly speaks first. */
+    struct stream *first, *last;
+    struct stream *next, *end; /* while they are told: who comes next, and after whom it is over */
     struct {
         size_t turns;
         size_t pieces; /* that streams which flow had for their owners */
@@ -41,6 +44,26 @@ static struct {
     uint64_t looked; /* when it was */
 } set;
 
+static void join_hot(struct stream *s)
+{
+    s->before = set.last;
+    s->after = NULL;
+    *(set.last ? &set.last->after : &set.first) = s;
+    set.last = s;
+}
+
+static void leave_hot(struct stream *s)
+{
+    if (s == set.next) {
+        set.next = s == set.end ? NULL : s->after;
+    }
+    if (s == set.end) {
+        set.end = s->before;
+    }
+    *(s->before ? &s->before->after : &set.first) = s->after;
+    *(s->after ? &s->after->before : &set.last) = s->before;
+}
+
 void net_open(struct stream *s, int fd, const struct stream_ops *ops, void *owner)
 {
     assert(set.n < NET_SLOTS);
@@ -51,6 +74,7 @@ void net_open(struct stream *s, int fd, const struct stream_ops *ops, void *owne
     s->phase = NET_PLAIN;
     s->due = s->more = s->wants_r = s->wants_w = s->watched = false;
     s->heat = NET_HOT;
+    join_hot(s);
     s->tls = NULL;
     s->why = NULL;
     set.fds[set.n] = (struct pollfd){.fd = -1};
@@ -91,6 +115,7 @@ void net_close(struct stream *s, enum net_how how)
 void net_forget(struct stream *s)
 {
     net_heat(s, NET_HOT);
+    leave_hot(s);
     set.fds[s->slot].fd = -1;
     set.fds[s->slot].revents = 0;
     set.streams[s->slot] = NULL;
@@ -125,6 +150,11 @@ void net_heat(struct stream *s, enum net_heat heat)
     }
     set.cold += (size_t)(heat == NET_COLD) - (size_t)(s->heat == NET_COLD);
     set.flowing += (size_t)(heat == NET_FLOW) - (size_t)(s->heat == NET_FLOW);
+    if (s->heat == NET_HOT) {
+        leave_hot(s);
+    } else if (heat == NET_HOT) {
+        join_hot(s);
+    }
     s->heat = (uint8_t)heat;
     arm(s);
 }
@@ -483,6 +513,37 @@ static bool pace(void)
     return true;
 }
 
+/* What poll() has said of a slot; once. */
+static short take_events(size_t slot, size_t *left)
+{
+    short events = set.fds[slot].revents;
+
+    if (events != 0) {
+        set.fds[slot].revents = 0;
+        (*left)--;
+    }
+    return events;
+}
+
+/*
+ * The hot ones, as they came: in the order of the slots a stream's turn would come early or late by chance, and with many
+ * of them some requests would take twice as long as others. Who becomes hot meanwhile has its turn when the others had.
+ */
+static void tell_hot(size_t *left, bool more)
+{
+    set.next = set.first;
+    set.end = set.last;
+    while (set.next && (*left > 0 || more)) {
+        struct stream *s = set.next;
+        set.next = s == set.end ? NULL : s->after;
+        short events = take_events((size_t)s->slot, left);
+        if (events != 0 || s->more) {
+            tell(s, events);
+        }
+    }
+    set.next = set.end = NULL;
+}
+
 /*
  * Cold streams are left out until NET_COLD_MS have passed, or nobody else has said anything for so long: then all are
  * asked, for as long as it takes.
@@ -517,17 +578,14 @@ void net_turn(uint64_t wake_at)
     set.looked = set.masked ? set.looked : set.now;
     set.since.turns++;
     set.told = ready > 0 ? (size_t)ready : 0;
-    size_t flowed = set.since.pieces;
-    size_t n = set.n;
-    for (size_t i = 0; i < n && (ready > 0 || more); i++) {
-        short events = set.fds[i].revents;
-        if (events != 0) {
-            ready--;
-            set.fds[i].revents = 0;
-            set.since.pieces += set.streams[i] && set.streams[i]->heat == NET_FLOW;
-        }
-        if (set.streams[i] && (events != 0 || set.streams[i]->more)) {
-            tell(set.streams[i], events);
+    size_t flowed = set.since.pieces, n = set.n, left = set.told;
+    tell_hot(&left, more);
+    for (size_t i = 0; i < n && (left > 0 || more); i++) {
+        struct stream *s = set.streams[i];
+        short events = take_events(i, &left);
+        set.since.pieces += events != 0 && s && s->heat == NET_FLOW;
+        if (s && (events != 0 || (s->more && s->heat != NET_HOT))) {
+            tell(s, events);
         }
     }
     set.since.others += set.told - (set.since.pieces - flowed);
