@@ -68,10 +68,10 @@
 #endif
 
 /* Blocks in the pool, OLLA_BUF_SIZE bytes each. A connection holds one only
- * while bytes wait in it, a request until its reply begins: so 204 requests can wait for their first byte at one time.
+ * while bytes wait in it, a request until its reply begins: so 200 requests can wait for their first byte at one time.
  * When they run out, reading waits; before that, nothing is read for peers that take nothing. */
 #ifndef OLLA_MAX_BUFS
-#define OLLA_MAX_BUFS 220
+#define OLLA_MAX_BUFS 216
 #endif
 
 /* Blocks that only running exchanges may take, so that new requests cannot starve running streams: these need one only

@@ -67,7 +67,7 @@ struct stream {
     bool watched;          /* anything at all is waited for */
     uint8_t heat;
     struct stream *before, *after; /* among the hot ones; NULL = none */
-    struct tls *tls; /* NULL in NET_CONNECTING: there is none, and it will fail */
+    struct tls *tls;               /* NULL in NET_CONNECTING: there is none, and it will fail */
     const char *why; /* it failed (or will): static text, what the other side does; of NET_PLAIN: it should have TLS */
 };
 

@@ -399,10 +399,16 @@ static const char *take_key(struct usage *u, const char *p, const char *end)
     return p;
 }
 
+/* It will stand in log lines. */
+static char harmless(char c)
+{
+    return (unsigned char)c < 0x20 || c == 0x7f ? '?' : c;
+}
+
 static void end_model(struct usage *u)
 {
-    for (char *c = u->model; *c != '\0'; c++) { /* it will stand in log lines */
-        *c = (unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c;
+    for (char *c = u->model; *c != '\0'; c++) {
+        *c = harmless(*c);
     }
     u->named = u->text_n > 0;
     u->state = AFTER;
@@ -547,13 +553,14 @@ static bool take_string(struct usage *u, const char **p, const char *end)
     }
     if (!u->named && u->row > 0 && row_of(u)->meaning == NAME) {
         const size_t n = (size_t)(behind - 1 - text);
-        if (memchr(text, '\0', n)) {
-            return false;
+        for (size_t i = 0; i < n; i++) {
+            if (text[i] == '\0') {
+                return false;
+            }
+            u->model[i] = harmless(text[i]);
         }
-        memcpy(u->model, text, n);
         u->model[n] = '\0';
-        u->text_n = (uint8_t)n;
-        end_model(u);
+        u->named = n > 0;
     }
     *p = behind;
     return true;

@@ -23,6 +23,8 @@ done = function(summary, latency, requests)
 end
 """
 FULL_HEADERS = f'wrk.headers["Authorization"] = "Bearer {world.KEY}"\nwrk.headers["X-Session-ID"] = "conversation-17"\n'
+# Its name, and its headers; to which port of which olla.
+LOADS = (("", "", "plain", world.OLLA), (", everything on", FULL_HEADERS, "full", world.OLLA_FULL))
 
 
 def wrk(bench, process, script, kind, connections, seconds=SECONDS):
@@ -42,18 +44,18 @@ def script(bench, headers=""):
 
 def seeing(bench, table):
     """What it costs to read tokens from replies and to count: beside an olla that does neither."""
-    with bench.proxies("olla", "blind") as proxies:
-        text = script(bench)
-        found = world.rounds(proxies, lambda p: wrk(bench, p, text, "plain", 32), SEEING_ROUNDS)
-    shares = [(1 - without["cpu"] / whole["cpu"]) * 100 for whole, without in zip(found["olla"], found["blind"])]
-    table.row("32 connections: of the CPU, to read tokens and to count", "%", {"olla": [{"share": share} for share in shares]}, "share",
-              limit(SEEING_MOST, f"{SEEING_MOST} %"))
+    for name, headers, kind, config in LOADS:
+        with bench.proxies("olla", "blind", olla=config) as proxies:
+            text = script(bench, headers)
+            found = world.rounds(proxies, lambda p: wrk(bench, p, text, kind, 32), SEEING_ROUNDS)
+        shares = [(1 - without["cpu"] / whole["cpu"]) * 100 for whole, without in zip(found["olla"], found["blind"])]
+        table.row(f"32 connections{name}: of the CPU, to read tokens and to count", "%", {"olla": [{"share": share} for share in shares]},
+                  "share", limit(SEEING_MOST, f"{SEEING_MOST} %"))
 
 
 def measure(bench, table):
     table.section("chat requests of 150 bytes, replies of 300, keep-alive (wrk)")
-    for name, headers, kind, config, goal in (
-            ("", "", "plain", world.OLLA, 0.95), (", everything on", FULL_HEADERS, "full", world.OLLA_FULL, 1.15)):
+    for (name, headers, kind, config), goal in zip(LOADS, (0.95, 1.15)):
         with bench.proxies(*world.ALL, *(["direct"] if not headers else []), olla=config) as proxies:
             for connections in CONNECTIONS:
                 text = script(bench, headers)
