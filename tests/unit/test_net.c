@@ -492,12 +492,71 @@ static void test_heat(void **state)
     }
 }
 
-/* What a random player does: closes itself or others, opens others, changes what it wants. */
+static const struct player *heard[8];
+static unsigned heard_n;
+
+static void hear(struct player *p)
+{
+    eat(p);
+    heard[heard_n++] = p;
+}
+
+/* Closes the next one and the last one, and comes last itself from now on. */
+static void hear_and_stir(struct player *p)
+{
+    hear(p);
+    close_both(&pl[1]);
+    close_both(&pl[2]);
+    net_heat(&p->s, NET_COLD);
+    net_heat(&p->s, NET_HOT);
+}
+
+static void heard_are(const int *players, unsigned n)
+{
+    assert_int_equal(heard_n, n);
+    for (unsigned i = 0; i < n; i++) {
+        assert_ptr_equal(heard[i], &pl[players[i]]);
+    }
+    heard_n = 0;
+}
+
+/* Those who are hot are told in the order in which they became so, whatever their slots; then all others. */
+static void test_order(void **state)
+{
+    static const int hot[] = {4, 1, 5, 0, 2}, later[] = {4, 5, 0, 3}, last[] = {5, 0, 4, 3};
+
+    (void)state;
+    for (int i = 0; i < 6; i++) {
+        open_reader(&pl[i]);
+        pl[i].on_ready = hear;
+        net_heat(&pl[i].s, NET_FLOW);
+    }
+    for (size_t i = 0; i < OLLA_COUNT(hot); i++) {
+        net_heat(&pl[hot[i]].s, NET_HOT);
+        poke(&pl[hot[i]]);
+    }
+    turn();
+    heard_are(hot, OLLA_COUNT(hot));
+    for (int i = 0; i < 6; i++) {
+        poke(&pl[i]);
+    }
+    pl[4].on_ready = hear_and_stir;
+    turn();
+    heard_are(later, OLLA_COUNT(later));
+    pl[4].on_ready = hear;
+    for (size_t i = 0; i < OLLA_COUNT(last); i++) {
+        poke(&pl[last[i]]);
+    }
+    turn();
+    heard_are(last, OLLA_COUNT(last));
+}
+
+/* What a random player does: closes itself or others, opens others, changes what it wants and how hot others are. */
 static void random_deeds(struct player *p)
 {
     struct player *o = &pl[chance(MANY)];
     eat(p);
-    switch (chance(6)) {
+    switch (chance(7)) {
     case 0:
         close_both(p);
         break;
@@ -511,6 +570,9 @@ static void random_deeds(struct player *p)
         break;
     case 3:
         net_want(&p->s, chance(2), false);
+        break;
+    case 4:
+        net_heat(&o->s, chance(2) ? NET_HOT : NET_FLOW);
         break;
     default:
         break;
@@ -652,6 +714,7 @@ int main(void)
         CASE(test_ready_comes_before_expired),
         CASE(test_many_pairs),
         CASE(test_heat),
+        CASE(test_order),
         CASE(test_random_deeds),
         CASE(test_read),
         CASE(test_flush_in_parts),
