@@ -386,12 +386,11 @@ long plat_write(int fd, const void *p, size_t n)
 
 long plat_writev(int fd, const struct iovec *v, int count)
 {
-    char both[1024];
+    char both[1024]; /* little is copied faster than the system gathers it */
     struct msghdr msg;
     ssize_t done;
 
-    if (count == 2 &&
-        v[0].iov_len + v[1].iov_len <= sizeof(both)) { /* to copy little is faster than to have it gathered */
+    if (count == 2 && v[0].iov_len + v[1].iov_len <= sizeof(both)) {
         memcpy(both, v[0].iov_base, v[0].iov_len);
         memcpy(both + v[0].iov_len, v[1].iov_base, v[1].iov_len);
         return plat_write(fd, both, v[0].iov_len + v[1].iov_len);

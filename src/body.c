@@ -95,19 +95,15 @@ static bool take_blocks(struct body *b, uint64_t wanted)
     return true;
 }
 
-/* Of a body that is in BLOCKS, as many of them as there is room for. */
-static size_t fill_blocks(struct body *b, const char *p, size_t n)
+/* There is room for all of s in the blocks. */
+static void fill_blocks(struct body *b, struct str s)
 {
-    size_t done = 0;
-
-    while (done < n && b->n < (uint64_t)b->blocks_n * OLLA_BODY_BLOCK) {
-        size_t in = (size_t)(b->n % OLLA_BODY_BLOCK), room = OLLA_BODY_BLOCK - in;
-        size_t part = n - done < room ? n - done : room;
-        memcpy(b->blocks[b->n / OLLA_BODY_BLOCK] + in, p + done, part);
-        b->n += part;
-        done += part;
+    while (s.n > 0) {
+        size_t in = (size_t)(b->n % OLLA_BODY_BLOCK), room = OLLA_BODY_BLOCK - in, n = s.n < room ? s.n : room;
+        memcpy(b->blocks[b->n / OLLA_BODY_BLOCK] + in, s.p, n);
+        b->n += n;
+        s = str_skip(s, n);
     }
-    return done;
 }
 
 static enum body_error no_room(struct body *b, uint64_t wanted, const char *spool_dir)
@@ -130,7 +126,7 @@ enum body_error body_move_out(struct body *b, uint64_t expected, const char *spo
     b->home = BODY_BLOCKS;
     b->mem = NULL;
     b->n = 0;
-    (void)fill_blocks(b, had.p, had.n);
+    fill_blocks(b, had);
     return BODY_OK;
 }
 
@@ -139,7 +135,7 @@ enum body_error body_append(struct body *b, const char *p, size_t n, const char 
     if (b->home == BODY_BLOCKS) {
         const uint64_t wanted = b->n + n;
         if (wanted <= BODY_MOST && take_blocks(b, wanted)) {
-            (void)fill_blocks(b, p, n);
+            fill_blocks(b, (struct str){p, n});
             return BODY_OK;
         }
         enum body_error err = no_room(b, wanted, spool_dir);

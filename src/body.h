@@ -50,9 +50,9 @@ enum body_error body_move_out(struct body *b, uint64_t expected, const char *spo
 enum body_error body_append(struct body *b, const char *p, size_t n, const char *spool_dir);
 
 /*
- * The bytes from `at` on, as many as are at hand in one piece: to the end of a block (a file's come
- * through a window shared by all: use them before the next call).
- * An empty slice with p == NULL: reading the spool failed.
+ * The bytes from `at` on, as many as are at hand in one piece: to the end of
+ * a block; a file's come through a window shared by all, use them before the
+ * next call. An empty slice with p == NULL: reading the spool failed.
  */
 struct str body_at(const struct body *b, uint64_t at);
 
