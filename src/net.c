@@ -16,6 +16,8 @@
 #define PACE_MIN    32
 #define PACE_PIECES 3
 #define PACE_US     800
+/* Where so many streams have something to say at one time, who comes first matters. */
+#define FAIR_MIN 64
 
 static struct {
     struct pollfd fds[NET_SLOTS];
@@ -528,6 +530,8 @@ static short take_events(size_t slot, size_t *left)
 /*
  * The hot ones, as they came: in the order of the slots a stream's turn would come early or late by chance, and with many
  * of them some requests would take twice as long as others. Who becomes hot meanwhile has its turn when the others had.
+ * With few of them the order of the slots is the faster one: what ends makes room for what begins in the same turn, so that
+ * the memory in use is the one that is warm.
  */
 static void tell_hot(size_t *left, bool more)
 {
@@ -579,12 +583,15 @@ void net_turn(uint64_t wake_at)
     set.since.turns++;
     set.told = ready > 0 ? (size_t)ready : 0;
     size_t flowed = set.since.pieces, n = set.n, left = set.told;
-    tell_hot(&left, more);
+    const bool fair = set.told >= FAIR_MIN;
+    if (fair) {
+        tell_hot(&left, more);
+    }
     for (size_t i = 0; i < n && (left > 0 || more); i++) {
         struct stream *s = set.streams[i];
         short events = take_events(i, &left);
         set.since.pieces += events != 0 && s && s->heat == NET_FLOW;
-        if (s && (events != 0 || (s->more && s->heat != NET_HOT))) {
+        if (s && (events != 0 || (s->more && !(fair && s->heat == NET_HOT)))) {
             tell(s, events);
         }
     }

@@ -520,12 +520,29 @@ static void heard_are(const int *players, unsigned n)
     heard_n = 0;
 }
 
+/* Says something, with so many others that order matters. */
+static void poke_in_a_crowd(const int *players, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        poke(&pl[players[i]]);
+    }
+    for (int i = 6; i < 6 + 64; i++) {
+        poke(&pl[i]);
+    }
+}
+
 /* Those who are hot are told in the order in which they became so, whatever their slots; then all others. */
 static void test_order(void **state)
 {
+    static const int all[] = {0, 1, 2, 3, 4, 5};
     static const int hot[] = {4, 1, 5, 0, 2}, later[] = {4, 5, 0, 3}, last[] = {5, 0, 4, 3};
 
     (void)state;
+    for (int i = 6; i < 6 + 64; i++) {
+        open_reader(&pl[i]);
+        pl[i].on_ready = eat;
+        net_heat(&pl[i].s, NET_FLOW);
+    }
     for (int i = 0; i < 6; i++) {
         open_reader(&pl[i]);
         pl[i].on_ready = hear;
@@ -533,20 +550,16 @@ static void test_order(void **state)
     }
     for (size_t i = 0; i < OLLA_COUNT(hot); i++) {
         net_heat(&pl[hot[i]].s, NET_HOT);
-        poke(&pl[hot[i]]);
     }
+    poke_in_a_crowd(hot, OLLA_COUNT(hot));
     turn();
     heard_are(hot, OLLA_COUNT(hot));
-    for (int i = 0; i < 6; i++) {
-        poke(&pl[i]);
-    }
+    poke_in_a_crowd(all, OLLA_COUNT(all));
     pl[4].on_ready = hear_and_stir;
     turn();
     heard_are(later, OLLA_COUNT(later));
     pl[4].on_ready = hear;
-    for (size_t i = 0; i < OLLA_COUNT(last); i++) {
-        poke(&pl[last[i]]);
-    }
+    poke_in_a_crowd(last, OLLA_COUNT(last));
     turn();
     heard_are(last, OLLA_COUNT(last));
 }
